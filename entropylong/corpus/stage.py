@@ -1,0 +1,181 @@
+"""Spark stages `ingest` and `chunk`: input files -> documents -> chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from entropylong.config import Config, Source
+from entropylong.corpus.chunking import chunk_text
+from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
+from entropylong.hashing import xxhash64
+from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
+from entropylong.udf import Rows, map_rows
+
+_UNIT = "source STRING, kind STRING, path STRING, name STRING, n_bytes BIGINT, start BIGINT, end BIGINT"
+_RECORD = (
+    "doc_id STRING, text STRING, source STRING, n_chars INT, text_hash BIGINT, origin STRING, "
+    "outcome STRING, code STRING, detail STRING"
+)
+
+
+def all_units(config: Config) -> list[Unit]:
+    """The units of every file source, in order. Driver side."""
+    units: list[Unit] = []
+    for name, source in sorted(config.sources.items()):
+        if source.path is not None and source.kind != "delta":
+            units += list_units(name, source.kind, source.path, config.ingest.unit_bytes)
+    return units
+
+
+def read_units(spark: SparkSession, config: Config, units: Sequence[Unit]) -> DataFrame:
+    """Records of the units. Driver: plans one task a unit. Executors: read bytes, decode, parse."""
+    sources = dict(config.sources)
+    max_chars = config.ingest.max_chars
+    schema = to_arrow_schema(struct_of(_RECORD))
+
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for row in batch.to_pylist():
+                unit = Unit(**row)
+                source = sources[unit.source]
+                columns = source.columns
+                rows: list[dict[str, Any]] = []
+                size = 0
+                for record in read_unit(unit, source.path or "", columns.text, columns.doc_id, max_chars):
+                    rows.append(record.row())
+                    size += len(record.text or "")
+                    if len(rows) == 512 or size > 16_000_000:
+                        yield pa.RecordBatch.from_pylist(rows, schema=schema)
+                        rows, size = [], 0
+                if rows:
+                    yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+    frame = spark.createDataFrame([astuple(u) for u in units], _UNIT)
+    return frame.repartition(len(units), "name").mapInArrow(read, _RECORD)
+
+
+def read_table(frame: DataFrame, name: str, source: Source, table_id: str, max_chars: int) -> DataFrame:
+    """Records of rows of the user's own Delta table, with the same checks as files. Their origin is the row's content."""
+    columns = source.columns
+    doc_id = F.col(columns.doc_id).cast("string") if columns.doc_id in frame.columns else F.lit(None).cast("string")
+    text = F.col(columns.text).cast("string")
+    schema = to_arrow_schema(struct_of(_RECORD))
+
+    def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = []
+            for row in batch.to_pylist():
+                given, value = row["doc_id"], row["text"]
+                # A table's row has no place of its own: id and text name it, a copy of it is the same row.
+                origin = f"{table_id}:{xxhash64(given or '', value.decode('utf-8', 'replace') if value else '')}"
+                rows.append(to_record(name, origin, given, value, max_chars).row())
+            yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+    return frame.select(doc_id.alias("doc_id"), text.cast("binary").alias("text")).mapInArrow(check, _RECORD)
+
+
+def resolve_duplicates(records: DataFrame, existing: DataFrame) -> DataFrame:
+    """One ok row a doc_id and a text; the others skipped or errors, so that no order of arrival within a batch matters.
+
+    Args:
+        records: of one batch.
+        existing: ok documents already committed; they win against the batch.
+    """
+    ok = F.col("outcome") == OK
+    by_id = Window.partitionBy("doc_id", ok)
+    by_text = Window.partitionBy("text_hash", F.col("outcome") == OK)
+    known_ids = existing.select("doc_id", F.col("text_hash").alias("known_hash"))
+    known_texts = existing.select("text_hash", F.col("doc_id").alias("known_id")).dropDuplicates(["text_hash"])
+    checked = (
+        records.join(known_ids, "doc_id", how="left")
+        .withColumn("winner", F.coalesce("known_hash", F.min("text_hash").over(by_id)))
+        .transform(lambda d: _refuse(d, ok & (F.col("text_hash") != F.col("winner")), ERROR, "CONFLICTING_ID",
+                                     "another text stands under this doc_id already"))
+        .join(known_texts, "text_hash", how="left")
+    )  # fmt: skip
+    first = F.min(F.struct("doc_id", "origin")).over(by_text)
+    is_copy = F.col("known_id").isNotNull() | (F.struct("doc_id", "origin") != first)
+    reason = F.concat(F.lit("same text as "), F.coalesce("known_id", first["doc_id"]))
+    return _refuse(checked, (F.col("outcome") == OK) & is_copy, SKIPPED, "DUPLICATE_TEXT", reason).select(*records.columns)
+
+
+def _refuse(frame: DataFrame, condition: Column, outcome: str, code: str, detail: str | Column) -> DataFrame:
+    reason = F.lit(detail) if isinstance(detail, str) else detail
+    return frame.withColumns(
+        {
+            "outcome": F.when(condition, outcome).otherwise(F.col("outcome")),
+            "code": F.when(condition, code).otherwise(F.col("code")),
+            "detail": F.when(condition, F.concat_ws(": ", "origin", reason).substr(1, 512)).otherwise(F.col("detail")),
+        }
+    )
+
+
+def is_root(ctx: Context, doc_id: Column) -> Column:
+    """Whether `roots` chooses a document: its hash is at or below the resolved threshold."""
+    return root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
+
+
+def root_hash(config: Config, doc_id: Column) -> Column:
+    return F.xxhash64(F.lit(config.seed).cast("bigint"), doc_id)
+
+
+def chunk(ctx: Context, frames: Frames) -> DataFrame:
+    """Documents -> chunks. Executors: pure string work."""
+    rule = ctx.config.chunks
+
+    def split(rows: Rows) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            texts = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
+            for ordinal, text in enumerate(texts):
+                yield {
+                    "chunk_id": xxhash64(row["doc_id"], ordinal),
+                    "doc_id": row["doc_id"],
+                    "ordinal": ordinal,
+                    "text": text,
+                    "text_hash": xxhash64(text),
+                    "outcome": OK,
+                }
+
+    return map_rows(frames["documents"].select("doc_id", "text"), CHUNKS, split)
+
+
+def _corpus(ctx: Context, frames: Frames) -> DataFrame:
+    names = ctx.config.sources_with_role("corpus")
+    return frames["documents"].where(F.col("source").isin(names))
+
+
+def _no_build(ctx: Context, frames: Frames) -> DataFrame:
+    raise AssertionError("the runner reads sources itself")
+
+
+INGEST = Stage(
+    name="ingest",
+    version=1,
+    kind=Kind.FILES,
+    reads=(),
+    writes="documents",
+    key=("origin",),
+    config=("sources.*.kind", "sources.*.columns", "ingest.max_chars"),
+    build=_no_build,
+    purpose="read the sources; refuse damaged text, conflicting ids and exact duplicates",
+)
+CHUNK = Stage(
+    name="chunk",
+    version=1,
+    kind=Kind.STREAM,
+    reads=("documents",),
+    writes="chunks",
+    key=("doc_id",),
+    config=("chunks", "sources.*.role"),
+    build=chunk,
+    driving=_corpus,
+    purpose="cut corpus documents into retrieval units",
+)

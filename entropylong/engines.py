@@ -1,0 +1,221 @@
+"""The four ways to drive a stage: files, stream, batch, whole. One idempotent append a unit, whatever is killed when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
+
+from entropylong.config import Config
+from entropylong.corpus.readers import Unit
+from entropylong.corpus.stage import all_units, read_units, resolve_duplicates
+from entropylong.errors import EntropyLongError, NothingToDo, TableError
+from entropylong.hashing import digest
+from entropylong.progress import StepProgress
+from entropylong.retrieval.stage import build_index, snapshot
+from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.tables.artifacts import Artifact, fingerprint
+from entropylong.tables.store import Store, root_cause
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+
+def drive(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
+    """Do what is left of a step."""
+    if step.kind is Kind.FILES:
+        _drive_files(runner, artifact, progress)
+    elif step.kind is Kind.STREAM:
+        _drive_stream(step, runner, artifact, progress)
+    elif step.kind is Kind.BATCH:
+        _drive_batch(step, runner, artifact, progress)
+    elif step.writes == "index":
+        _drive_index(runner, artifact)
+    else:
+        _drive_pack(step, runner, artifact)
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+def key_counts(step: Stage, ctx: Context, frames: Frames, output: DataFrame) -> tuple[int, int]:
+    """(keys in, keys left) of a row-wise step, by keys in committed data."""
+    key = list(step.key)
+    todo = step.keys_todo(step.driving(ctx, frames)).select(*key).distinct()
+    done = step.keys_done(output).select(*key).distinct().withColumn("done", F.lit(1))
+    row = todo.join(done, key, how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
+    return int(row[0]), int(row[0] - row[1])
+
+
+def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
+    """Rows by (outcome, code)."""
+    return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
+
+
+def content_digest(frames: Frames) -> str:
+    """What packing starts from, independent of row order: the readings and pairs, hits and anchors in force."""
+    parts = []
+    for table, columns in (
+        ("pairs", ("pair_id", "root_id", "chunk_id")),
+        ("gains", ("pair_id", "readings")),
+        ("anchors", ("root_id", "anchors")),
+        ("candidates", ("root_id", "position", "hits")),
+    ):
+        frame = frames[table]
+        if table == "gains":
+            frame = frame.join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
+        total = F.sum(F.xxhash64(*columns).cast("decimal(38,0)"))
+        parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
+    return digest(parts)
+
+
+def why_empty(step: Stage, runner: Runner) -> str:
+    """Which filter left a step without input, and the key to change."""
+    feeder = step.reads[0]
+    refused = outcome_counts(runner.store.read(feeder, runner.fingerprint(feeder) or "-"))
+    said = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
+    advice = {
+        "chunk": "no document with role corpus; give a source the role corpus or both",
+        "score": "no root document; give a source the role root or both, or raise roots.share",
+        "anchors": "no root was scored; lower roots.min_tokens or choose more roots (roots.limit, roots.share)",
+        "search": "no root has an anchor; lower anchors.alpha or anchors.min_position, or choose more roots",
+        "pairs": "no root has an anchor; lower anchors.alpha or anchors.min_position, or choose more roots",
+        "verify": "no pair to measure: no anchor has a candidate; give more corpus text",
+    }.get(step.name, f"table {feeder} has no ok row")
+    return f"{step.name}: {advice}" + (f" ({feeder}: {said})" if said else "")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def units_left(store: Store, config: Config, value: str) -> list[Unit]:
+    """Input units of which no record is committed. A unit commits whole, so one record of it is proof."""
+    units = all_units(config)
+    rows = store.read("documents", value)
+    known = rows.select("source", F.regexp_replace("origin", r":\d+$", "").alias("unit")).distinct().collect()
+    seen = {(row.source, row.unit) for row in known}
+    return [u for u in units if (u.source, u.name) not in seen and u.n_bytes > 0]
+
+
+def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
+    value = artifact.fingerprint
+    units = iter(units_left(runner.store, runner.config, value))
+    while batch := list(islice(units, runner.config.run.files_per_batch)):
+        progress.batch(len(batch))
+        existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
+        rows = resolve_duplicates(read_units(runner.spark, runner.config, batch), existing)
+        # The transaction is named by the units in it: the same batch never lands twice.
+        runner.store.append("documents", rows, value, (f"ingest-{value}-{digest([u.name for u in batch])}", 1))
+        progress.commit()
+    if not runner.store.read_ok("documents", value).head(1):
+        said = ", ".join(f"{n} {code}" for (_, code), n in outcome_counts(runner.store.read("documents", value)).items())
+        raise NothingToDo(f"ingest: the sources hold no usable document ({said or 'no record at all'})")
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
+    value, table, feeder = artifact.fingerprint, step.writes, step.reads[0]
+    choice = digest([runner.ctx.root_threshold, runner.config.sources_with_role("root")]) if step.name == "score" else "all"
+    checkpoint = runner.workspace.checkpoint(table, value, choice)
+    marker = checkpoint / "output_version"
+    # The output is the truth, the checkpoint a cache: unless the output is exactly as this checkpoint left it (a lost
+    # checkpoint, another writer, a kill between write and note), every batch is compared with it by key.
+    recheck = not marker.is_file() or int(marker.read_text()) != runner.store.version(table)
+    others = {name: frame for name, frame in runner.frames(step).items() if name != feeder}
+    started = threading.Event()
+    query: list[StreamingQuery] = []
+    failure: list[BaseException] = []
+
+    def commit(batch: DataFrame, batch_id: int) -> None:
+        started.wait()
+        try:
+            rows = step.driving(runner.ctx, {feeder: batch, **others})
+            if recheck:
+                done = step.keys_done(runner.store.read(table, value)).select(*step.key)
+                rows = step.subtract(rows, done, step.key)
+            size = step.keys_todo(rows).count()
+            if size == 0:
+                return
+            progress.batch(size)
+            output = step.build(runner.ctx, {feeder: rows, **others})
+            runner.store.append(table, output, value, (f"{step.name}-{value}-{query[0].id}", batch_id))
+            marker.write_text(str(runner.store.version(table)))
+            progress.commit()
+        except BaseException as error:
+            failure.append(error)
+            raise
+
+    source = runner.store.read_stream(feeder, runner.fingerprint(feeder) or "-", runner.config.run.files_per_batch)
+    writer = source.writeStream.foreachBatch(commit).option("checkpointLocation", str(checkpoint))
+    query.append(writer.trigger(availableNow=True).queryName(f"{step.name}-{value}").start())
+    started.set()
+    try:
+        query[0].awaitTermination()
+    except PySparkException as error:
+        if failure and isinstance(failure[0], EntropyLongError):
+            raise failure[0] from error
+        raise TableError(f"{step.name}: {root_cause(failure[0] if failure else error)}") from error
+
+
+# --- batches of roots -------------------------------------------------------------------------------------------------
+
+
+def _drive_batch(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
+    value, feeder = artifact.fingerprint, step.reads[0]
+    frames = runner.frames(step)
+    done = step.keys_done(runner.store.read(step.writes, value)).select(*step.key)
+    todo = step.driving(runner.ctx, frames).join(done, list(step.key), how="left_anti")
+    roots = todo.select("root_id").distinct().count()
+    units = -(-roots // runner.config.run.roots_per_unit)
+    for unit in range(units):
+        in_unit = F.pmod(F.xxhash64("root_id"), F.lit(units)) == unit
+        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
+        rows = todo.where(in_unit)
+        progress.batch(step.keys_todo(rows).count())
+        name = f"{step.name}-{value}-{runner.store.version(step.writes)}-{unit}-of-{units}"
+        runner.store.append(step.writes, step.build(runner.ctx, {**frames, feeder: rows}), value, (name, 1))
+        progress.commit()
+
+
+# --- whole data -------------------------------------------------------------------------------------------------------
+
+
+def new_index_artifact(step: Stage, runner: Runner) -> Artifact:
+    """The first generation of an index: the chunks and vectors that are committed now are its snapshot."""
+    frames = runner.frames(step)
+    total = F.sum(F.xxhash64("chunk_id").cast("decimal(38,0)"))
+    count, content = snapshot(frames["chunks"], frames["chunk_vectors"]).agg(F.count(F.lit(1)), total).collect()[0]
+    if not count:
+        raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both")
+    versions = {table: runner.store.version(table) for table in step.reads}
+    pinned: dict[str, Any] = {"chunks": count, "content": str(content), "versions": versions}
+    upstream = {table: runner.ctx.fingerprints[table] for table in step.reads}
+    value = fingerprint(step.writes, step.version, {}, {}, upstream, pinned)
+    return Artifact(value, step.name, step.writes, {}, {}, upstream, versions, pinned)
+
+
+def _drive_index(runner: Runner, artifact: Artifact) -> None:
+    frames = {
+        table: runner.store.read_ok(table, runner.ctx.fingerprints[table], version)
+        for table, version in artifact.pinned["versions"].items()
+    }
+    directory = runner.workspace.index(artifact.fingerprint)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    build_index(snapshot(frames["chunks"], frames["chunk_vectors"]), Path(directory))
+
+
+def _drive_pack(step: Stage, runner: Runner, artifact: Artifact) -> None:
+    if runner.store.read(step.writes, artifact.fingerprint).head(1):
+        return  # written whole before a kill: only the note of it is missing
+    frames = {**runner.frames(step), "cells": runner.cells()}
+    output = step.build(runner.ctx, frames)
+    runner.store.append(step.writes, output, artifact.fingerprint, (f"pack-{artifact.fingerprint}", 1))

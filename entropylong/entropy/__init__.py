@@ -1,0 +1,1 @@
+"""Stage 1: entropy of every position, and anchors."""

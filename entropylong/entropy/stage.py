@@ -1,0 +1,109 @@
+"""Spark stages `score` and `anchors`: roots -> entropy profiles -> high-entropy positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.corpus.stage import is_root
+from entropylong.entropy.anchors import find_anchors
+from entropylong.entropy.scoring import Refusal, score_texts
+from entropylong.entropy.words import word_starts
+from entropylong.models.cache import load
+from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.tables.schemas import ANCHORS, OK, SCORED_DOCUMENTS
+from entropylong.udf import Rows, map_rows, refused
+
+
+def score(ctx: Context, frames: Frames) -> DataFrame:
+    """Entropy and NLL of every position of every root. Driver: plan only. Executors: the causal LM, once a worker."""
+    worker, roots, batch_tokens = ctx.causal_lm, ctx.config.roots, ctx.config.run.batch_tokens
+
+    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+        results = score_texts(
+            load(worker),
+            [row["text"] for row in rows],
+            min_tokens=roots.min_tokens,
+            max_tokens=roots.max_tokens,
+            long=roots.long,
+            batch_tokens=batch_tokens,
+        )
+        for row, result in zip(rows, results, strict=True):
+            keys = {"root_id": row["doc_id"], "doc_id": row["doc_id"]}
+            if isinstance(result, Refusal):
+                yield keys | refused(result.code, result.detail, result.outcome)
+            else:
+                yield keys | {
+                    "input_ids": result.ids.tolist(),
+                    "n_tokens": len(result.ids),
+                    "entropy": result.entropy.astype("<f4").tobytes(),
+                    "nll": result.nll.astype("<f4").tobytes(),
+                    "outcome": OK,
+                }
+
+    documents = frames["documents"].select("doc_id", "text").repartition(ctx.parallelism, "doc_id")
+    return map_rows(documents, SCORED_DOCUMENTS, run)
+
+
+def _roots(ctx: Context, frames: Frames) -> DataFrame:
+    names = ctx.config.sources_with_role("root")
+    return frames["documents"].where(F.col("source").isin(names) & is_root(ctx, F.col("doc_id")))
+
+
+def anchors(ctx: Context, frames: Frames) -> DataFrame:
+    """Positions above mean + alpha * std of each profile. Executors: numpy (and the tokenizer for word_start_only)."""
+    rule, tokenizer = ctx.config.anchors, ctx.causal_lm.tokenizer()
+
+    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            entropy, nll = np.frombuffer(row["entropy"], "<f4"), np.frombuffer(row["nll"], "<f4")
+            found = find_anchors(
+                entropy,
+                alpha=rule.alpha,
+                min_position=rule.min_position,
+                min_gap=rule.min_gap,
+                max_per_root=rule.max_per_root,
+                eligible=word_starts(load(tokenizer), row["input_ids"]) if rule.word_start_only else None,
+            )
+            result: dict[str, Any] = {"root_id": row["root_id"]}
+            if not np.isnan(found.mean):
+                result |= {"entropy_mean": found.mean, "entropy_std": found.std, "threshold": found.threshold}
+            if len(found.positions):
+                result["anchors"] = [
+                    {"position": p, "entropy": float(entropy[p]), "nll": float(nll[p])} for p in found.positions.tolist()
+                ]
+                yield result | {"outcome": OK}
+            else:
+                yield result | refused("NO_ANCHOR", "no eligible position exceeds the threshold", "skipped")
+
+    return map_rows(frames["scored_documents"].select("root_id", "input_ids", "entropy", "nll"), ANCHORS, run)
+
+
+SCORE = Stage(
+    name="score",
+    version=1,
+    kind=Kind.STREAM,
+    reads=("documents",),
+    writes="scored_documents",
+    key=("doc_id",),
+    config=("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id"),
+    build=score,
+    driving=_roots,
+    models=("model",),
+    purpose="entropy of every position of every root (paper, Stage 1)",
+)
+ANCHOR = Stage(
+    name="anchors",
+    version=1,
+    kind=Kind.STREAM,
+    reads=("scored_documents",),
+    writes="anchors",
+    key=("root_id",),
+    config=("anchors",),
+    build=anchors,
+    purpose="positions whose entropy exceeds mean + alpha * std (paper, Stage 1)",
+)

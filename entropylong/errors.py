@@ -1,0 +1,53 @@
+"""Every error the product raises on purpose: one root, named leaves, each message says what to do next."""
+
+from __future__ import annotations
+
+
+class EntropyLongError(Exception):
+    """Root of all expected failures. The command line prints the message as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(EntropyLongError):
+    """A config file, key or override is wrong. The user must edit what the message names."""
+
+    exit_code = 2
+
+
+class UsageError(EntropyLongError):
+    """A command was called with arguments that cannot work."""
+
+    exit_code = 2
+
+
+class SourceError(EntropyLongError):
+    """An input path or table is missing, unreadable or empty."""
+
+
+class ModelError(EntropyLongError):
+    """A model cannot be loaded safely or is not of the kind the stage needs."""
+
+
+class EnvironmentProblem(EntropyLongError):
+    """Java, disk or another part of the machine is not as needed."""
+
+
+class WorkspaceError(EntropyLongError):
+    """The workspace is locked by another run or was written by a newer version."""
+
+
+class TableError(EntropyLongError):
+    """A table cannot be read or written."""
+
+
+class IndexFileError(EntropyLongError):
+    """An index file is missing or does not match its manifest."""
+
+
+class QuarantineExceeded(EntropyLongError):
+    """More rows were refused than `quarantine.max_rate` allows."""
+
+
+class NothingToDo(EntropyLongError):
+    """A stage has no input at all: no document, no root, no anchor. The message names the filter to relax."""

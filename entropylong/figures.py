@@ -1,0 +1,231 @@
+"""The figures of a run: what was found, what passed, what passed by chance, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from rich.table import Table
+
+from entropylong.hashing import digest
+from entropylong.packing.stage import PACK
+from entropylong.pipeline import STEPS
+from entropylong.tables.schemas import ERROR, METRICS
+from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner, RunResult
+
+# Position bands of pass rates: the first tokens of a text are uncertain for want of any context (method, Stage 1).
+BANDS = (("before_32", 0, 32), ("32_128", 32, 128), ("128_512", 128, 512), ("beyond_512", 512, 2**31 - 1))
+RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
+KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
+
+
+def compute_figures(runner: Runner, result: RunResult) -> dict[str, float]:
+    """All figures of the current fingerprints, by name. A rate over nothing is left out, never a made-up number."""
+    figures: dict[str, float] = {}
+    figures |= _corpus(runner)
+    figures |= _rates(runner.cells())
+    figures |= _dependencies(runner)
+    figures |= _sequences(runner)
+    figures |= _cost(runner, result)
+    figures |= _errors(runner)
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def _one(frame: DataFrame) -> dict[str, float]:
+    return dict(frame.collect()[0].asDict())
+
+
+def _corpus(runner: Runner) -> dict[str, float]:
+    frames = runner.frames(PACK)
+    value = runner.fingerprint
+    documents = runner.store.read_ok("documents", value("documents") or "-").count()
+    chunks = runner.store.read_ok("chunks", value("chunks") or "-").count()
+    roots = _one(frames["scored_documents"].agg(F.count(F.lit(1)).alias("roots"), F.sum("n_tokens").alias("root_tokens")))
+    per_root = frames["anchors"].select(F.size("anchors").alias("n"))
+    anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
+    candidates = frames["candidates"].select(F.sum(F.size("hits")).alias("candidates"))
+    pairs = frames["pairs"].agg(F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == RANDOM).alias("pairs_random"))
+    gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
+    passes = gains.agg(F.count(F.lit(1)).alias("passes"))
+    return {"documents": documents, "chunks": chunks, **roots, **anchors, **_one(candidates), **_one(pairs), **_one(passes)}
+
+
+def _rates(cells: DataFrame) -> dict[str, float]:
+    """Pass rates of candidates and controls under both rules, FDR, and by position band."""
+    totals = [F.count_if(F.col("kind") == kind).alias(kind) for kind in KINDS]
+    passed = [
+        F.count_if((F.col("kind") == kind) & F.col(column)).alias(f"{kind}_{rule}") for rule, column in RULES for kind in KINDS
+    ]
+    whole = _one(cells.agg(*totals, *passed))
+    figures: dict[str, float] = {f"cells_{kind}": whole[kind] for kind in KINDS}
+    for rule, _ in RULES:
+        for kind in KINDS:
+            if whole[kind]:
+                figures[f"pass_rate_{kind}_{rule}"] = whole[f"{kind}_{rule}"] / whole[kind]
+        retrieved, random = (figures.get(f"pass_rate_{kind}_{rule}") for kind in (RETRIEVED, RANDOM))
+        if retrieved and random is not None:
+            figures[f"fdr_{rule}"] = random / retrieved
+    for name, low, high in BANDS:
+        band = _one(cells.where((F.col("position") >= low) & (F.col("position") < high)).agg(*totals, *passed))
+        for rule, _ in RULES:
+            for kind in KINDS:
+                if band[kind]:
+                    figures[f"band_{name}_{kind}_{rule}"] = band[f"{kind}_{rule}"] / band[kind]
+        for kind in KINDS:
+            figures[f"band_{name}_{kind}_cells"] = band[kind]
+    return figures
+
+
+def _dependencies(runner: Runner) -> dict[str, float]:
+    accepted = runner.cells().where("accepted")
+    figures = _one(
+        accepted.agg(
+            F.count(F.lit(1)).alias("dependencies"),
+            F.countDistinct("root_id").alias("roots_with_dependency"),
+            F.avg("gain").alias("gain_mean"),
+            F.avg("excess_gain").alias("excess_gain_mean"),
+        )
+    )
+    if figures["roots_with_dependency"]:
+        figures["dependencies_a_root"] = figures["dependencies"] / figures["roots_with_dependency"]
+    return figures
+
+
+def _sequences(runner: Runner) -> dict[str, float]:
+    table = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+    distances = table.select(F.explode("dependencies.distance").alias("d"))
+    spans = table.select(F.size("input_ids").alias("n"), F.explode("segments").alias("s"))
+    tokens = _one(table.agg(F.count(F.lit(1)).alias("sequences"), F.sum(F.size("input_ids")).alias("sequence_tokens")))
+    by_kind = {
+        row.kind: row.tokens
+        for row in spans.groupBy("s.kind").agg(F.sum(F.col("s.end") - F.col("s.start")).alias("tokens")).collect()
+    }
+    unique = spans.where("s.kind IN ('context', 'filler', 'root')").select(
+        F.coalesce(F.col("s.chunk_id").cast("string"), F.col("s.root_id")).alias("piece"),
+        (F.col("s.end") - F.col("s.start")).alias("tokens"),
+    )
+    unique_tokens = unique.groupBy("piece").agg(F.max("tokens").alias("tokens")).agg(F.sum("tokens")).collect()[0][0]
+    figures = dict(tokens)
+    if total := tokens["sequence_tokens"]:
+        figures["filler_share"] = by_kind.get("filler", 0) / total
+        figures["padding_share"] = by_kind.get("pad", 0) / total
+        figures["unique_token_share"] = (unique_tokens or 0) / total
+        figures |= _one(
+            distances.agg(
+                F.count(F.lit(1)).alias("packed_dependencies"),
+                F.percentile("d", F.lit(0.5)).alias("distance_median"),
+                F.percentile("d", F.lit(0.9)).alias("distance_p90"),
+            )
+        )
+    return figures
+
+
+def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
+    """Seconds of each stage that ran, and tokens a second where tokens are what it works on."""
+    figures: dict[str, float] = {}
+    for done in result.steps:
+        figures[f"seconds_{done.step.writes}"] = done.seconds
+        figures[f"keys_{done.step.writes}"] = done.keys
+    forwarded = {
+        "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
+        "gains": runner.frames(PACK)["pairs"].where(F.size("positions") > 0).agg(F.sum(F.size("root_ids") + F.size("chunk_ids"))),
+    }
+    for table, frame in forwarded.items():
+        tokens = frame.collect()[0][0] or 0
+        figures[f"forwarded_tokens_{table}"] = tokens
+        if seconds := figures.get(f"seconds_{table}"):
+            figures[f"tokens_per_second_{table}"] = tokens / seconds
+    return figures
+
+
+def _errors(runner: Runner) -> dict[str, float]:
+    figures: dict[str, float] = {"error_rows": 0.0}
+    for step in STEPS:
+        counts = runner.counts(step) if step.writes != "index" else None
+        for (outcome, code), number in (counts.outcomes if counts else {}).items():
+            if code is not None:
+                figures[f"{outcome}_{step.writes}_{code}"] = number
+            if outcome == ERROR:
+                figures["error_rows"] += number
+    return figures
+
+
+def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> None:
+    """One row a figure into `metrics`, under the fingerprint of the sequences."""
+    now = datetime.now(UTC)
+    rows = [(run_id, _stage_of(name), name, float(value), now) for name, value in sorted(figures.items())]
+    frame = runner.spark.createDataFrame(rows, "run_id STRING, stage STRING, name STRING, value DOUBLE, at TIMESTAMP")
+    value = runner.fingerprint("sequences") or digest(run_id)
+    runner.store.append(METRICS.name, frame.coalesce(1), value, (f"metrics-{run_id}", 1))
+
+
+def _stage_of(name: str) -> str:
+    tables = {step.writes: step.name for step in STEPS}
+    return next((stage for table, stage in tables.items() if table in name), "run")
+
+
+def latest_figures(runner: Runner) -> dict[str, float]:
+    """The figures of the last run that packed the current sequences."""
+    value = runner.fingerprint("sequences")
+    rows = runner.store.read(METRICS.name, value or "-").orderBy("at").collect()
+    return {row.name: row.value for row in rows if row.run_id == rows[-1].run_id}
+
+
+def figures_table(figures: Mapping[str, float]) -> Table:
+    """The figures people look for first, for the terminal."""
+    table = Table(title="EntropyLong: what was found", show_header=True, header_style="bold")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for label, name, form in _SHOWN:
+        if name is None:
+            table.add_section()
+        else:
+            table.add_row(label, form.format(figures[name]) if name in figures else "n/a")
+    return table
+
+
+_SHOWN: tuple[tuple[str, str | None, str], ...] = (
+    ("documents", "documents", "{:,.0f}"),
+    ("chunks to retrieve from", "chunks", "{:,.0f}"),
+    ("roots scored", "roots", "{:,.0f}"),
+    ("tokens of roots", "root_tokens", "{:,.0f}"),
+    ("", None, ""),
+    ("anchors a root", "anchors_a_root", "{:.1f}"),
+    ("candidates", "candidates", "{:,.0f}"),
+    ("pairs = forward passes", "pairs", "{:,.0f}"),
+    ("tokens forwarded to verify", "forwarded_tokens_gains", "{:,.0f}"),
+    ("tokens a second, verify", "tokens_per_second_gains", "{:,.0f}"),
+    ("", None, ""),
+    ("pass rate, paper's rule: retrieved", "pass_rate_retrieved_paper", "{:.1%}"),
+    ("  control: same root", "pass_rate_same_root_paper", "{:.1%}"),
+    ("  control: random", "pass_rate_random_paper", "{:.1%}"),
+    ("  FDR", "fdr_paper", "{:.2f}"),
+    ("pass rate, our rule: retrieved", "pass_rate_retrieved_specific", "{:.1%}"),
+    ("  control: same root", "pass_rate_same_root_specific", "{:.1%}"),
+    ("  control: random", "pass_rate_random_specific", "{:.1%}"),
+    ("  FDR", "fdr_specific", "{:.2f}"),
+    *(
+        (f"{kind} at positions {name.replace('_', ' ')}, our rule", f"band_{name}_{kind}_specific", "{:.1%}")
+        for name, _, _ in BANDS
+        for kind in (RETRIEVED, RANDOM)
+    ),
+    ("", None, ""),
+    ("verified dependencies", "dependencies", "{:,.0f}"),
+    ("roots with one", "roots_with_dependency", "{:,.0f}"),
+    ("dependencies a root", "dependencies_a_root", "{:.1f}"),
+    ("mean gain", "gain_mean", "{:.2f}"),
+    ("mean excess gain", "excess_gain_mean", "{:.2f}"),
+    ("", None, ""),
+    ("sequences", "sequences", "{:,.0f}"),
+    ("dependency distance, median tokens", "distance_median", "{:,.0f}"),
+    ("dependency distance, 90th percentile", "distance_p90", "{:,.0f}"),
+    ("filler share", "filler_share", "{:.1%}"),
+    ("padding share", "padding_share", "{:.1%}"),
+    ("rows refused as errors", "error_rows", "{:,.0f}"),
+)

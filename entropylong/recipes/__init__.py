@@ -1,0 +1,1 @@
+"""Other producers of groups: the same roots, packing and table, other contexts."""

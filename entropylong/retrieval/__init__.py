@@ -1,0 +1,1 @@
+"""Stage 2: query windows, vectors, the index and the search."""

@@ -1,0 +1,182 @@
+"""Spark stages `embed`, `index` and `search`: chunks -> vectors -> index; anchors -> query vectors -> candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.corpus.chunking import chunk_text
+from entropylong.corpus.stage import is_root
+from entropylong.errors import NothingToDo
+from entropylong.hashing import xxhash64
+from entropylong.models.cache import load
+from entropylong.retrieval.index import open_index, write_index
+from entropylong.retrieval.windows import window_text
+from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.tables.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
+from entropylong.udf import Rows, map_rows, refused
+
+
+def embed(ctx: Context, frames: Frames) -> DataFrame:
+    """Chunks -> L2-normalised float16 vectors. Executors: the encoder, once a worker."""
+    worker, prompt, size = ctx.encoder, ctx.config.encoder.passage_prompt, ctx.config.run.encode_batch
+
+    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+        vectors = load(worker).encode([row["text"] for row in rows], prompt, size)
+        for row, vector in zip(rows, vectors, strict=True):
+            yield {"chunk_id": row["chunk_id"]} | vector_columns(vector)
+
+    chunks = frames["chunks"].select("chunk_id", "text").repartition(ctx.parallelism, "chunk_id")
+    return map_rows(chunks, CHUNK_VECTORS, run)
+
+
+def vector_columns(vector: np.ndarray[Any, np.dtype[np.float16]]) -> dict[str, Any]:
+    """The vector as bytes, or the reason why it is none."""
+    if not np.isfinite(vector).all():
+        return refused("NON_FINITE", "the encoder gave a vector that is not finite")
+    return {"vector": vector.astype("<f2").tobytes(), "outcome": OK}
+
+
+def query_vectors(ctx: Context, frames: Frames) -> DataFrame:
+    """Anchors -> vectors of their query windows. Executors: the causal LM's tokenizer and the encoder."""
+    worker, tokenizer = ctx.encoder, ctx.causal_lm.tokenizer()
+    query, prompt, size = ctx.config.query, ctx.config.encoder.query_prompt, ctx.config.run.encode_batch
+
+    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+        decoder = load(tokenizer)
+        keys, texts = [], []
+        for row in rows:
+            for position in row["positions"]:
+                keys.append({"root_id": row["root_id"], "position": position})
+                texts.append(window_text(decoder, row["input_ids"], position, window=query.window, side=query.side))
+        for key, vector in zip(keys, load(worker).encode(texts, prompt, size), strict=True):
+            yield key | vector_columns(vector)
+
+    positions = frames["anchors"].groupBy("root_id").agg(F.sort_array(F.collect_list("position")).alias("positions"))
+    roots = positions.join(frames["scored_documents"].select("root_id", "input_ids"), "root_id", how="inner")
+    return map_rows(roots.repartition(ctx.parallelism, "root_id"), QUERY_VECTORS, run)
+
+
+def candidates(ctx: Context, frames: Frames) -> DataFrame:
+    """Query vectors -> their nearest chunks. Executors: the index, memory-mapped; pure numpy and faiss."""
+    handle, top_k, rule = ctx.index, ctx.config.retrieval.top_k, ctx.config.chunks
+
+    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+        index = open_index(handle)  # type: ignore[arg-type]
+        for row in rows:
+            own = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
+            excluded = index.excluded_rows(row["doc_id"], [xxhash64(text) for text in own])
+            queries = np.stack([np.frombuffer(q["vector"], "<f2") for q in row["queries"]])
+            for query, hits in zip(row["queries"], index.search(queries, top_k, excluded), strict=True):
+                key = {"root_id": row["root_id"], "position": query["position"]}
+                if hits:
+                    yield key | {"hits": [vars(hit) for hit in hits], "outcome": OK}
+                else:
+                    yield key | refused("NO_CANDIDATE", "the index holds no chunk but the root's own", "skipped")
+
+    queries = frames["anchors"].groupBy("root_id").agg(F.collect_list(F.struct("position", "vector")).alias("queries"))
+    return map_rows(with_text(queries, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run)
+
+
+def with_text(roots: DataFrame, frames: Frames) -> DataFrame:
+    """Roots with their document's id and text, from which own chunks are recognised."""
+    documents = frames["documents"].select(F.col("doc_id").alias("root_id"), "doc_id", "text")
+    return roots.join(documents, "root_id", how="inner")
+
+
+def anchor_positions(ctx: Context, frames: Frames) -> DataFrame:
+    """(root_id, position) of the anchors of chosen roots."""
+    return (
+        frames["anchors"].where(is_root(ctx, F.col("root_id"))).select("root_id", F.explode("anchors.position").alias("position"))
+    )
+
+
+def _with_vectors(ctx: Context, frames: Frames) -> DataFrame:
+    vectors = frames["query_vectors"].select("root_id", "position", "vector")
+    return anchor_positions(ctx, frames).join(vectors, ["root_id", "position"], how="inner")
+
+
+def snapshot(chunks: DataFrame, vectors: DataFrame) -> DataFrame:
+    """The rows of an index: ids, hashes and vectors."""
+    return chunks.select("chunk_id", F.xxhash64("doc_id").alias("doc_hash"), "text_hash").join(
+        vectors.select("chunk_id", "vector"), "chunk_id", how="inner"
+    )
+
+
+def build_index(rows: DataFrame, directory: Path) -> int:
+    """Write the exact index of a snapshot. Driver side: all vectors pass through its memory.
+
+    Returns:
+        The number of vectors.
+    """
+    table = rows.orderBy("chunk_id").toArrow()
+    if not table.num_rows:
+        raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both, and text in it")
+    ids = table["chunk_id"].to_numpy()
+    if len(np.unique(ids)) != len(ids):
+        raise NothingToDo("index: two chunks have one chunk_id (a hash collision); change a doc_id of the two")
+    joined = b"".join(table["vector"].to_pylist())
+    vectors = np.frombuffer(joined, "<f2").reshape(len(ids), -1)
+    write_index(directory, ids, table["doc_hash"].to_numpy(), table["text_hash"].to_numpy(), vectors)
+    return len(ids)
+
+
+def _no_build(ctx: Context, frames: Frames) -> DataFrame:
+    raise AssertionError("the runner calls build_index")
+
+
+EMBED = Stage(
+    name="embed",
+    version=1,
+    kind=Kind.STREAM,
+    reads=("chunks",),
+    writes="chunk_vectors",
+    key=("chunk_id",),
+    config=("encoder.passage_prompt",),
+    build=embed,
+    models=("encoder",),
+    purpose="vectors of the chunks",
+)
+INDEX = Stage(
+    name="index",
+    version=1,
+    kind=Kind.WHOLE,
+    reads=("chunk_vectors", "chunks"),
+    writes="index",
+    key=("chunk_id",),
+    config=(),
+    build=_no_build,
+    purpose="an exact index over a pinned snapshot of the vectors",
+)
+QUERIES = Stage(
+    name="search",
+    version=1,
+    kind=Kind.BATCH,
+    reads=("anchors", "scored_documents"),
+    writes="query_vectors",
+    key=("root_id", "position"),
+    config=("query", "encoder.query_prompt"),
+    build=query_vectors,
+    driving=anchor_positions,
+    upstream=("scored_documents",),
+    models=("encoder",),
+    purpose="vectors of the windows around anchors (paper, Stage 2)",
+)
+SEARCH = Stage(
+    name="search",
+    version=1,
+    kind=Kind.BATCH,
+    reads=("anchors", "query_vectors", "documents"),
+    writes="candidates",
+    key=("root_id", "position"),
+    config=("retrieval",),
+    build=candidates,
+    driving=_with_vectors,
+    upstream=("query_vectors", "index"),
+    purpose="the nearest chunks of each anchor, own chunks and copies of them left out (paper, Stage 2)",
+)

@@ -1,0 +1,335 @@
+"""The runner: resolves fingerprints, finds what is behind, drives each stage by its kind. Knows nothing of entropy.
+
+The first screen is `Runner.run`. `engines.py` holds the four ways to drive a stage.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from entropylong import engines
+from entropylong.config import Config
+from entropylong.corpus.stage import is_root, root_hash
+from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded
+from entropylong.hashing import file_sha256
+from entropylong.models.cache import WorkerModel
+from entropylong.models.prepare import ModelSpec, prepare
+from entropylong.models.window import check_window
+from entropylong.pipeline import STEPS, step_writing, steps_of
+from entropylong.progress import step_progress
+from entropylong.retrieval.index import MANIFEST, IndexHandle
+from entropylong.spark import task_threads
+from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.tables.artifacts import COMPLETE, STARTED, Artifact, Registry, fingerprint
+from entropylong.tables.schemas import ERROR, OK
+from entropylong.tables.store import Store
+from entropylong.tracking import Tracker
+from entropylong.verification.cells import judged_cells
+from entropylong.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Keys of a step: in, done, left; and rows of its output by (outcome, code)."""
+
+    rows_in: int
+    left: int
+    outcomes: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        return self.rows_in - self.left
+
+    @property
+    def errors(self) -> int:
+        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == ERROR)
+
+    @property
+    def rows_out(self) -> int:
+        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == OK)
+
+
+class Runner:
+    """One workspace under one config.
+
+    Args:
+        config: the configuration.
+        spark: the session.
+    """
+
+    def __init__(self, config: Config, spark: SparkSession) -> None:
+        self.config, self.spark = config, spark
+        self.workspace = Workspace(config.workspace)
+        self.store = Store(spark, config.tables)
+        self.registry = Registry(self.store)
+        self.ctx = self._context()
+        self._artifacts: dict[str, Artifact] = {}
+        self._cells: DataFrame | None = None
+
+    def _context(self) -> Context:
+        cache = Path(self.config.node_cache).expanduser()
+        model, encoder = self.config.model, self.config.encoder
+        specs = {"model": ModelSpec(model.name, model.revision), "encoder": ModelSpec(encoder.name, encoder.revision)}
+        prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
+        check_window(self.config, prepared["model"].path)
+        threads = task_threads(self.spark)
+        return Context(
+            config=self.config,
+            spark=self.spark,
+            causal_lm=WorkerModel(
+                "causal_lm",
+                specs["model"],
+                prepared["model"].fingerprint,
+                str(cache),
+                model.dtype,
+                model.document_start_id,
+                threads,
+            ),
+            encoder=WorkerModel("encoder", specs["encoder"], prepared["encoder"].fingerprint, str(cache), threads=threads),
+            # Several tasks a core: work of uneven cost evens out, and progress is seen.
+            parallelism=4 * self.spark.sparkContext.defaultParallelism,
+        )
+
+    # --- identity -------------------------------------------------------------------------------------------------
+
+    def artifact(self, step: Stage) -> Artifact | None:
+        """The artifact of a step under this config, or None while something upstream does not exist yet."""
+        if step.writes not in self._artifacts:
+            resolved = self._resolve(step)
+            if resolved is None:
+                return None
+            self._artifacts[step.writes] = resolved
+        return self._artifacts[step.writes]
+
+    def _resolve(self, step: Stage) -> Artifact | None:
+        upstream = {}
+        for table in step.hashed_upstream:
+            known = self.fingerprint(table)
+            if known is None:
+                return None
+            upstream[table] = known
+        config = self.config.semantic(*step.config)
+        models = {name: self._model_hash(name) for name in step.models}
+        pinned = self._pinned(step, config, upstream)
+        if pinned is None:
+            return None
+        value = fingerprint(step.writes, step.version, config, models, upstream, pinned)
+        versions = {table: self.store.version(table) for table in step.reads} if self.registry.get(value) is None else {}
+        return Artifact(value, step.name, step.writes, config, models, upstream, versions, pinned)
+
+    def fingerprint(self, table: str) -> str | None:
+        """The active fingerprint of a table (or of the index), resolved once."""
+        if table not in self.ctx.fingerprints:
+            artifact = self.artifact(step_writing(table))
+            if artifact is None:
+                return None
+            self.ctx.fingerprints[table] = artifact.fingerprint
+            if table == "index":
+                self._open_index(artifact.fingerprint)
+        return self.ctx.fingerprints[table]
+
+    def _model_hash(self, name: str) -> str:
+        worker = self.ctx.causal_lm if name == "model" else self.ctx.encoder
+        return f"{worker.fingerprint}:{worker.dtype}"
+
+    def _pinned(self, step: Stage, config: Mapping[str, Any], upstream: Mapping[str, str]) -> dict[str, Any] | None:
+        """What is resolved once and hashed: the snapshot of an index, the content that packing starts from."""
+        if step.writes == "index":
+            # The generation that is in use stays, whatever arrived since: new corpus text takes effect by a new one.
+            built = self.registry.latest("index", config, upstream)
+            return dict(built.pinned) if built else None
+        if step.writes == "sequences":
+            self.resolve_roots()
+            if self.ctx.root_threshold is None:
+                return None
+            digest = engines.content_digest(self.frames(step))
+            return {"root_threshold": self.ctx.root_threshold, "content": digest}
+        return {}
+
+    def _open_index(self, value: str) -> None:
+        directory = self.workspace.index(value)
+        if (directory / MANIFEST).is_file():
+            handle = IndexHandle(str(directory), value, file_sha256(directory / MANIFEST), self.ctx.causal_lm.node_cache)
+            self.ctx = self.ctx.with_(index=handle)
+
+    def resolve_roots(self) -> None:
+        """`roots.share` or `roots.limit` as a threshold on the hash of doc_id; a limit is pinned at first use."""
+        documents = self.fingerprint("documents")
+        if self.ctx.root_threshold is not None or documents is None:
+            return
+        roots = self.config.roots
+        if roots.limit is None:
+            self.ctx = self.ctx.with_(root_threshold=int(-(2**63) + roots.share * (2**64 - 1)))
+            return
+        names = self.config.sources_with_role("root")
+        config = self.config.semantic("roots.limit", "seed") | {"sources": names}
+        value = fingerprint("roots", 1, config, {}, {"documents": documents})
+        known = self.registry.get(value)
+        if known is None:
+            chosen = self.store.read_ok("documents", documents).where(F.col("source").isin(names))
+            hashes = chosen.select(root_hash(self.config, F.col("doc_id")).alias("h")).orderBy("h").limit(roots.limit)
+            threshold = hashes.agg(F.max("h")).collect()[0][0]
+            if threshold is None:
+                return
+            known = Artifact(
+                value, "score", "roots", config, {}, {"documents": documents},
+                {"documents": self.store.version("documents")}, {"threshold": threshold}, COMPLETE,
+            )  # fmt: skip
+            self.registry.record(known)
+        self.ctx = self.ctx.with_(root_threshold=int(known.pinned["threshold"]))
+
+    # --- what is behind -------------------------------------------------------------------------------------------
+
+    def frames(self, step: Stage) -> Frames:
+        """The ok rows of each input table under its active fingerprint."""
+        frames = {}
+        for table in step.reads:
+            value = self.fingerprint(table)
+            frame = self.store.read_ok(table, value or "-")
+            if step.writes == "sequences" and "root_id" in frame.columns:
+                frame = frame.where(is_root(self.ctx, F.col("root_id")))
+            frames[table] = frame
+        return frames
+
+    def cells(self) -> DataFrame:
+        """The judged cells of the current roots, computed once a run."""
+        if self._cells is None:
+            frames = self.frames(step_writing("sequences"))
+            self._cells = judged_cells(frames, self.config.accept).persist(StorageLevel.DISK_ONLY)
+        return self._cells
+
+    def counts(self, step: Stage, outcomes: bool = True) -> Counts | None:
+        """Keys in and left, and the output's rows by outcome; None while something upstream does not exist yet."""
+        artifact = self.artifact(step)
+        if artifact is None:
+            return None
+        value = artifact.fingerprint
+        found = engines.outcome_counts(self.store.read(step.writes, value)) if outcomes and step.writes != "index" else {}
+        if step.kind is Kind.FILES:
+            units = engines.units_left(self.store, self.config, value)
+            return Counts(sum(found.values()) + len(units), len(units), found)
+        if step.kind is Kind.WHOLE:
+            known = self.registry.get(value)
+            return Counts(1, 0 if known is not None and known.state == COMPLETE else 1, found)
+        self.resolve_roots()
+        if self.ctx.root_threshold is None:
+            return Counts(0, 0, found)
+        rows_in, left = engines.key_counts(step, self.ctx, self.frames(step), self.store.read(step.writes, value))
+        return Counts(rows_in, left, found)
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def run(self, names: Sequence[str] = (), announce: Any = print) -> RunResult:
+        """Run the named stages (all for none) that are behind, in order.
+
+        Raises:
+            EntropyLongError: with one line that says what to do.
+        """
+        with self.workspace.locked():
+            return self._run(steps_of(list(names)), announce)
+
+    def _run(self, steps: Sequence[Stage], announce: Any) -> RunResult:
+        if not self.config.sources:
+            raise ConfigError("the config names no source; give --input PATH_OR_TABLE, or sources.<name>.path in the file")
+        result = RunResult(run_id=uuid.uuid4().hex[:12])
+        with Tracker(self.config, result.run_id) as tracker:
+            for step in steps:
+                done = self._run_step(step, tracker, announce)
+                if done is not None:
+                    result.steps.append(done)
+            self.store.refresh_views(self.ctx.fingerprints)
+            if result.steps and steps[-1].writes == "sequences":
+                result.figures = self.figures_of_run(result, tracker)
+        return result
+
+    def _run_step(self, step: Stage, tracker: Tracker, announce: Any) -> StepResult | None:
+        index_missing = step.writes == "index" and self.artifact(step) is None
+        counts = Counts(1, 1) if index_missing else self.counts(step)
+        if counts is None:
+            raise NothingToDo(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
+        self._require_input(step, counts)
+        label = step.name if step.writes not in ("query_vectors",) else "search (queries)"
+        if counts.left == 0:
+            announce(f"{label}: up to date")
+            self._check_quarantine(step, counts)
+            return None
+        started = time.monotonic()
+        with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
+            artifact = self._start(step)
+            engines.drive(step, self, artifact, progress)
+            self.registry.record(Artifact(**{**vars(artifact), "state": COMPLETE}))
+            seconds = time.monotonic() - started
+            after = self.counts(step) or counts
+            stage_run.finish(step, artifact, self, after, seconds)
+        announce(f"{label}: {counts.left} done in {seconds:.1f} s{_refused(after)}")
+        self._check_quarantine(step, after)
+        return StepResult(step, artifact.fingerprint, counts.left, seconds)
+
+    def _start(self, step: Stage) -> Artifact:
+        artifact = self.artifact(step)
+        if artifact is None:  # an index that was never built: its snapshot is pinned now
+            artifact = engines.new_index_artifact(step, self)
+        self.registry.record(Artifact(**{**vars(artifact), "state": STARTED}))
+        if step.writes not in ("index",):
+            self.store.create(step.writes)
+        return artifact
+
+    def _require_input(self, step: Stage, counts: Counts) -> None:
+        if step.kind in (Kind.STREAM, Kind.BATCH) and counts.rows_in == 0:
+            raise NothingToDo(engines.why_empty(step, self))
+
+    def _check_quarantine(self, step: Stage, counts: Counts) -> None:
+        total, limit = sum(counts.outcomes.values()), self.config.quarantine.max_rate
+        if total and counts.errors / total > limit:
+            codes = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(counts.outcomes.items()) if outcome == ERROR)
+            raise QuarantineExceeded(
+                f"{step.name}: {counts.errors} of {total} rows refused ({codes}), above quarantine.max_rate {limit}; "
+                "see them with `entropylong quarantine`, mend the input or raise quarantine.max_rate"
+            )
+
+    def figures_of_run(self, result: RunResult, tracker: Tracker) -> dict[str, float]:
+        from entropylong.figures import compute_figures, write_figures
+
+        figures = compute_figures(self, result)
+        write_figures(self, result.run_id, figures)
+        tracker.figures(figures)
+        return figures
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step that ran: its declaration, fingerprint, keys done and seconds."""
+
+    step: Stage
+    fingerprint: str
+    keys: int
+    seconds: float
+
+
+@dataclass
+class RunResult:
+    """A pipeline run: the steps that had work, and its figures (empty if nothing was behind)."""
+
+    run_id: str
+    steps: list[StepResult] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def _refused(counts: Counts) -> str:
+    refused = [f"{n} {code}" for (outcome, code), n in sorted(counts.outcomes.items(), key=str) if outcome != OK]
+    return f" ({', '.join(refused)})" if refused else ""
+
+
+def active_steps(runner: Runner) -> Iterator[tuple[Stage, Counts | None]]:
+    """Every step with its counts, in order."""
+    for step in STEPS:
+        yield step, runner.counts(step)

@@ -1,0 +1,114 @@
+"""The Spark session and its preflight: the only place that knows about local machines and clusters."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from entropylong.config import Config
+from entropylong.errors import EnvironmentProblem
+
+# SPARK_* traps: without PYSPARK_PYTHON a UDF in a virtual environment finds another Python.
+_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "128",
+    "spark.sql.execution.pyspark.udf.faulthandler.enabled": "true",
+    "spark.python.worker.faulthandler.enabled": "true",
+    "spark.python.worker.reuse": "true",
+    "spark.databricks.delta.schema.autoMerge.enabled": "false",
+    "spark.speculation": "false",
+}
+_LOCAL_SETTINGS = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    # A local disk that fills up must fail the write, not retry for minutes.
+    "spark.task.maxFailures": "1",
+}
+
+
+def on_databricks() -> bool:
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
+def session(config: Config):  # type: ignore[no-untyped-def]
+    """The active session, or a new one with Delta for `spark.master`.
+
+    Raises:
+        EnvironmentProblem: Java is missing or of another version than 17 or 21.
+    """
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None or on_databricks():
+        return active or SparkSession.builder.getOrCreate()
+    check_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    submitted = "SPARK_ENV_LOADED" in os.environ
+    local = config.spark.master.startswith("local")
+    settings = dict(_SETTINGS)
+    if local and not submitted:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        settings |= _LOCAL_SETTINGS | {"spark.driver.memory": config.spark.driver_memory}
+    settings |= config.spark.conf
+    builder = SparkSession.builder.appName("entropylong")
+    if not submitted:
+        builder = builder.master(config.spark.master)
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    with _quiet_start():
+        from delta import configure_spark_with_delta_pip
+
+        spark = (builder if submitted else configure_spark_with_delta_pip(builder)).getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def task_threads(spark) -> int:  # type: ignore[no-untyped-def]
+    """Threads a Python worker may use: the cores of its task."""
+    return int(spark.conf.get("spark.task.cpus", "1"))
+
+
+def check_java() -> None:
+    """One clear line where Spark would print a stack trace."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    wanted = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
+    if java is None or not Path(java).exists():
+        raise EnvironmentProblem(f"Java is not installed; {wanted}")
+    printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', printed)
+    if found is None or found.group(1) not in ("17", "21"):
+        raise EnvironmentProblem(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
+
+
+class _quiet_start:
+    """Ivy and the JVM print dozens of lines at start: keep them in a file, show it only if the start fails."""
+
+    def __enter__(self) -> None:
+        import tempfile
+
+        sys.stderr.flush()
+        self._saved = os.dup(2)
+        self._log = tempfile.TemporaryFile()
+        os.dup2(self._log.fileno(), 2)
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        os.dup2(self._saved, 2)
+        os.close(self._saved)
+        if kind is not None:
+            self._log.seek(0)
+            sys.stderr.write(self._log.read().decode(errors="replace")[-4000:])
+        self._log.close()

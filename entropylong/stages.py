@@ -1,0 +1,101 @@
+"""What a stage declares of itself, and the context that its function gets.
+
+`run`, `status`, `--describe` and the docs all read these declarations. A stage gets DataFrames and gives a DataFrame; it
+never opens a table. Adding one: a declaration and a function here-like in its area, a schema, a job file, a test file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame, SparkSession
+
+from entropylong.config import Config
+from entropylong.models.cache import WorkerModel
+
+if TYPE_CHECKING:
+    from entropylong.retrieval.index import IndexHandle
+
+
+class Kind(Enum):
+    """How the runner drives a stage."""
+
+    FILES = "input files, unit by unit"
+    STREAM = "Structured Streaming, row by row"
+    BATCH = "batch, in units of roots"
+    WHOLE = "one recompute over a pinned snapshot"
+
+
+Frames = Mapping[str, DataFrame]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage function may use besides its DataFrames. Lives on the driver; only `causal_lm` and `encoder` travel.
+
+    Attributes:
+        parallelism: tasks to cut model work into.
+        fingerprints: of each table, as far as they are resolved.
+        root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
+        index: the index files that searches use, once they exist.
+    """
+
+    config: Config
+    spark: SparkSession
+    causal_lm: WorkerModel
+    encoder: WorkerModel
+    parallelism: int
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    root_threshold: int | None = None
+    index: IndexHandle | None = None
+
+    def with_(self, **changes: object) -> Context:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def subtract_rows(rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
+    """Driving rows whose key is not done."""
+    return rows.join(done, list(key), how="left_anti")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the data flow: a stage name and the one table it writes.
+
+    Attributes:
+        name: the stage name that users type; two steps may share it (search writes two tables).
+        version: raise it when the stage's result changes; it is hashed.
+        reads: input tables; the first one drives: its new rows are the work.
+        writes: output table (or "index").
+        driving: ok rows of the driving table -> rows to work on (filters, explodes). Must keep the key.
+        keys_todo, keys_done: driving rows, and rows of the output table (refused ones too) -> rows with the key columns.
+        subtract: (driving rows, keys that are done, key) -> driving rows that are still to do.
+        build: (context, frames) -> output rows; frames[reads[0]] holds the rows to work on.
+        key: columns that both `driving` and `keys_done` give.
+        config: dotted semantic keys that its result depends on.
+        upstream: tables whose fingerprints are hashed in (default: all of `reads`).
+        models: "model" and/or "encoder", if it runs them.
+    """
+
+    name: str
+    version: int
+    kind: Kind
+    reads: tuple[str, ...]
+    writes: str
+    key: tuple[str, ...]
+    config: tuple[str, ...]
+    build: Callable[[Context, Frames], DataFrame]
+    driving: Callable[[Context, Frames], DataFrame] = lambda ctx, frames: next(iter(frames.values()))
+    keys_todo: Callable[[DataFrame], DataFrame] = lambda frame: frame
+    keys_done: Callable[[DataFrame], DataFrame] = lambda frame: frame
+    subtract: Callable[[DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
+    upstream: tuple[str, ...] | None = None
+    models: tuple[str, ...] = ()
+    purpose: str = ""
+
+    @property
+    def hashed_upstream(self) -> tuple[str, ...]:
+        return self.reads if self.upstream is None else self.upstream

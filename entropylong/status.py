@@ -1,0 +1,96 @@
+"""Where a workspace stands: per step the keys in, done, left and refused, with rate and ETA from the last run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from entropylong.figures import latest_figures
+from entropylong.pipeline import STEPS
+from entropylong.tables.schemas import ERROR, SKIPPED
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+
+def status_rows(runner: Runner) -> list[dict[str, Any]]:
+    """One dictionary a step; a step whose input does not exist yet has null counts."""
+    rates = _rates(runner)
+    rows: list[dict[str, Any]] = []
+    for step in STEPS:
+        counts = runner.counts(step)
+        artifact = runner.artifact(step)
+        row: dict[str, Any] = {"stage": step.name, "table": step.writes, "fingerprint": artifact.fingerprint if artifact else None}
+        row |= {
+            "rows_in": None,
+            "done": None,
+            "left": None,
+            "skipped": None,
+            "quarantined": None,
+            "rate": None,
+            "eta_seconds": None,
+        }
+        if counts is not None:
+            rate = rates.get(step.writes)
+            row |= {
+                "rows_in": counts.rows_in,
+                "done": counts.done,
+                "left": counts.left,
+                "skipped": sum(n for (outcome, _), n in counts.outcomes.items() if outcome == SKIPPED),
+                "quarantined": sum(n for (outcome, _), n in counts.outcomes.items() if outcome == ERROR),
+                "rate": rate,
+                "eta_seconds": counts.left / rate if rate and counts.left else 0.0 if not counts.left else None,
+            }
+        rows.append(row)
+    return rows
+
+
+def _rates(runner: Runner) -> dict[str, float]:
+    """Keys a second of each step, from the last run that packed."""
+    if runner.artifact(STEPS[-1]) is None:
+        return {}
+    figures = latest_figures(runner)
+    return {
+        step.writes: figures[f"keys_{step.writes}"] / figures[f"seconds_{step.writes}"]
+        for step in STEPS
+        if figures.get(f"seconds_{step.writes}") and f"keys_{step.writes}" in figures
+    }
+
+
+def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
+    """The same for people."""
+    table = Table(title=f"Workspace {workspace}")
+    for column in ("stage", "table", "in", "done", "left", "skipped", "quarantined", "rate", "ETA"):
+        table.add_column(column, justify="left" if column in ("stage", "table") else "right")
+    for row in rows:
+        numbers = (row[name] for name in ("rows_in", "done", "left", "skipped", "quarantined"))
+        rate = f"{row['rate']:.1f}/s" if row["rate"] else ""
+        eta = f"{row['eta_seconds']:.0f} s" if row["eta_seconds"] else ""
+        table.add_row(row["stage"], row["table"], *("-" if n is None else f"{n:,}" for n in numbers), rate, eta)
+    return table
+
+
+def quarantine_rows(runner: Runner, limit: int) -> list[dict[str, Any]]:
+    """The error rows of all tables under the active fingerprints, at most `limit` a table."""
+    found: list[dict[str, Any]] = []
+    for step in STEPS:
+        artifact = runner.artifact(step)
+        if artifact is None or step.writes == "index":
+            continue
+        rows = runner.store.read(step.writes, artifact.fingerprint).where(f"outcome = '{ERROR}'")
+        ids = [c for c in ("doc_id", "root_id", "chunk_id", "pair_id", "position", "origin") if c in rows.columns]
+        for row in rows.select(*ids, "code", "detail").orderBy("code", *ids).limit(limit).collect():
+            keys = {name: row[name] for name in ids if row[name] is not None}
+            found.append({"stage": step.name, "table": step.writes, "key": keys, "code": row.code, "detail": row.detail})
+    return found
+
+
+def quarantine_table(rows: list[dict[str, Any]]) -> Table:
+    """The same for people."""
+    table = Table(title="Quarantine: rows refused as errors")
+    for column in ("stage", "key", "code", "detail"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(row["stage"], ", ".join(f"{k}={v}" for k, v in row["key"].items()), row["code"], row["detail"])
+    return table

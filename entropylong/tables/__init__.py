@@ -1,0 +1,1 @@
+"""Schemas, the store (the one port to Delta), the artifacts registry."""

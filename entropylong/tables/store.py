@@ -1,0 +1,138 @@
+"""The one port to Delta: addresses, creation, reading at a version, idempotent appends, session views.
+
+Runs on the driver. A stage never comes here; the runner does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from entropylong.config import CATALOG_SCHEMA
+from entropylong.errors import TableError
+from entropylong.tables.schemas import OK, TABLES, TableSchema
+
+_PROPERTIES = {"delta.enableDeletionVectors": "false"}
+
+
+class Store:
+    """Delta tables under one address: a directory, or catalog.schema.
+
+    Args:
+        spark: the session.
+        tables: the `tables` key of the config.
+    """
+
+    def __init__(self, spark: SparkSession, tables: str) -> None:
+        self.spark = spark
+        self._catalog = tables if CATALOG_SCHEMA.match(tables) and not Path(tables).exists() else None
+        self._directory = tables.rstrip("/")
+
+    def address(self, table: str) -> str:
+        """What SQL calls the table: catalog.schema.name, or delta.`path`."""
+        return f"{self._catalog}.{table}" if self._catalog else f"delta.`{self.location(table)}`"
+
+    def location(self, table: str) -> str:
+        """Directory of the table (directory mode)."""
+        path = f"{self._directory}/{table}"
+        return path if "://" in path else str(Path(path).absolute())
+
+    def _delta(self, table: str) -> DeltaTable:
+        return (
+            DeltaTable.forName(self.spark, self.address(table))
+            if self._catalog
+            else DeltaTable.forPath(self.spark, self.location(table))
+        )
+
+    def exists(self, table: str) -> bool:
+        if self._catalog:
+            return self.spark.catalog.tableExists(self.address(table))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.location(table)))
+
+    def create(self, table: str) -> None:
+        """Create the table with comments, properties and constraints, if it is not there."""
+        if self.exists(table):
+            return
+        schema = TABLES[table]
+        builder = DeltaTable.createIfNotExists(self.spark)
+        builder = builder.tableName(self.address(table)) if self._catalog else builder.location(self.location(table))
+        builder = builder.addColumns(schema.struct).partitionedBy("fingerprint").comment(f"One row: {schema.row}")
+        # Constraints as properties of the first commit: added one by one, each would scan and commit again.
+        checks = {f"delta.constraints.{name}": condition for name, condition in schema.checks.items()}
+        for name, value in (_PROPERTIES | checks).items():
+            builder = builder.property(name, value)
+        builder.execute()
+
+    def version(self, table: str) -> int:
+        """Latest Delta version; -1 where the table does not exist."""
+        if not self.exists(table):
+            return -1
+        return int(self._delta(table).history(1).select("version").collect()[0][0])
+
+    def read(self, table: str, fingerprint: str | None = None, version: int | None = None) -> DataFrame:
+        """Rows of a table, of one fingerprint, at one version. A table that does not exist reads as empty."""
+        if not self.exists(table):
+            return self.spark.createDataFrame([], TABLES[table].struct)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.location(table))
+        return frame if fingerprint is None else frame.where(F.col("fingerprint") == fingerprint)
+
+    def read_ok(self, table: str, fingerprint: str, version: int | None = None) -> DataFrame:
+        """The ok rows of one fingerprint."""
+        return self.read(table, fingerprint, version).where(F.col("outcome") == OK)
+
+    def read_stream(self, table: str, fingerprint: str, files_per_batch: int) -> DataFrame:
+        """The ok rows of one fingerprint as a stream; dropped partitions of other fingerprints are no error."""
+        reader = self.spark.readStream.format("delta").option("ignoreDeletes", "true").option("maxFilesPerTrigger", files_per_batch)
+        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.location(table))
+        return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
+
+    def append(self, table: str, frame: DataFrame, fingerprint: str, transaction: tuple[str, int] | None) -> None:
+        """One append: good and refused rows together. With a transaction id the same append never lands twice.
+
+        Raises:
+            TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
+        """
+        schema = TABLES[table]
+        self.create(table)
+        writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
+        if transaction is not None:
+            writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
+        try:
+            writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.location(table))
+        except (PySparkException, Py4JJavaError) as error:
+            raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
+
+    def refresh_views(self, fingerprints: Mapping[str, str]) -> None:
+        """Session views current_<table>: the ok rows of the active fingerprints."""
+        for table, fingerprint in fingerprints.items():
+            if table in TABLES and self.exists(table):
+                self.read_ok(table, fingerprint).createOrReplaceTempView(f"current_{table}")
+
+
+def conform(frame: DataFrame, schema: TableSchema, fingerprint: str) -> DataFrame:
+    """Exactly the schema's columns in order; outcome defaults to ok, the fingerprint is the writer's."""
+    defaults = {"fingerprint": F.lit(fingerprint), "outcome": F.lit(OK)}
+    columns = []
+    for name, ddl, _ in ((f.name, f.dataType.simpleString(), None) for f in schema.struct):
+        known = name in frame.columns and name != "fingerprint"
+        columns.append((F.col(name) if known else defaults.get(name, F.lit(None))).cast(ddl).alias(name))
+    return frame.select(*columns)
+
+
+def root_cause(error: BaseException) -> str:
+    """The last line that says why, of a Spark or Java error, at most 300 characters."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by:")]
+    python = [line for line in lines if line.startswith("entropylong.errors.")]
+    chosen = python[-1] if python else causes[-1] if causes else lines[0] if lines else type(error).__name__
+    return chosen[:300]

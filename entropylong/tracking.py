@@ -1,0 +1,159 @@
+"""MLflow: a parent run a pipeline run, a child a stage, datasets tied to Delta versions and fingerprints.
+
+Nothing is created before a stage has work, so a run with nothing new leaves no trace.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import entropylong
+from entropylong.config import Config, walk
+from entropylong.errors import EnvironmentProblem
+from entropylong.stages import Stage
+from entropylong.tables.artifacts import Artifact
+from entropylong.tables.schemas import TABLES
+from entropylong.tables.store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+    from entropylong.runner import Counts, Runner
+
+_COLUMN_TYPES = {"STRING": "string", "INT": "integer", "BIGINT": "long", "FLOAT": "float", "DOUBLE": "double", "BINARY": "binary"}
+_CREDENTIALS = re.compile(r"//[^/@]+@")
+
+
+class Tracker:
+    """Context manager of the parent run. It is opened by the first stage that has work.
+
+    Args:
+        config: its `tracking` section names the store; the whole of it becomes params.
+        run_id: id of the pipeline run, as in `metrics`.
+    """
+
+    def __init__(self, config: Config, run_id: str) -> None:
+        self._config, self._run_id = config, run_id
+        self._client: MlflowClient | None = None
+        self._parent = self._experiment = ""
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
+        if self._client is not None:
+            if value is not None:
+                self._client.set_tag(self._parent, "error", str(value)[:5000])
+            self._client.set_terminated(self._parent, "FINISHED" if kind is None else "FAILED")
+
+    def _open(self) -> MlflowClient:
+        if self._client is not None:
+            return self._client
+        # MLflow reports its use to its makers unless told not to; a data team's cluster should not.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        tracking = self._config.tracking
+        try:
+            client = MlflowClient(tracking_uri=tracking.uri)
+            known = client.get_experiment_by_name(tracking.experiment)
+            own = tracking.uri.startswith("sqlite:")
+            place = Path(tracking.artifacts).absolute().as_uri() if own else None
+            self._experiment = known.experiment_id if known else client.create_experiment(tracking.experiment, place)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise EnvironmentProblem(f"MLflow store {_redact(tracking.uri)}: {_redact(reason)}; mend tracking.uri") from error
+        tags = {"entropylong.run_id": self._run_id, "entropylong.version": entropylong.__version__}
+        self._parent = client.create_run(self._experiment, run_name=f"run-{self._run_id}", tags=tags).info.run_id
+        for key, value in walk(self._config.model_dump()):
+            client.log_param(self._parent, _param(key), _redact(json.dumps(value, ensure_ascii=False))[:6000])
+        self._client = client
+        return client
+
+    @contextmanager
+    def stage(self, label: str) -> Iterator[StageRun]:
+        """The child run of a stage."""
+        client = self._open()
+        tags = {"mlflow.parentRunId": self._parent, "entropylong.run_id": self._run_id}
+        run_id = client.create_run(self._experiment, run_name=label, tags=tags).info.run_id
+        try:
+            yield StageRun(client, run_id, self._parent)
+        except BaseException as error:
+            client.set_tag(run_id, "error", str(error)[:5000])
+            client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id)
+
+    def figures(self, figures: Mapping[str, float]) -> None:
+        """The figures of the run as metrics of the parent."""
+        client = self._open()
+        for name, value in figures.items():
+            client.log_param(self._parent, _param(name), value)
+        client.log_dict(self._parent, dict(figures), "figures.json")
+
+
+class StageRun:
+    """One stage's child run."""
+
+    def __init__(self, client: MlflowClient, run_id: str, parent: str) -> None:
+        self._client, self._run_id, self._parent = client, run_id, parent
+
+    def finish(self, step: Stage, artifact: Artifact, runner: Runner, counts: Counts, seconds: float) -> None:
+        """Params, metrics, and the tables read and written at their Delta versions."""
+        client, run = self._client, self._run_id
+        client.log_param(run, "fingerprint", artifact.fingerprint)
+        for key, value in {**artifact.config, **artifact.models}.items():
+            client.log_param(run, _param(key), json.dumps(value, ensure_ascii=False)[:6000])
+        metrics = {"seconds": seconds, "keys_in": counts.rows_in, "rows_ok": counts.rows_out, "rows_error": counts.errors}
+        metrics |= {f"rows_{outcome}_{code}": n for (outcome, code), n in counts.outcomes.items() if code}
+        for name, number in metrics.items():
+            client.log_param(run, _param(name), float(number))
+        inputs = [
+            dataset(runner.store, table, value, artifact.input_versions.get(table), "input")
+            for table in step.reads
+            if (value := runner.fingerprint(table)) is not None and runner.store.exists(table)
+        ]
+        written = runner.fingerprint(step.writes)
+        outputs = [dataset(runner.store, step.writes, written, None, "output")] if written and step.writes in TABLES else []
+        client.log_inputs(run, inputs + outputs)
+        client.log_inputs(self._parent, outputs)
+
+
+def dataset(store: Store, table: str, value: str, version: int | None, context: str) -> DatasetInput:
+    """A table at a Delta version as an MLflow dataset; the digest is our fingerprint, so nothing is counted again."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    at = store.version(table) if version is None or version < 0 else version
+    columns = [
+        {"name": name, "type": _COLUMN_TYPES.get(ddl, "string"), "required": False} for name, ddl, _ in TABLES[table].columns
+    ]
+    source: dict[str, Any] = {"path": store.location(table), "delta_table_version": at}
+    return DatasetInput(
+        Dataset(
+            name=f"{table}@v{at}",
+            digest=value,
+            source_type="delta_table",
+            source=json.dumps(source),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps({"fingerprint": value, "version": at}),
+        ),
+        [InputTag("mlflow.data.context", context)],
+    )
+
+
+def _redact(text: str) -> str:
+    return _CREDENTIALS.sub("//***@", text)
+
+
+def _param(key: str) -> str:
+    return re.sub(r"[^\w./ -]", "_", key)

@@ -1,0 +1,1 @@
+"""Stage 3: pairs, forward passes, raw gains and the acceptance rule."""

@@ -1,0 +1,162 @@
+"""Spark stages `pairs` and `verify`: candidates and controls -> pairs to measure -> raw gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.corpus.chunking import chunk_text
+from entropylong.corpus.stage import is_root
+from entropylong.hashing import xxhash64
+from entropylong.models.cache import load
+from entropylong.models.causal_lm import encode_plain
+from entropylong.retrieval.index import open_index
+from entropylong.retrieval.stage import with_text
+from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.tables.schemas import GAINS, OK, PAIRS
+from entropylong.udf import Rows, map_rows, refused
+from entropylong.verification.measuring import Pair, measure
+from entropylong.verification.planning import plan_root
+
+
+def pairs(ctx: Context, frames: Frames) -> DataFrame:
+    """Candidates and random controls -> unique (root, chunk) pairs, with what of them is still to be read.
+
+    Executors: planning (pure, with the index's ids), then the tokenizer. What `gains` holds already is subtracted here.
+    """
+    planned = _plan(ctx, frames)
+    roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("all_ids"))
+    texts = frames["chunks"].select("chunk_id", "text", "text_hash")
+    known = frames["gains"].select("pair_id", F.explode("readings.position").alias("position"))
+    known = known.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
+    keyed = (
+        planned.where(F.col("outcome") == OK)
+        .select("root_id", "chunk_id", "kind", "positions")
+        .join(roots, "root_id", how="inner")
+        .join(texts, "chunk_id", how="inner")
+        .withColumn("pair_id", F.xxhash64(F.lit(ctx.fingerprints["gains"]), "all_ids", "text_hash"))
+        .join(known, "pair_id", how="left")
+        .withColumn("positions", F.array_except("positions", F.coalesce("known", F.array().cast("array<int>"))))
+        .withColumn("root_ids", F.expr("slice(all_ids, 1, coalesce(array_max(positions) + 1, 0))"))
+        .select("pair_id", "root_id", "chunk_id", "kind", "root_ids", "text", "positions")
+    )
+    tokenizer, cut = ctx.causal_lm.tokenizer(), ctx.config.contexts.max_tokens
+
+    def tokenise(rows: Rows) -> Iterator[dict[str, Any]]:
+        encoder = load(tokenizer)
+        for row in rows:
+            yield row | {"chunk_ids": encode_plain(encoder, row.pop("text"))[:cut], "outcome": OK}
+
+    measured = map_rows(keyed.repartition(ctx.parallelism, "root_id"), PAIRS, tokenise)
+    return measured.unionByName(planned.where(F.col("outcome") != OK))
+
+
+def _plan(ctx: Context, frames: Frames) -> DataFrame:
+    handle, scope, controls = ctx.index, ctx.config.verify.scope, ctx.config.controls.per_root
+    seed, rule = ctx.config.seed, ctx.config.chunks
+
+    def plan(rows: Rows) -> Iterator[dict[str, Any]]:
+        index = open_index(handle)  # type: ignore[arg-type]
+        for row in rows:
+            hits = {hit["position"]: hit["chunk_ids"] for hit in row["hits"]}
+            if not hits:
+                yield {"root_id": row["root_id"]} | refused("NO_CANDIDATE", "no anchor of the root has a candidate", "skipped")
+                continue
+            own = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
+            excluded = set(index.excluded_rows(row["doc_id"], [xxhash64(text) for text in own]).tolist())
+            excluded |= index.rows_of([chunk for chunks in hits.values() for chunk in chunks])
+            random = index.random_chunks(controls, (seed, row["root_id"]), excluded)
+            for pair in plan_root(row["positions"], hits, random, scope):
+                yield {"root_id": row["root_id"], "outcome": OK} | vars(pair)
+
+    hits = frames["candidates"].select("root_id", "position", F.col("hits.chunk_id").alias("chunk_ids"))
+    roots = frames["anchors"].select("root_id", F.col("anchors.position").alias("positions"))
+    current = roots.select("root_id", F.explode("positions").alias("position"))
+    by_root = (
+        current.join(hits, ["root_id", "position"], how="inner")
+        .groupBy("root_id")
+        .agg(F.collect_list(F.struct("position", "chunk_ids")).alias("hits"))
+    )
+    rows = with_text(roots.join(by_root, "root_id", how="left"), frames)
+    rows = rows.withColumn(
+        "hits", F.coalesce("hits", F.expr("cast(array() as array<struct<position int, chunk_ids array<bigint>>>)"))
+    )
+    return map_rows(rows.repartition(ctx.parallelism, "root_id"), PAIRS, plan)
+
+
+def verify(ctx: Context, frames: Frames) -> DataFrame:
+    """Pairs -> entropy and NLL at their anchors with the chunk in front. Executors: the causal LM, once a worker."""
+    worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
+
+    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+        model = load(worker)
+        asked = [Pair(*(np.array(row[name], np.int32) for name in ("root_ids", "chunk_ids", "positions"))) for row in rows]
+        results = measure(model, asked, separator_ids=model.encode(separator), batch_tokens=batch_tokens)
+        for row, result in zip(rows, results, strict=True):
+            keys = {name: row[name] for name in ("pair_id", "root_id", "chunk_id", "kind")}
+            keys["n_context_tokens"] = len(row["chunk_ids"])
+            if not (np.isfinite(result.entropy_with).all() and np.isfinite(result.nll_with).all()):
+                lost = [{"position": p} for p in row["positions"]]
+                yield keys | {"readings": lost} | refused("NON_FINITE", "the model's logits are not finite")
+                continue
+            yield keys | {
+                "outcome": OK,
+                "readings": [
+                    {"position": p, "entropy_with": float(h), "nll_with": float(n), "copy_len": int(c)}
+                    for p, h, n, c in zip(row["positions"], result.entropy_with, result.nll_with, result.copy_len, strict=True)
+                ],
+            }
+
+    names = ("pair_id", "root_id", "chunk_id", "kind", "root_ids", "chunk_ids", "positions")
+    return map_rows(frames["pairs"].select(*names).repartition(ctx.parallelism, "pair_id"), GAINS, run)
+
+
+def _chosen_anchors(ctx: Context, frames: Frames) -> DataFrame:
+    return frames["anchors"].where(is_root(ctx, F.col("root_id")))
+
+
+def _to_read(ctx: Context, frames: Frames) -> DataFrame:
+    return frames["pairs"].where(F.size("positions") > 0)
+
+
+def _subtract_readings(rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
+    """Pairs with the positions that no one has read; a pair without any is left out."""
+    known = done.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
+    left = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
+    return rows.join(known, "pair_id", how="left").withColumn("positions", left).drop("known").where(F.size("positions") > 0)
+
+
+PLAN_PAIRS = Stage(
+    name="pairs",
+    version=1,
+    kind=Kind.BATCH,
+    reads=("anchors", "candidates", "scored_documents", "chunks", "documents", "gains"),
+    writes="pairs",
+    key=("root_id",),
+    config=("verify.scope", "controls", "seed"),
+    build=pairs,
+    driving=_chosen_anchors,
+    upstream=("anchors", "candidates", "gains"),
+    purpose="unique (root, chunk) pairs and random controls, and what of them is still to be read",
+)
+VERIFY = Stage(
+    name="verify",
+    version=1,
+    kind=Kind.STREAM,
+    reads=("pairs",),
+    writes="gains",
+    key=("pair_id", "position"),
+    config=("separator", "contexts.max_tokens", "model.document_start_id"),
+    build=verify,
+    driving=_to_read,
+    keys_todo=lambda rows: rows.select("pair_id", F.explode("positions").alias("position")),
+    keys_done=lambda rows: rows.select("pair_id", F.explode("readings.position").alias("position")),
+    subtract=_subtract_readings,
+    upstream=(),
+    models=("model",),
+    purpose="one forward pass a pair: entropy at every anchor with the chunk in front (paper, Stage 3)",
+)

@@ -1,0 +1,78 @@
+"""The workspace directory: its format version, and the lock that keeps a second run out."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+import entropylong
+from entropylong.errors import WorkspaceError
+
+FORMAT = 1
+
+
+class Workspace:
+    """Paths under the workspace directory.
+
+    Raises:
+        WorkspaceError: a newer version of this package wrote it, or it cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).absolute()
+        stamp = self.path / "workspace.json"
+        try:
+            found = json.loads(stamp.read_text())["format"] if stamp.is_file() else None
+        except (ValueError, KeyError, OSError):
+            raise WorkspaceError(f"{stamp}: not readable; restore it, or choose another workspace=DIR") from None
+        if found is not None and (not isinstance(found, int) or found > FORMAT):
+            raise WorkspaceError(
+                f"{self.path}: written by a newer version (format {found}, this is {FORMAT}); "
+                "upgrade entropylong or choose another workspace=DIR"
+            )
+
+    def checkpoint(self, table: str, fingerprint: str, choice: str) -> Path:
+        """Where a stream remembers what it has read: a cache, the output table is the truth."""
+        return self.path / "checkpoints" / table / fingerprint / choice
+
+    def index(self, fingerprint: str) -> Path:
+        """Files of an index."""
+        return self.path / "index" / fingerprint
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace for one run. The lock falls with its process, however that ends.
+
+        Raises:
+            WorkspaceError: another run holds it, or the directory cannot be written.
+        """
+        stamp = self.path / "workspace.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise WorkspaceError(
+                f"{self.path}: another run is at work here ({self._holder()}); wait for it, or choose another workspace=DIR"
+            ) from None
+        except OSError as error:
+            raise WorkspaceError(f"{self.path}: cannot be written: {error.strerror}; choose another workspace=DIR") from None
+        try:
+            (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            if not stamp.is_file():
+                stamp.write_text(json.dumps({"format": FORMAT, "created_by": entropylong.__version__}))
+            yield
+        finally:
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / ".holder").read_text()
+        except OSError:
+            return "unknown process"
