@@ -146,7 +146,7 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
             if size == 0:
                 return
             progress.batch(size)
-            output = step.build(runner.ctx, {feeder: rows, **others})
+            output = step.build(runner.ctx.sized(size), {feeder: rows, **others})
             runner.store.append(table, output, value, (f"{step.name}-{value}-{query[0].id}", batch_id))
             marker.write_text(str(runner.store.version(table)))
             progress.commit()
@@ -180,9 +180,10 @@ def _drive_batch(step: Stage, runner: Runner, artifact: Artifact, progress: Step
         in_unit = F.pmod(F.xxhash64("root_id"), F.lit(units)) == unit
         # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
         rows = todo.where(in_unit)
-        progress.batch(step.keys_todo(rows).count())
+        size = step.keys_todo(rows).count()
+        progress.batch(size)
         name = f"{step.name}-{value}-{runner.store.version(step.writes)}-{unit}-of-{units}"
-        runner.store.append(step.writes, step.build(runner.ctx, {**frames, feeder: rows}), value, (name, 1))
+        runner.store.append(step.writes, step.build(runner.ctx.sized(size), {**frames, feeder: rows}), value, (name, 1))
         progress.commit()
 
 

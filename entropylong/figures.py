@@ -13,7 +13,8 @@ from rich.table import Table
 from entropylong.hashing import digest
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import STEPS
-from entropylong.tables.schemas import ERROR, METRICS
+from entropylong.tables.schemas import ERROR, METRICS, OK
+from entropylong.udf import local_frame
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 if TYPE_CHECKING:
@@ -159,10 +160,13 @@ def _errors(runner: Runner) -> dict[str, float]:
 def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> None:
     """One row a figure into `metrics`, under the fingerprint of the sequences."""
     now = datetime.now(UTC)
-    rows = [(run_id, _stage_of(name), name, float(value), now) for name, value in sorted(figures.items())]
-    frame = runner.spark.createDataFrame(rows, "run_id STRING, stage STRING, name STRING, value DOUBLE, at TIMESTAMP")
+    rows = [
+        {"run_id": run_id, "stage": _stage_of(name), "name": name, "value": float(value), "at": now, "outcome": OK}
+        for name, value in sorted(figures.items())
+    ]
+    frame = local_frame(runner.spark, rows, METRICS.struct)
     value = runner.fingerprint("sequences") or digest(run_id)
-    runner.store.append(METRICS.name, frame.coalesce(1), value, (f"metrics-{run_id}", 1))
+    runner.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
 
 
 def _stage_of(name: str) -> str:

@@ -29,7 +29,7 @@ from entropylong.progress import step_progress
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.spark import task_threads
 from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.artifacts import COMPLETE, STARTED, Artifact, Registry, fingerprint
+from entropylong.tables.artifacts import COMPLETE, Artifact, Registry, fingerprint
 from entropylong.tables.schemas import ERROR, OK
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
@@ -95,8 +95,7 @@ class Runner:
                 threads,
             ),
             encoder=WorkerModel("encoder", specs["encoder"], prepared["encoder"].fingerprint, str(cache), threads=threads),
-            # Several tasks a core: work of uneven cost evens out, and progress is seen.
-            parallelism=4 * self.spark.sparkContext.defaultParallelism,
+            cores=self.spark.sparkContext.defaultParallelism,
         )
 
     # --- identity -------------------------------------------------------------------------------------------------
@@ -168,7 +167,7 @@ class Runner:
             return
         roots = self.config.roots
         if roots.limit is None:
-            self.ctx = self.ctx.with_(root_threshold=int(-(2**63) + roots.share * (2**64 - 1)))
+            self.ctx = self.ctx.with_(root_threshold=min(2**63 - 1, round(roots.share * 2**64) - 2**63))
             return
         names = self.config.sources_with_role("root")
         config = self.config.semantic("roots.limit", "seed") | {"sources": names}
@@ -242,10 +241,13 @@ class Runner:
             raise ConfigError("the config names no source; give --input PATH_OR_TABLE, or sources.<name>.path in the file")
         result = RunResult(run_id=uuid.uuid4().hex[:12])
         with Tracker(self.config, result.run_id) as tracker:
-            for step in steps:
-                done = self._run_step(step, tracker, announce)
-                if done is not None:
-                    result.steps.append(done)
+            try:
+                for step in steps:
+                    done = self._run_step(step, tracker, announce)
+                    if done is not None:
+                        result.steps.append(done)
+            finally:
+                self.registry.flush()
             self.store.refresh_views(self.ctx.fingerprints)
             if result.steps and steps[-1].writes == "sequences":
                 result.figures = self.figures_of_run(result, tracker)
@@ -266,7 +268,9 @@ class Runner:
         with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
             artifact = self._start(step)
             engines.drive(step, self, artifact, progress)
-            self.registry.record(Artifact(**{**vars(artifact), "state": COMPLETE}))
+            self.registry.complete(artifact)
+            if step.kind is Kind.WHOLE:
+                self.registry.flush()  # for an index or a packing this note is what says that it is whole
             seconds = time.monotonic() - started
             after = self.counts(step) or counts
             stage_run.finish(step, artifact, self, after, seconds)
@@ -278,7 +282,7 @@ class Runner:
         artifact = self.artifact(step)
         if artifact is None:  # an index that was never built: its snapshot is pinned now
             artifact = engines.new_index_artifact(step, self)
-        self.registry.record(Artifact(**{**vars(artifact), "state": STARTED}))
+        self.registry.record(artifact)
         if step.writes not in ("index",):
             self.store.create(step.writes)
         return artifact

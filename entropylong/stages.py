@@ -29,6 +29,9 @@ class Kind(Enum):
     WHOLE = "one recompute over a pinned snapshot"
 
 
+ROWS_A_TASK = 16
+TASKS_A_CORE = 4
+
 Frames = Mapping[str, DataFrame]
 
 
@@ -37,7 +40,8 @@ class Context:
     """What a stage function may use besides its DataFrames. Lives on the driver; only `causal_lm` and `encoder` travel.
 
     Attributes:
-        parallelism: tasks to cut model work into.
+        cores: tasks that run at once.
+        parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.
         root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
         index: the index files that searches use, once they exist.
@@ -47,10 +51,17 @@ class Context:
     spark: SparkSession
     causal_lm: WorkerModel
     encoder: WorkerModel
-    parallelism: int
+    cores: int
+    parallelism: int = 1
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None
     index: IndexHandle | None = None
+
+    def sized(self, keys: int) -> Context:
+        """The context of a unit of so many keys: several tasks a core, so that uneven work evens out and progress is
+        seen, but never tasks (and files) of a handful of rows."""
+        tasks = min(max(-(-keys // ROWS_A_TASK), min(self.cores, keys)), TASKS_A_CORE * self.cores)
+        return replace(self, parallelism=max(1, tasks))
 
     def with_(self, **changes: object) -> Context:
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
 from entropylong.tables.schemas import TableSchema
 
@@ -25,6 +26,12 @@ def map_rows(frame: DataFrame, schema: TableSchema, function: Callable[[Rows], I
                 yield pa.RecordBatch.from_pylist(rows, schema=arrow)
 
     return frame.mapInArrow(run, schema.ddl)
+
+
+def local_frame(spark: SparkSession, rows: Rows, schema: StructType) -> DataFrame:
+    """A small DataFrame from rows of the driver. By Arrow: from a list, Spark would start Python workers to read it."""
+    table = pa.Table.from_pylist(rows, schema=to_arrow_schema(schema))
+    return spark.createDataFrame(table, schema)
 
 
 def refused(code: str, detail: str, outcome: str = "error") -> dict[str, Any]:

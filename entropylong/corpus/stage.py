@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
 from entropylong.hashing import xxhash64
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
-from entropylong.udf import Rows, map_rows
+from entropylong.udf import Rows, local_frame, map_rows
 
 _UNIT = "source STRING, kind STRING, path STRING, name STRING, n_bytes BIGINT, start BIGINT, end BIGINT"
 _RECORD = (
@@ -58,7 +57,7 @@ def read_units(spark: SparkSession, config: Config, units: Sequence[Unit]) -> Da
                 if rows:
                     yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
-    frame = spark.createDataFrame([astuple(u) for u in units], _UNIT)
+    frame = local_frame(spark, [vars(u) for u in units], struct_of(_UNIT))
     return frame.repartition(len(units), "name").mapInArrow(read, _RECORD)
 
 

@@ -1,4 +1,4 @@
-"""One model a Python worker: loaded at first use, kept for the next task, replaced when a stage needs another.
+"""One model of a kind a Python worker: loaded at first use, kept for the next task and stage, replaced by another of its kind.
 
 Runs on executors. A specification travels there instead of a model; nothing is pickled but names.
 """
@@ -44,11 +44,8 @@ def load(model: WorkerModel) -> Any:
     current = _loaded.get(model.kind)
     if current is not None and current[0] == model:
         return current[1]
-    if model.kind != "tokenizer":
-        # Two models at once would double a worker's memory: the other one goes first.
-        _loaded.pop("causal_lm", None)
-        _loaded.pop("encoder", None)
-        gc.collect()
+    if _loaded.pop(model.kind, None) is not None:
+        gc.collect()  # two causal LMs at once would double a worker's memory: the old one goes first
     value = _load(model)
     _loaded[model.kind] = (model, value)
     return value

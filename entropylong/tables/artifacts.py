@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import functions as F
-
 import entropylong
 from entropylong.hashing import digest
-from entropylong.tables.schemas import ARTIFACTS
+from entropylong.tables.schemas import ARTIFACTS, OK
 from entropylong.tables.store import Store
+from entropylong.udf import local_frame
 
 STARTED, COMPLETE = "started", "complete"
 
@@ -55,6 +54,7 @@ class Registry:
         self._store = store
         rows = store.read(ARTIFACTS.name).orderBy("at").collect()
         self._known: dict[str, Artifact] = {}
+        self._noted: list[Artifact] = []
         for row in rows:
             self._known[row.fingerprint] = Artifact(
                 row.fingerprint,
@@ -82,27 +82,49 @@ class Registry:
 
     def record(self, artifact: Artifact) -> None:
         """Write the artifact's state, unless it stands there already."""
+        if self._remember(artifact):
+            self._write([artifact])
+
+    def complete(self, artifact: Artifact) -> None:
+        """Note that an artifact is complete; `flush` writes the notes of a run as one commit.
+
+        Only a note: whether a row-wise stage is behind is always decided by the keys in its output.
+        """
+        done = replace(artifact, state=COMPLETE)
+        if self._remember(done):
+            self._noted.append(done)
+
+    def flush(self) -> None:
+        """Write what `complete` noted."""
+        if self._noted:
+            self._write(self._noted)
+            self._noted = []
+
+    def _remember(self, artifact: Artifact) -> bool:
         known = self._known.get(artifact.fingerprint)
         if known is not None and (known.state == artifact.state or known.state == COMPLETE):
-            return
-        frame = self._store.spark.createDataFrame(
-            [
-                (
-                    artifact.stage,
-                    artifact.table,
-                    json.dumps(artifact.config, sort_keys=True),
-                    json.dumps(artifact.models, sort_keys=True),
-                    dict(artifact.upstream),
-                    {k: int(v) for k, v in artifact.input_versions.items()},
-                    json.dumps(artifact.pinned, sort_keys=True),
-                    entropylong.__version__,
-                    artifact.state,
-                    datetime.now(UTC),
-                )
-            ],
-            "stage STRING, table_name STRING, config STRING, models STRING, upstream MAP<STRING, STRING>, "
-            "input_versions MAP<STRING, BIGINT>, pinned STRING, code_version STRING, state STRING, at TIMESTAMP",
-        )
-        self._store.append(ARTIFACTS.name, frame.withColumn("code", F.lit(None)), artifact.fingerprint, None)
+            return False
         self._known.pop(artifact.fingerprint, None)
         self._known[artifact.fingerprint] = artifact
+        return True
+
+    def _write(self, artifacts: Sequence[Artifact]) -> None:
+        rows = [
+            {
+                "fingerprint": artifact.fingerprint,
+                "stage": artifact.stage,
+                "table_name": artifact.table,
+                "config": json.dumps(artifact.config, sort_keys=True),
+                "models": json.dumps(artifact.models, sort_keys=True),
+                "upstream": dict(artifact.upstream),
+                "input_versions": dict(artifact.input_versions),
+                "pinned": json.dumps(artifact.pinned, sort_keys=True),
+                "code_version": entropylong.__version__,
+                "state": artifact.state,
+                "at": datetime.now(UTC),
+                "outcome": OK,
+            }
+            for artifact in artifacts
+        ]
+        frame = local_frame(self._store.spark, rows, ARTIFACTS.struct)
+        self._store.append(ARTIFACTS.name, frame, None, None)

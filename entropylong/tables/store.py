@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from entropylong.config import CATALOG_SCHEMA
 from entropylong.errors import TableError
 from entropylong.tables.schemas import OK, TABLES, TableSchema
+from entropylong.udf import local_frame
 
 _PROPERTIES = {"delta.enableDeletionVectors": "false"}
 
@@ -78,7 +79,7 @@ class Store:
     def read(self, table: str, fingerprint: str | None = None, version: int | None = None) -> DataFrame:
         """Rows of a table, of one fingerprint, at one version. A table that does not exist reads as empty."""
         if not self.exists(table):
-            return self.spark.createDataFrame([], TABLES[table].struct)
+            return local_frame(self.spark, [], TABLES[table].struct)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
@@ -95,7 +96,7 @@ class Store:
         frame = reader.table(self.address(table)) if self._catalog else reader.load(self.location(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str, transaction: tuple[str, int] | None) -> None:
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
         """One append: good and refused rows together. With a transaction id the same append never lands twice.
 
         Raises:
@@ -118,12 +119,12 @@ class Store:
                 self.read_ok(table, fingerprint).createOrReplaceTempView(f"current_{table}")
 
 
-def conform(frame: DataFrame, schema: TableSchema, fingerprint: str) -> DataFrame:
-    """Exactly the schema's columns in order; outcome defaults to ok, the fingerprint is the writer's."""
+def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> DataFrame:
+    """Exactly the schema's columns in order; outcome defaults to ok, the fingerprint is the writer's (None: the rows' own)."""
     defaults = {"fingerprint": F.lit(fingerprint), "outcome": F.lit(OK)}
     columns = []
     for name, ddl, _ in ((f.name, f.dataType.simpleString(), None) for f in schema.struct):
-        known = name in frame.columns and name != "fingerprint"
+        known = name in frame.columns and (name != "fingerprint" or fingerprint is None)
         columns.append((F.col(name) if known else defaults.get(name, F.lit(None))).cast(ddl).alias(name))
     return frame.select(*columns)
 

@@ -28,31 +28,34 @@ def pairs(ctx: Context, frames: Frames) -> DataFrame:
 
     Executors: planning (pure, with the index's ids), then the tokenizer. What `gains` holds already is subtracted here.
     """
-    planned = _plan(ctx, frames)
     roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("all_ids"))
     texts = frames["chunks"].select("chunk_id", "text", "text_hash")
     known = frames["gains"].select("pair_id", F.explode("readings.position").alias("position"))
     known = known.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
+    unread = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
     keyed = (
-        planned.where(F.col("outcome") == OK)
-        .select("root_id", "chunk_id", "kind", "positions")
+        _plan(ctx, frames)
+        .select("root_id", "chunk_id", "kind", "positions", "outcome", "code", "detail")
         .join(roots, "root_id", how="inner")
-        .join(texts, "chunk_id", how="inner")
+        .join(texts, "chunk_id", how="left")
         .withColumn("pair_id", F.xxhash64(F.lit(ctx.fingerprints["gains"]), "all_ids", "text_hash"))
         .join(known, "pair_id", how="left")
-        .withColumn("positions", F.array_except("positions", F.coalesce("known", F.array().cast("array<int>"))))
+        .withColumn("positions", F.when(F.col("outcome") == OK, unread))
         .withColumn("root_ids", F.expr("slice(all_ids, 1, coalesce(array_max(positions) + 1, 0))"))
-        .select("pair_id", "root_id", "chunk_id", "kind", "root_ids", "text", "positions")
+        .drop("all_ids", "text_hash", "known")
     )
     tokenizer, cut = ctx.causal_lm.tokenizer(), ctx.config.contexts.max_tokens
 
     def tokenise(rows: Rows) -> Iterator[dict[str, Any]]:
         encoder = load(tokenizer)
         for row in rows:
-            yield row | {"chunk_ids": encode_plain(encoder, row.pop("text"))[:cut], "outcome": OK}
+            text = row.pop("text")
+            if row["outcome"] == OK:
+                yield row | {"chunk_ids": encode_plain(encoder, text)[:cut]}
+            else:
+                yield {name: row[name] for name in ("root_id", "outcome", "code", "detail")}
 
-    measured = map_rows(keyed.repartition(ctx.parallelism, "root_id"), PAIRS, tokenise)
-    return measured.unionByName(planned.where(F.col("outcome") != OK))
+    return map_rows(keyed.repartition(ctx.parallelism, "root_id"), PAIRS, tokenise)
 
 
 def _plan(ctx: Context, frames: Frames) -> DataFrame:

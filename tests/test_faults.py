@@ -1,0 +1,106 @@
+"""Kills at the worst moments, and bad machines: the same result after a rerun, or one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from entropylong.config import Config
+from entropylong.errors import EntropyLongError, TableError, WorkspaceError
+from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
+
+# A run of its own process in which the JVM dies right after the second append of `gains`, before the checkpoint knows.
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys
+    from entropylong.config import Config
+    from entropylong.runner import Runner
+    from entropylong.spark import session
+    from entropylong.tables.store import Store
+
+    config = Config.model_validate_json(sys.argv[1])
+    spark = session(config)
+    append, seen = Store.append, []
+
+    def append_and_die(self, table, frame, fingerprint, transaction):
+        append(self, table, frame, fingerprint, transaction)
+        seen.append(table)
+        if seen.count(TABLE) == 2:
+            os.kill(spark.sparkContext._gateway.proc.pid, signal.SIGKILL)
+            os._exit(9)
+
+    TABLE = sys.argv[2]
+    Store.append = append_and_die
+    Runner(config, spark).run(announce=lambda line: None)
+    """
+)
+
+
+@pytest.mark.parametrize("table", ["gains"])
+def test_jvm_killed_between_write_and_checkpoint(
+    table: str, finished: Path, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    config: Config = make_config(workspace, corpus, "run.files_per_batch=1")
+    done = subprocess.run([sys.executable, "-c", KILLED, config.model_dump_json(), table], capture_output=True, check=False)
+    assert done.returncode == 9, done.stderr.decode()[-3000:]
+    resumed = open_runner(workspace)
+    assert rows_of(resumed, table, ["pair_id"]), "the kill must come after something was written"
+    resumed.run(announce=quiet)
+    whole = open_runner(finished)
+    for name, columns in (("gains", ["pair_id", "root_id", "chunk_id"]), ("sequences", ["sequence_id", "input_ids"])):
+        assert rows_of(resumed, name, columns) == rows_of(whole, name, columns)
+
+
+def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(copied)
+    with runner.workspace.locked(), pytest.raises(WorkspaceError, match=r"another run is at work here \(process \d+"):
+        open_runner(copied).run(announce=quiet)
+    assert open_runner(copied).run(["ingest"], announce=quiet).steps == []
+
+
+def test_the_lock_falls_with_its_process(tmp_path: Path, open_runner: OpenRunner, copied: Path) -> None:
+    code = f"import time; from entropylong.workspace import Workspace\nwith Workspace({str(copied)!r}).locked():\n print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(WorkspaceError, match="another run"):
+        open_runner(copied).run(announce=quiet)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    time.sleep(0.1)
+    assert open_runner(copied).run(["ingest"], announce=quiet).steps == []
+
+
+def test_workspace_of_a_newer_version(copied: Path, open_runner: OpenRunner) -> None:
+    (copied / "workspace.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(WorkspaceError, match="newer version"):
+        open_runner(copied)
+
+
+def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runner: OpenRunner, finished: Path) -> None:
+    """A real full disk: a small file system, mounted for this test; where mounting is not allowed, a file-size limit."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(EntropyLongError) as caught:
+            open_runner(disk / "workspace", "tracking.uri=sqlite:///" + str(tmp_path / "ml.db")).run(announce=quiet)
+        assert "No space left" in str(caught.value) or isinstance(caught.value, TableError | WorkspaceError)
+        assert "\n" not in str(caught.value)
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        resumed = open_runner(disk / "workspace", "tracking.uri=sqlite:///" + str(tmp_path / "ml.db"))
+        resumed.run(announce=quiet)
+        columns = ["sequence_id", "input_ids"]
+        assert rows_of(resumed, "sequences", columns) == rows_of(open_runner(finished), "sequences", columns)
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)

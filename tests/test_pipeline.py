@@ -1,0 +1,170 @@
+"""The runner's promises on a real Spark and Delta: nothing lost, nothing twice, nothing measured again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pyspark.sql import functions as F
+
+from entropylong.tables.schemas import TABLES
+from tests import tiny
+from tests.conftest import OpenRunner, quiet, rows_of, versions
+
+READINGS = ("pair_id", "root_id", "chunk_id", "readings")
+
+
+def test_every_stage_wrote_ok_rows_and_conserved_its_keys(finished: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(finished)
+    from entropylong.status import status_rows
+
+    rows = {row["table"]: row for row in status_rows(runner)}
+    assert set(rows) == {*TABLES, "index"} - {"metrics", "artifacts"}
+    for table, row in rows.items():
+        assert row["left"] == 0 and row["rows_in"] > 0 and row["quarantined"] == 0, (table, row)
+    assert rows["documents"]["done"] == 12
+
+
+def test_second_run_makes_no_commit(copied: Path, open_runner: OpenRunner) -> None:
+    before = versions(copied)
+    result = open_runner(copied).run(announce=quiet)
+    assert result.steps == [] and versions(copied) == before
+    assert len(before) == len(TABLES)
+
+
+def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(finished)
+    ctx, store = runner.ctx, runner.store
+    sequences = store.read_ok("sequences", runner.fingerprint("sequences")).collect()
+    roots = {r.root_id: r.input_ids for r in store.read_ok("scored_documents", runner.fingerprint("scored_documents")).collect()}
+    pairs = store.read_ok("pairs", runner.fingerprint("pairs")).collect()
+    chunks = {(p.chunk_id): p.chunk_ids for p in pairs}
+    assert sequences
+    from entropylong.models.cache import load
+
+    tokenizer = load(ctx.causal_lm.tokenizer())
+    separator = tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+    for sequence in sequences:
+        assert len(sequence.input_ids) == 1024
+        rebuilt: list[int] = []
+        for s in sequence.segments:
+            assert s.start == len(rebuilt)
+            piece = {"start": [0], "separator": separator, "pad": [1] * (s.end - s.start)}.get(s.kind)
+            piece = piece or (roots[s.root_id] if s.kind == "root" else chunks[s.chunk_id])
+            rebuilt += list(piece)
+            assert s.end == len(rebuilt)
+        assert rebuilt == sequence.input_ids
+        used = [s.chunk_id for s in sequence.segments if s.kind == "context"]
+        assert len(used) == len(set(used))
+        for d in sequence.dependencies:
+            assert d.distance == d.anchor - d.context_end >= 0
+
+
+def test_epsilon_packs_again_without_a_forward_pass(copied: Path, open_runner: OpenRunner) -> None:
+    before = versions(copied)
+    result = open_runner(copied, "accept.epsilon=0.2").run(announce=quiet)
+    assert [done.step.writes for done in result.steps] == ["sequences"]
+    after = versions(copied)
+    assert {t for t in after if after[t] != before[t]} == {"sequences", "metrics", "artifacts"}
+
+
+def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: OpenRunner) -> None:
+    old = open_runner(copied)
+    known = {(r[0], p.position) for r in rows_of(old, "gains", READINGS) for p in r[3]}
+    before = versions(copied)
+    runner = open_runner(copied, "anchors.alpha=1.6")
+    runner.run(announce=quiet)
+    assert versions(copied)["scored_documents"] == before["scored_documents"]
+    now = [(r[0], p.position) for r in rows_of(runner, "gains", READINGS) for p in r[3]]
+    assert len(now) == len(set(now)), "a reading was taken twice"
+    assert known < set(now)
+    fresh = open_runner(copied.with_name("fresh"), "anchors.alpha=1.6")
+    fresh.run(announce=quiet)
+    fresh_readings = {(r[0], p.position) for r in rows_of(fresh, "gains", READINGS) for p in r[3]}
+    assert fresh_readings <= set(now), "a sweep must find every reading that a fresh run takes"
+    packed = ["sequence_id", "input_ids"]
+    assert rows_of(runner, "sequences", packed) == rows_of(fresh, "sequences", packed)
+
+
+def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(copied)
+    tables = ("chunks", "chunk_vectors", "scored_documents", "anchors", "gains")
+    for table in tables:
+        history = runner.store._delta(table).history().where("operation = 'WRITE'").count()
+        assert history >= 3, f"{table}: the loss must be tested over three batches or more"
+    before = {table: rows_of(runner, table, [TABLES[table].key[0]]) for table in tables}
+    shutil.rmtree(copied / "checkpoints")
+    folder = copied.with_name("more") / "corpus"
+    shutil.copytree(Path(runner.config.sources["corpus"].path or ""), folder)
+    tiny.write_jsonl(folder / "part-9.jsonl", [{"doc_id": "new", "text": tiny.documents(1, seed=9)[0]["text"]}])
+    again = open_runner(copied, source=folder)
+    again.run(announce=quiet)
+    for table in tables:
+        after = rows_of(again, table, [TABLES[table].key[0]])
+        assert len(after) == len(set(after)), f"{table}: a row was doubled"
+        assert set(before[table]) < set(after), f"{table}: a row was lost, or the new document did not arrive"
+
+
+def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    rows = [line for part in sorted(corpus.glob("*.jsonl")) for line in part.read_text().splitlines()]
+    tiny.write_jsonl(folder / "all.jsonl", [json.loads(line) for line in reversed(rows)])
+    one, other = open_runner(finished), open_runner(tmp_path / "workspace", "run.roots_per_unit=4", source=folder)
+    other.run(announce=quiet)
+    columns = ["sequence_id", "input_ids"]
+    assert rows_of(one, "sequences", columns) == rows_of(other, "sequences", columns)
+
+
+def test_raising_the_share_only_adds_roots(open_runner: OpenRunner, copied: Path, tmp_path: Path) -> None:
+    half = open_runner(tmp_path / "half", "roots.share=0.5")
+    half.run(announce=quiet)
+    few = set(rows_of(half, "scored_documents", ["root_id"]))
+    whole = open_runner(tmp_path / "half")
+    whole.run(announce=quiet)
+    many = rows_of(whole, "scored_documents", ["root_id"])
+    assert 0 < len(few) < 12 and few < set(many) and len(many) == len(set(many)) == 12
+    columns = ["sequence_id", "input_ids"]
+    assert rows_of(whole, "sequences", columns) == rows_of(open_runner(copied), "sequences", columns)
+
+
+def test_roots_limit_is_pinned_when_documents_arrive(open_runner: OpenRunner, tmp_path: Path, corpus: Path) -> None:
+    folder = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    runner = open_runner(tmp_path / "w", "roots.limit=5", source=folder)
+    runner.run(["ingest", "score"], announce=quiet)
+    first = rows_of(runner, "scored_documents", ["root_id"])
+    assert len(first) == 5
+    tiny.write_jsonl(folder / "part-9.jsonl", tiny.documents(10, seed=5)[5:])
+    later = open_runner(tmp_path / "w", "roots.limit=5", source=folder)
+    later.run(["ingest", "score"], announce=quiet)
+    assert later.ctx.root_threshold == runner.ctx.root_threshold
+    assert set(first) <= set(rows_of(later, "scored_documents", ["root_id"]))
+
+
+def test_views_and_describe_explain_the_data(finished: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(finished)
+    for table in TABLES:
+        runner.fingerprint(table) if table not in ("metrics", "artifacts") else None
+    runner.store.refresh_views(runner.ctx.fingerprints)
+    assert runner.spark.table("current_documents").count() == 12
+    described = runner.spark.sql(f"DESCRIBE {runner.store.address('gains')}").collect()
+    comments = {row.col_name: row.comment for row in described}
+    assert all(comments[name] for name, _, _ in TABLES["gains"].columns)
+
+
+def test_constraints_are_the_last_line(copied: Path, open_runner: OpenRunner) -> None:
+    import pytest
+
+    from entropylong.errors import TableError
+
+    runner = open_runner(copied)
+    value = runner.fingerprint("gains")
+    good = runner.store.read("gains", value).limit(1)
+    nan = good.withColumn(
+        "readings", F.expr("transform(readings, r -> named_struct('position', r.position, 'entropy_with', float('NaN'), "
+                           "'nll_with', r.nll_with, 'copy_len', r.copy_len))")
+    )  # fmt: skip
+    with pytest.raises(TableError, match="readings_numbers"):
+        runner.store.append("gains", nan, value, None)
+    with pytest.raises(TableError, match="outcome_known"):
+        runner.store.append("gains", good.withColumn("outcome", F.lit("fine")), value, None)

@@ -1,0 +1,30 @@
+"""The pure layers import, and compute, where Spark, MLflow, FAISS and Petastorm are not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+
+def test_pure_layers_without_spark() -> None:
+    code = textwrap.dedent(
+        """
+        import sys
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in {"pyspark", "delta", "py4j", "mlflow", "faiss", "petastorm", "pyarrow"}:
+                    raise ImportError(f"{name} is blocked")
+        sys.meta_path.insert(0, Block())
+        import numpy as np
+        from entropylong.entropy.anchors import find_anchors
+        import entropylong.entropy.scoring, entropylong.entropy.words, entropylong.corpus.chunking, entropylong.corpus.demo
+        import entropylong.models.causal_lm, entropylong.models.prepare, entropylong.retrieval.windows, entropylong.config
+        import entropylong.verification.acceptance, entropylong.verification.copying, entropylong.verification.measuring
+        import entropylong.verification.planning, entropylong.packing.groups, entropylong.packing.sequences, entropylong.hashing
+        h = np.ones(100, np.float32); h[50] = 9
+        assert find_anchors(h, alpha=2.0, min_position=1).positions.tolist() == [50]
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

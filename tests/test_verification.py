@@ -1,0 +1,93 @@
+"""Copy lengths, planning and the acceptance rule against slow, obvious references."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
+from entropylong.verification.copying import copy_lengths
+from entropylong.verification.planning import plan_root
+
+tokens = st.lists(st.integers(0, 3), max_size=14)
+
+
+@given(chunk=tokens, root=tokens)
+def test_copy_length_is_the_longest_shared_span_over_the_position(chunk: list[int], root: list[int]) -> None:
+    positions = np.arange(len(root), dtype=np.int32)
+    got = copy_lengths(np.array(chunk, np.int32), np.array(root, np.int32), positions)
+    shared = {tuple(chunk[i:j]) for i in range(len(chunk)) for j in range(i + 1, len(chunk) + 1)}
+    for t in range(len(root)):
+        spans = [j - i for i in range(t + 1) for j in range(t + 1, len(root) + 1) if tuple(root[i:j]) in shared]
+        assert got[t] == max(spans, default=0)
+
+
+@given(
+    anchors=st.lists(st.integers(0, 30), unique=True, min_size=1),
+    hits=st.dictionaries(st.integers(0, 5), st.lists(st.integers(100, 110), unique=True, max_size=4), max_size=5),
+    random=st.lists(st.integers(200, 210), unique=True, max_size=3),
+)
+def test_plan_reads_each_pair_once(anchors: list[int], hits: dict[int, list[int]], random: list[int]) -> None:
+    for scope in ("all", "retrieved"):
+        pairs = plan_root(anchors, hits, random, scope)
+        assert len({p.chunk_id for p in pairs}) == len(pairs)
+        wanted = {(chunk, position) for position, chunks in hits.items() for chunk in chunks}
+        candidates = [p for p in pairs if p.kind == "candidate"]
+        if scope == "retrieved":
+            assert {(p.chunk_id, position) for p in candidates for position in p.positions} == wanted
+        else:
+            assert {p.chunk_id for p in candidates} == {chunk for chunk, _ in wanted}
+            assert all(p.positions == sorted(anchors) for p in candidates)
+        assert [p.chunk_id for p in pairs if p.kind == "random"] == random
+        assert all(p.positions == sorted(anchors) for p in pairs if p.kind == "random")
+
+
+cell = st.tuples(
+    st.integers(0, 2),
+    st.sampled_from([RETRIEVED, SAME_ROOT, RANDOM]),
+    st.floats(0.1, 8),
+    st.floats(0, 8),
+    st.floats(0, 8),
+    st.floats(0, 8),
+    st.integers(0, 40),
+)
+rules = st.builds(
+    Rule,
+    rule=st.sampled_from(["paper", "specific"]),
+    epsilon=st.floats(-0.5, 0.9),
+    min_excess=st.floats(-0.5, 0.5),
+    min_nll_drop=st.floats(-1, 1),
+    max_copy_tokens=st.none() | st.integers(0, 40),
+)
+
+
+@given(rows=st.lists(cell, max_size=25), rule=rules)
+def test_acceptance_rule(rows: list[tuple[int, str, float, float, float, float, int]], rule: Rule) -> None:
+    columns = [list(c) for c in zip(*rows, strict=True)] or [[] for _ in range(7)]
+    position, kind, h, nll, h_with, nll_with, copy = columns
+    cells = Cells(
+        np.array(position, np.int32), np.array(kind, object), np.array(h, float), np.array(nll, float),
+        np.array(h_with, float), np.array(nll_with, float), np.array(copy, np.int32),
+    )  # fmt: skip
+    verdicts = judge(cells, rule)
+    gains = [(a - b) / a for a, b in zip(h, h_with, strict=True)]
+    for i in range(len(rows)):
+        others = [j for j in range(len(rows)) if position[j] == position[i] and j != i]
+        controls = [gains[j] for j in others if kind[j] == SAME_ROOT]
+        if len(controls) < 3:
+            controls = [gains[j] for j in others if kind[j] == RANDOM]
+        uncopied = rule.max_copy_tokens is None or copy[i] <= rule.max_copy_tokens
+        paper = gains[i] > rule.epsilon and uncopied
+        specific = bool(
+            paper
+            and controls
+            and gains[i] - statistics.median(controls) > rule.min_excess
+            and nll[i] - nll_with[i] > rule.min_nll_drop
+        )
+        assert verdicts.gain[i] == gains[i]
+        assert (verdicts.passes_paper[i], verdicts.passes_specific[i]) == (paper, specific)
+        chosen = paper if rule.rule == "paper" else specific
+        assert verdicts.accepted[i] == (chosen and kind[i] == RETRIEVED)
