@@ -24,7 +24,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-ConfigOption = Annotated[str, typer.Option("--config", "-c", help="YAML config file; the shipped ones: base, demo, paper.")]
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="YAML config file, or the name of a shipped one: base, demo, paper.")
+]
 InputOption = Annotated[str | None, typer.Option("--input", help="A file, folder or table that replaces the config's sources.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides key.sub=value.", show_default=False)]
 Words = Annotated[list[str] | None, typer.Argument(help="Stage names and overrides key.sub=value.", show_default=False)]
@@ -65,7 +67,7 @@ def options(
 @app.command()
 def run(
     words: Words = None,
-    config: ConfigOption = "conf/base.yaml",
+    config: ConfigOption = "base",
     input_path: InputOption = None,
     describe: Annotated[
         bool, typer.Option("--describe", help="Print what each stage would read, write and need; run nothing.")
@@ -116,7 +118,7 @@ def where_next(config: str, runner: Runner) -> str:
 @app.command()
 def status(
     words: Overrides = None,
-    config: ConfigOption = "conf/base.yaml",
+    config: ConfigOption = "base",
     input_path: InputOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -142,7 +144,7 @@ def status(
 def inspect(
     doc_id: Annotated[str, typer.Argument(help="Id of a root document.")],
     words: Overrides = None,
-    config: ConfigOption = "conf/base.yaml",
+    config: ConfigOption = "base",
     input_path: InputOption = None,
     contexts: Annotated[int, typer.Option("--contexts", min=0, help="Accepted contexts to print in full.")] = 3,
 ) -> None:
@@ -161,7 +163,7 @@ def inspect(
 @app.command()
 def quarantine(
     words: Overrides = None,
-    config: ConfigOption = "conf/base.yaml",
+    config: ConfigOption = "base",
     input_path: InputOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rows a table.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -246,14 +246,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), input_path: str
     """Read a YAML file with its `extends:` chain, apply overrides, validate.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped one.
         overrides: `key.sub=value`, the value in YAML syntax.
         input_path: a path or table that replaces all sources by one (`--input`).
 
     Raises:
         ConfigError: names the file, the key, the nearest valid key and what to do.
     """
-    layers = _layers(Path(path))
+    layers = _layers(config_file(path))
     if input_path is not None:
         layers.append(_Layer("--input", {"sources": input_source(input_path)}))
     layers += [_override(text) for text in overrides]
@@ -272,6 +272,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), input_path: str
         raise ConfigError(_explain(error, origins, str(path))) from None
     _check_combinations(config, origins, str(path))
     return config
+
+
+def config_file(path: str | Path) -> Path:
+    """A path as it is; a bare name (`demo`) is the shipped file of that name."""
+    shipped = conf_dir() / f"{path}.yaml"
+    return shipped if not Path(path).suffix and not Path(path).exists() and shipped.is_file() else Path(path)
 
 
 def _layers(path: Path) -> list[_Layer]:

@@ -15,7 +15,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from entropylong.config import Config
 from entropylong.corpus.readers import Unit
-from entropylong.corpus.stage import all_units, read_units, resolve_duplicates
+from entropylong.corpus.stage import all_units, read_table, read_units, resolve_duplicates, source_version
 from entropylong.errors import EntropyLongError, NothingToDo, TableError
 from entropylong.hashing import digest
 from entropylong.progress import StepProgress
@@ -104,8 +104,41 @@ def units_left(store: Store, config: Config, value: str) -> list[Unit]:
     return [u for u in units if (u.source, u.name) not in seen and u.n_bytes > 0]
 
 
+def tables_left(runner: Runner, value: str) -> list[str]:
+    """Delta sources that have another version than the one that was read last.
+
+    The note of that version is a cache: without it the table is read again, and every record it gave is recognised.
+    """
+    left = []
+    for name, source in sorted(runner.config.sources.items()):
+        if source.kind == "delta":
+            note = runner.workspace.checkpoint("documents", value, name)
+            if not note.is_file() or note.read_text() != str(source_version(runner.spark, name, source)):
+                left.append(name)
+    return left
+
+
+def _ingest_table(runner: Runner, value: str, name: str) -> None:
+    source = runner.config.sources[name]
+    version = source_version(runner.spark, name, source)
+    records = read_table(runner.spark, name, source, version, runner.config.ingest.max_chars)
+    documents = runner.store.read("documents", value)
+    new = records.join(documents.select("source", "origin"), ["source", "origin"], how="left_anti").dropDuplicates(["origin"])
+    if new.head(1):
+        existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
+        transaction = (f"ingest-{value}-{name}-{version}-{runner.store.version('documents')}", 1)
+        runner.store.append("documents", resolve_duplicates(new, existing), value, transaction)
+    note = runner.workspace.checkpoint("documents", value, name)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(str(version))
+
+
 def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
     value = artifact.fingerprint
+    for name in tables_left(runner, value):
+        progress.batch(1)
+        _ingest_table(runner, value, name)
+        progress.commit()
     units = iter(units_left(runner.store, runner.config, value))
     while batch := list(islice(units, runner.config.run.files_per_batch)):
         progress.batch(len(batch))

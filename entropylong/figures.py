@@ -147,11 +147,10 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
 
 def _errors(runner: Runner) -> dict[str, float]:
     figures: dict[str, float] = {"error_rows": 0.0}
-    for step in STEPS:
-        counts = runner.counts(step) if step.writes != "index" else None
-        for (outcome, code), number in (counts.outcomes if counts else {}).items():
+    for table, outcomes in runner.outcomes.items():
+        for (outcome, code), number in outcomes.items():
             if code is not None:
-                figures[f"{outcome}_{step.writes}_{code}"] = number
+                figures[f"{outcome}_{table}_{code}"] = number
             if outcome == ERROR:
                 figures["error_rows"] += number
     return figures

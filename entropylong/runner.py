@@ -74,6 +74,8 @@ class Runner:
         self.ctx = self._context()
         self._artifacts: dict[str, Artifact] = {}
         self._cells: DataFrame | None = None
+        # Rows by (outcome, code) of each table, as the last run of its step saw them.
+        self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
 
     def _context(self) -> Context:
         cache = Path(self.config.node_cache).expanduser()
@@ -214,8 +216,8 @@ class Runner:
         value = artifact.fingerprint
         found = engines.outcome_counts(self.store.read(step.writes, value)) if outcomes and step.writes != "index" else {}
         if step.kind is Kind.FILES:
-            units = engines.units_left(self.store, self.config, value)
-            return Counts(sum(found.values()) + len(units), len(units), found)
+            left = len(engines.units_left(self.store, self.config, value)) + len(engines.tables_left(self, value))
+            return Counts(sum(found.values()) + left, left, found)
         if step.kind is Kind.WHOLE:
             known = self.registry.get(value)
             return Counts(1, 0 if known is not None and known.state == COMPLETE else 1, found)
@@ -262,6 +264,7 @@ class Runner:
         label = step.name if step.writes not in ("query_vectors",) else "search (queries)"
         if counts.left == 0:
             announce(f"{label}: up to date")
+            self.outcomes[step.writes] = counts.outcomes
             self._check_quarantine(step, counts)
             return None
         started = time.monotonic()
@@ -272,11 +275,16 @@ class Runner:
             if step.kind is Kind.WHOLE:
                 self.registry.flush()  # for an index or a packing this note is what says that it is whole
             seconds = time.monotonic() - started
-            after = self.counts(step) or counts
+            after = self._after(step, artifact, counts)
             stage_run.finish(step, artifact, self, after, seconds)
         announce(f"{label}: {counts.left} done in {seconds:.1f} s{_refused(after)}")
         self._check_quarantine(step, after)
         return StepResult(step, artifact.fingerprint, counts.left, seconds)
+
+    def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
+        found = {} if step.writes == "index" else engines.outcome_counts(self.store.read(step.writes, artifact.fingerprint))
+        self.outcomes[step.writes] = found
+        return Counts(before.rows_in, 0, found)
 
     def _start(self, step: Stage) -> Artifact:
         artifact = self.artifact(step)

@@ -153,4 +153,4 @@ def test_word_starts(model: CausalLM) -> None:
     starts = word_starts(model.tokenizer, ids)
     words = [model.tokenizer.decode([i]) for i, start in zip(ids, starts, strict=True) if start]
     assert [w.strip()[0] for w in words][:3] == ["T", "f", "r"]
-    assert not starts[[i for i, t in enumerate(ids) if model.tokenizer.decode([t]) == "."][0]]
+    assert not starts[next(i for i, t in enumerate(ids) if model.tokenizer.decode([t]) == ".")]

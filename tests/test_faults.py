@@ -68,8 +68,11 @@ def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) 
 
 
 def test_the_lock_falls_with_its_process(tmp_path: Path, open_runner: OpenRunner, copied: Path) -> None:
-    code = f"import time; from entropylong.workspace import Workspace\nwith Workspace({str(copied)!r}).locked():\n print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys, time; from entropylong.workspace import Workspace\n"
+        "with Workspace(sys.argv[1]).locked():\n print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(copied)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with pytest.raises(WorkspaceError, match="another run"):
         open_runner(copied).run(announce=quiet)

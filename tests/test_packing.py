@@ -109,9 +109,7 @@ def test_the_seed_decides_the_order() -> None:
     group = Group("r", (1,), contexts, ())
     orders = {tuple(c.chunk_id for c in order_contexts(group, "shuffle", seed).contexts) for seed in range(20)}
     assert len(orders) > 10
-    by_anchor = order_contexts(
-        Group("r", (1,), tuple(Context(c, (c,), 0.5, 9 - c) for c in range(8)), ()), "anchor_order", 1
-    )
+    by_anchor = order_contexts(Group("r", (1,), tuple(Context(c, (c,), 0.5, 9 - c) for c in range(8)), ()), "anchor_order", 1)
     assert [c.chunk_id for c in by_anchor.contexts] == list(range(7, -1, -1))
 
 

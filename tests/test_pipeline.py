@@ -79,7 +79,7 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
     now = [(r[0], p.position) for r in rows_of(runner, "gains", READINGS) for p in r[3]]
     assert len(now) == len(set(now)), "a reading was taken twice"
     assert known < set(now)
-    fresh = open_runner(copied.with_name("fresh"), "anchors.alpha=1.6")
+    fresh = open_runner(copied.with_name("fresh"), "anchors.alpha=1.6", "run.files_per_batch=64")
     fresh.run(announce=quiet)
     fresh_readings = {(r[0], p.position) for r in rows_of(fresh, "gains", READINGS) for p in r[3]}
     assert fresh_readings <= set(now), "a sweep must find every reading that a fresh run takes"
@@ -110,17 +110,20 @@ def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, 
     folder = tmp_path / "corpus"
     rows = [line for part in sorted(corpus.glob("*.jsonl")) for line in part.read_text().splitlines()]
     tiny.write_jsonl(folder / "all.jsonl", [json.loads(line) for line in reversed(rows)])
-    one, other = open_runner(finished), open_runner(tmp_path / "workspace", "run.roots_per_unit=4", source=folder)
+    one, other = (
+        open_runner(finished),
+        open_runner(tmp_path / "workspace", "run.roots_per_unit=4", "run.files_per_batch=64", source=folder),
+    )
     other.run(announce=quiet)
     columns = ["sequence_id", "input_ids"]
     assert rows_of(one, "sequences", columns) == rows_of(other, "sequences", columns)
 
 
 def test_raising_the_share_only_adds_roots(open_runner: OpenRunner, copied: Path, tmp_path: Path) -> None:
-    half = open_runner(tmp_path / "half", "roots.share=0.5")
+    half = open_runner(tmp_path / "half", "roots.share=0.5", "run.files_per_batch=64")
     half.run(announce=quiet)
     few = set(rows_of(half, "scored_documents", ["root_id"]))
-    whole = open_runner(tmp_path / "half")
+    whole = open_runner(tmp_path / "half", "run.files_per_batch=64")
     whole.run(announce=quiet)
     many = rows_of(whole, "scored_documents", ["root_id"])
     assert 0 < len(few) < 12 and few < set(many) and len(many) == len(set(many)) == 12

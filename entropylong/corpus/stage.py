@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -13,6 +15,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from entropylong.config import Config, Source
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
+from entropylong.errors import SourceError
 from entropylong.hashing import xxhash64
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
@@ -61,11 +64,32 @@ def read_units(spark: SparkSession, config: Config, units: Sequence[Unit]) -> Da
     return frame.repartition(len(units), "name").mapInArrow(read, _RECORD)
 
 
-def read_table(frame: DataFrame, name: str, source: Source, table_id: str, max_chars: int) -> DataFrame:
-    """Records of rows of the user's own Delta table, with the same checks as files. Their origin is the row's content."""
+def source_version(spark: SparkSession, name: str, source: Source) -> int:
+    """The newest Delta version of a source table.
+
+    Raises:
+        SourceError: there is no such Delta table, or it cannot be read.
+    """
+    try:
+        table = DeltaTable.forName(spark, source.table) if source.table else DeltaTable.forPath(spark, str(source.path))
+        return int(table.history(1).select("version").collect()[0][0])
+    except PySparkException as error:
+        reason = " ".join(str(error).split())[:160]
+        raise SourceError(f"source {name}: no readable Delta table at {source.table or source.path}: {reason}") from None
+
+
+def read_table(spark: SparkSession, name: str, source: Source, version: int, max_chars: int) -> DataFrame:
+    """Records of the rows of a user's Delta table at one version, with the same checks as files.
+
+    A row of a table has no place of its own: id and text name it, and a copy of it is the same record.
+    """
+    reader = spark.read.format("delta").option("versionAsOf", version)
+    frame = reader.table(source.table) if source.table else reader.load(str(source.path))
     columns = source.columns
+    if columns.text not in frame.columns:
+        have = ", ".join(frame.columns)
+        raise SourceError(f"source {name}: no column {columns.text!r} (it has {have}); map it with sources.{name}.columns.text")
     doc_id = F.col(columns.doc_id).cast("string") if columns.doc_id in frame.columns else F.lit(None).cast("string")
-    text = F.col(columns.text).cast("string")
     schema = to_arrow_schema(struct_of(_RECORD))
 
     def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -73,12 +97,12 @@ def read_table(frame: DataFrame, name: str, source: Source, table_id: str, max_c
             rows = []
             for row in batch.to_pylist():
                 given, value = row["doc_id"], row["text"]
-                # A table's row has no place of its own: id and text name it, a copy of it is the same row.
-                origin = f"{table_id}:{xxhash64(given or '', value.decode('utf-8', 'replace') if value else '')}"
+                origin = f"row:{xxhash64(given or '', value.decode('utf-8', 'replace') if value else '') & (2**64 - 1)}"
                 rows.append(to_record(name, origin, given, value, max_chars).row())
             yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
-    return frame.select(doc_id.alias("doc_id"), text.cast("binary").alias("text")).mapInArrow(check, _RECORD)
+    text = F.col(columns.text).cast("string").cast("binary").alias("text")
+    return frame.select(doc_id.alias("doc_id"), text).mapInArrow(check, _RECORD)
 
 
 def resolve_duplicates(records: DataFrame, existing: DataFrame) -> DataFrame:

@@ -1,0 +1,135 @@
+"""The configuration: every key documented, declared and used; mistakes told with file, key and the nearest valid key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from entropylong.config import Config, conf_dir, generic, keys_of, load_config, operational_keys, walk
+from entropylong.errors import ConfigError
+from entropylong.pipeline import STEPS
+from tests.conftest import CONF
+
+# Covered by the hash of the prepared files, which stands in the fingerprint in their place.
+BY_MODEL_HASH = {"model.name", "model.revision", "model.dtype", "encoder.name", "encoder.revision"}
+
+
+def test_base_documents_every_key_and_no_other() -> None:
+    tree = yaml.safe_load((CONF / "base.yaml").read_text())
+    given = {generic(key) for key, _ in walk(tree)}
+    assert given - {"sources"} == {key for key in keys_of(Config) if not key.startswith("sources.")}
+    lines = (CONF / "base.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"^\s+\w+:\s*\S", line) or re.match(r"^\w+:\s+\S", line):
+            assert lines[number - 1].lstrip().startswith("#"), f"no comment above: {line}"
+
+
+def test_operational_keys_are_marked_in_base() -> None:
+    text = (CONF / "base.yaml").read_text()
+    section, marked, comment = "", set(), ""
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            comment += line
+            continue
+        if match := re.match(r"^(\s*)(\w+):", line):
+            if not match.group(1):
+                section = match.group(2)
+            key = f"{section}.{match.group(2)}" if match.group(1) else section
+            if "[operational]" in comment:
+                marked.add(key)
+        comment = ""
+    assert marked == {k for k in operational_keys() if not k.startswith("sources.")}
+
+
+def test_every_semantic_key_belongs_to_a_stage() -> None:
+    claimed = {path for step in STEPS for path in step.config} | BY_MODEL_HASH
+    for key in set(keys_of(Config)) - set(operational_keys()):
+        assert any(key == c or key.startswith(f"{c}.") for c in claimed), f"{key} is hashed nowhere"
+
+
+def test_every_stage_path_is_a_key() -> None:
+    keys = set(keys_of(Config))
+    for step in STEPS:
+        for path in step.config:
+            assert any(k == path or k.startswith(f"{path}.") for k in keys), (step.name, path)
+
+
+@pytest.mark.parametrize("name", ["base", "demo", "paper"])
+def test_shipped_files_load(name: str) -> None:
+    assert isinstance(load_config(conf_dir() / f"{name}.yaml"), Config)
+
+
+def test_paper_preset_is_the_papers_setting() -> None:
+    config = load_config(CONF / "paper.yaml")
+    assert (config.anchors.alpha, config.accept.epsilon, config.query.window, config.retrieval.top_k) == (2.0, 0.4, 16, 32)
+    assert (config.accept.rule, config.accept.max_copy_tokens, config.verify.scope) == ("paper", None, "retrieved")
+    assert (config.pack.layout, config.pack.order, config.pack.filler, config.pack.max_chunk_uses) == (
+        "grouped",
+        "shuffle",
+        "none",
+        None,
+    )
+    assert (config.anchors.min_position, config.separator, config.pack.length) == (1, "", 131072)
+
+
+def test_operational_keys_change_no_fingerprint_section() -> None:
+    one = load_config(CONF / "demo.yaml")
+    other = load_config(
+        CONF / "demo.yaml", ["workspace=elsewhere", "run.batch_tokens=7", "ingest.unit_bytes=5", "spark.conf.a.b=1"]
+    )
+    for step in STEPS:
+        assert one.semantic(*step.config) == other.semantic(*step.config)
+    assert other.spark.conf == {"a.b": "1"} and other.tables == "elsewhere/tables"
+
+
+BASE = "extends: base\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        (BASE + "anchor:\n  alpha: 2\n", [], "unknown key 'anchor.alpha'; the nearest valid key is 'anchors.alpha'"),
+        (BASE + "anchors:\n  alpha: high\n", [], "key 'anchors.alpha': Input should be a valid number, got 'high'"),
+        (BASE + "anchors: 3\n", [], "key 'anchors' must be a mapping"),
+        (BASE + "anchors:\n", [], "key 'anchors' is empty"),
+        (BASE + "pack:\n  layout: heap\n", [], "key 'pack.layout'"),
+        (BASE + "pack:\n  length: 3000\n", [], "cannot hold one root and one context"),
+        (BASE + "roots:\n  min_tokens: 5000\n", [], "above roots.max_tokens"),
+        (BASE + "chunks:\n  max_chars: 10\n", [], "below chunks.target_chars"),
+        (BASE + "sources:\n  a:\n    kind: csv\n    path: x\n", [], "key 'sources.a.kind'"),
+        (BASE + "sources:\n  a:\n    kind: jsonl\n", [], "needs either path or table"),
+        (BASE + "sources:\n  a-b:\n    kind: jsonl\n    path: x\n", [], "lower-case letters"),
+        (BASE + "sources:\n  a:\n    kind: jsonl\n    table: x\n", [], "only kind delta reads a table"),
+        ("extends: nothing\n", [], "there is no nothing.yaml"),
+        ("- a\n", [], "must be a mapping"),
+        ("a: [\n", [], "not readable as YAML"),
+        (BASE, ["accept.epsilon=.nan"], "key 'accept.epsilon'"),
+        (BASE, ["alpha"], "must be key.sub=value"),
+    ],
+)
+def test_mistakes_name_file_key_and_way_out(text: str, overrides: list[str], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert said in message and "\n" not in message
+    assert "mine.yaml" in message or (overrides and "override" in message)
+
+
+def test_extends_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b\n")
+    (tmp_path / "b.yaml").write_text("extends: a\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_input_replaces_the_sources(tmp_path: Path) -> None:
+    (tmp_path / "My Docs.jsonl.gz").write_bytes(b"")
+    config = load_config(CONF / "demo.yaml", input_path=str(tmp_path / "My Docs.jsonl.gz"))
+    assert {name: s.kind for name, s in config.sources.items()} == {"my_docs": "jsonl"}
+    table = load_config(CONF / "demo.yaml", input_path="main.raw.Articles")
+    assert table.sources["articles"].table == "main.raw.Articles"

@@ -1,0 +1,78 @@
+"""Sources in Spark: duplicates and conflicts in any order, a Delta table, mapped columns; one ok row a doc and a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests import tiny
+from tests.conftest import OpenRunner, quiet, rows_of
+
+
+def outcomes(runner: object) -> dict[str, list[tuple[str, str | None]]]:
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for doc_id, outcome, code in rows_of(runner, "documents", ["doc_id", "outcome", "code"]):  # type: ignore[arg-type]
+        found.setdefault(str(doc_id), []).append((str(outcome), code))  # type: ignore[arg-type]
+    return {doc: sorted(values, key=str) for doc, values in found.items()}
+
+
+def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_runner: OpenRunner) -> None:
+    rows = [
+        {"doc_id": "a", "text": "first text"},
+        {"doc_id": "a", "text": "second text"},
+        {"doc_id": "b", "text": "shared text"},
+        {"doc_id": "c", "text": "shared text"},
+        {"doc_id": "d", "text": "same twice"},
+        {"doc_id": "d", "text": "same twice"},
+    ]
+    seen = []
+    for number, ordered in enumerate((rows, rows[::-1])):
+        source = tiny.write_jsonl(tmp_path / str(number) / "docs.jsonl", ordered)
+        runner = open_runner(tmp_path / f"w{number}", "quarantine.max_rate=1", source=source)
+        runner.run(["ingest"], announce=quiet)
+        seen.append(outcomes(runner))
+        texts = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
+        assert len(texts) == len(rows), "every input record has its row"
+    assert seen[0] == seen[1]
+    assert seen[0]["a"] == [("error", "CONFLICTING_ID"), ("ok", None)]
+    assert seen[0]["b"] == [("ok", None)] and seen[0]["c"] == [("skipped", "DUPLICATE_TEXT")]
+    assert seen[0]["d"] == [("ok", None), ("skipped", "DUPLICATE_TEXT")]
+
+
+def test_committed_documents_win_against_later_ones(tmp_path: Path, open_runner: OpenRunner) -> None:
+    folder = tmp_path / "docs"
+    tiny.write_jsonl(folder / "1.jsonl", [{"doc_id": "a", "text": "zzz committed"}, {"doc_id": "b", "text": "bbb"}])
+    open_runner(tmp_path / "w", source=folder).run(["ingest"], announce=quiet)
+    tiny.write_jsonl(folder / "2.jsonl", [{"doc_id": "a", "text": "aaa later"}, {"doc_id": "0", "text": "bbb"}])
+    runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=folder)
+    runner.run(["ingest"], announce=quiet)
+    ok = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
+    assert [row for row in ok if row[2] == "ok"] == [("a", "zzz committed", "ok"), ("b", "bbb", "ok")]
+    assert outcomes(runner)["0"] == [("skipped", "DUPLICATE_TEXT")]
+
+
+def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -> None:
+    import pytest
+
+    from entropylong.errors import QuarantineExceeded
+
+    rows = [{"doc_id": str(i), "text": f"text {i}" if i else None} for i in range(10)]
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
+    with pytest.raises(QuarantineExceeded, match=r"1 of 10 rows refused \(1 NO_TEXT\)"):
+        open_runner(tmp_path / "w", source=source).run(["ingest"], announce=quiet)
+    assert len(rows_of(open_runner(tmp_path / "w", source=source), "documents", ["doc_id"])) == 10
+
+
+def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRunner) -> None:
+    first = open_runner(tmp_path / "w0")
+    table = tmp_path / "articles"
+    make = first.spark.createDataFrame
+    make([("u1", "text one"), ("u2", "text two"), ("u3", None)], "url STRING, body STRING").write.format("delta").save(str(table))
+    keys = ["sources.articles.columns.text=body", "sources.articles.columns.doc_id=url", "quarantine.max_rate=1"]
+    runner = open_runner(tmp_path / "w", *keys, source=table)
+    runner.run(["ingest"], announce=quiet)
+    assert outcomes(runner) == {"u1": [("ok", None)], "u2": [("ok", None)], "u3": [("error", "NO_TEXT")]}
+    assert open_runner(tmp_path / "w", *keys, source=table).run(["ingest"], announce=quiet).steps == []
+    make([("u4", "text four"), ("u1", "text one")], "url STRING, body STRING").write.format("delta").mode("append").save(str(table))
+    again = open_runner(tmp_path / "w", *keys, source=table)
+    again.run(["ingest"], announce=quiet)
+    assert sorted(outcomes(again)) == ["u1", "u2", "u3", "u4"] and outcomes(again)["u1"] == [("ok", None)]
