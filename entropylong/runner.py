@@ -278,6 +278,7 @@ class Runner:
             after = self._after(step, artifact, counts)
             stage_run.finish(step, artifact, self, after, seconds)
         announce(f"{label}: {counts.left} done in {seconds:.1f} s{_refused(after)}")
+        self._require_input(step, after)
         self._check_quarantine(step, after)
         return StepResult(step, artifact.fingerprint, counts.left, seconds)
 
@@ -298,6 +299,9 @@ class Runner:
     def _require_input(self, step: Stage, counts: Counts) -> None:
         if step.kind in (Kind.STREAM, Kind.BATCH) and counts.rows_in == 0:
             raise NothingToDo(engines.why_empty(step, self))
+        if step.kind is Kind.FILES and counts.left == 0 and counts.rows_out == 0:
+            said = ", ".join(f"{n} {code}" for (_, code), n in counts.outcomes.items())
+            raise NothingToDo(f"ingest: the sources hold no usable document ({said or 'no record at all'})")
 
     def _check_quarantine(self, step: Stage, counts: Counts) -> None:
         total, limit = sum(counts.outcomes.values()), self.config.quarantine.max_rate

@@ -79,7 +79,7 @@ def finished(spark: SparkSession, make_config: MakeConfig, corpus: Path, tmp_pat
     from entropylong.runner import Runner
 
     workspace = tmp_path_factory.mktemp("finished") / "workspace"
-    Runner(make_config(workspace, corpus, "run.files_per_batch=1"), spark).run(announce=lambda line: None)
+    Runner(make_config(workspace, corpus, "run.files_per_batch=1", "run.roots_per_unit=4"), spark).run(announce=lambda line: None)
     return workspace
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
 from tests import tiny
 from tests.conftest import OpenRunner, quiet, rows_of
 
@@ -51,10 +54,6 @@ def test_committed_documents_win_against_later_ones(tmp_path: Path, open_runner:
 
 
 def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -> None:
-    import pytest
-
-    from entropylong.errors import QuarantineExceeded
-
     rows = [{"doc_id": str(i), "text": f"text {i}" if i else None} for i in range(10)]
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
     with pytest.raises(QuarantineExceeded, match=r"1 of 10 rows refused \(1 NO_TEXT\)"):
@@ -76,3 +75,26 @@ def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRun
     again = open_runner(tmp_path / "w", *keys, source=table)
     again.run(["ingest"], announce=quiet)
     assert sorted(outcomes(again)) == ["u1", "u2", "u3", "u4"] and outcomes(again)["u1"] == [("ok", None)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [([], "no record at all"), ([{"text": ""}, {"text": " \n"}], "2 BLANK_TEXT"), ([{"txt": "x"}], "1 NO_TEXT")],
+)
+def test_a_corpus_without_text_is_told(rows: list[dict[str, object]], said: str, tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
+    with pytest.raises(NothingToDo, match=said):
+        open_runner(tmp_path / "w", source=source).run(["ingest"], announce=quiet)
+
+
+def test_quarantine_and_inspect_say_why(finished: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
+    from entropylong.inspect import inspect_root
+    from entropylong.status import quarantine_rows
+
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": None}, {"doc_id": "b", "text": "fine"}])
+    runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=source)
+    runner.run(["ingest"], announce=quiet)
+    (row,) = quarantine_rows(runner, 10)
+    assert (row["stage"], row["key"]["doc_id"], row["code"]) == ("ingest", "a", "NO_TEXT")
+    with pytest.raises(UsageError, match="not among the scored roots"):
+        inspect_root(open_runner(finished), "nobody")
