@@ -6,8 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-from pyspark.sql import functions as F
-
 from entropylong.tables.schemas import TABLES
 from tests import tiny
 from tests.conftest import OpenRunner, quiet, rows_of, versions
@@ -135,7 +133,9 @@ def test_roots_limit_is_pinned_when_documents_arrive(open_runner: OpenRunner, tm
     runner.run(["ingest", "score"], announce=quiet)
     first = rows_of(runner, "scored_documents", ["root_id"])
     assert len(first) == 5
-    tiny.write_jsonl(folder / "part-9.jsonl", tiny.documents(10, seed=5)[5:])
+    tiny.write_jsonl(
+        folder / "part-9.jsonl", [{"doc_id": f"new-{i}", "text": row["text"]} for i, row in enumerate(tiny.documents(6, seed=5))]
+    )
     later = open_runner(tmp_path / "w", "roots.limit=5", source=folder)
     later.run(["ingest", "score"], announce=quiet)
     assert later.ctx.root_threshold == runner.ctx.root_threshold
@@ -151,21 +151,3 @@ def test_views_and_describe_explain_the_data(finished: Path, open_runner: OpenRu
     described = runner.spark.sql(f"DESCRIBE {runner.store.address('gains')}").collect()
     comments = {row.col_name: row.comment for row in described}
     assert all(comments[name] for name, _, _ in TABLES["gains"].columns)
-
-
-def test_constraints_are_the_last_line(copied: Path, open_runner: OpenRunner) -> None:
-    import pytest
-
-    from entropylong.errors import TableError
-
-    runner = open_runner(copied)
-    value = runner.fingerprint("gains")
-    good = runner.store.read("gains", value).limit(1)
-    nan = good.withColumn(
-        "readings", F.expr("transform(readings, r -> named_struct('position', r.position, 'entropy_with', float('NaN'), "
-                           "'nll_with', r.nll_with, 'copy_len', r.copy_len))")
-    )  # fmt: skip
-    with pytest.raises(TableError, match="readings_numbers"):
-        runner.store.append("gains", nan, value, None)
-    with pytest.raises(TableError, match="outcome_known"):
-        runner.store.append("gains", good.withColumn("outcome", F.lit("fine")), value, None)

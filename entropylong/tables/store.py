@@ -5,6 +5,7 @@ Runs on the driver. A stage never comes here; the runner does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -131,9 +132,10 @@ def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> D
 
 def root_cause(error: BaseException) -> str:
     """The last line that says why, of a Spark or Java error, at most 300 characters."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    product = [line for line in lines if line.startswith("entropylong.errors.")]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by:")]
-    python = [line for line in lines if line.startswith("entropylong.errors.")]
-    chosen = python[-1] if python else causes[-1] if causes else lines[0] if lines else type(error).__name__
-    return chosen[:300]
+    # Py4J's first line names a method of its own; the Java exception follows after a colon.
+    java = [line.removeprefix(": ") for line in lines if line.startswith(": ")]
+    chosen = (product[-1:] or causes[-1:] or java[:1] or lines[:1] or [type(error).__name__])[0]
+    return re.sub(r"^(?:[\w$]+\.)+[\w$]+: ", "", chosen)[:300]
