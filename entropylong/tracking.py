@@ -98,7 +98,7 @@ class Tracker:
         """The figures of the run as metrics of the parent."""
         client = self._open()
         for name, value in figures.items():
-            client.log_param(self._parent, _param(name), value)
+            client.log_metric(self._parent, _param(name), value)
         client.log_dict(self._parent, dict(figures), "figures.json")
 
 
@@ -117,7 +117,7 @@ class StageRun:
         metrics = {"seconds": seconds, "keys_in": counts.rows_in, "rows_ok": counts.rows_out, "rows_error": counts.errors}
         metrics |= {f"rows_{outcome}_{code}": n for (outcome, code), n in counts.outcomes.items() if code}
         for name, number in metrics.items():
-            client.log_param(run, _param(name), float(number))
+            client.log_metric(run, _param(name), float(number))
         inputs = [
             dataset(runner.store, table, value, artifact.input_versions.get(table), "input")
             for table in step.reads

@@ -29,6 +29,7 @@ def test_wheel_installs_and_answers(tmp_path: Path) -> None:
     where = subprocess.run(
         [python, "-c", "import entropylong.config as c; print(c.conf_dir())"],
         env=environment,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
