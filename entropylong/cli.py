@@ -88,9 +88,9 @@ def run(
     names, overrides = split_words(words)
     if describe:
         from entropylong.config import load_config
-        from entropylong.describe import describe_table
+        from entropylong.describe import describe_steps
 
-        Console().print(describe_table(load_config(config, overrides, input_path), names))
+        Console(soft_wrap=True).print(describe_steps(load_config(config, overrides, input_path), names))
         return
     from entropylong.pipeline import steps_of
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.text import Text
 
 from entropylong.config import Config
 from entropylong.pipeline import steps_of
 
 
-def describe_table(config: Config, names: Sequence[str]) -> Table:
-    """One row a step: stage, purpose, reads, writes and key, models, and the semantic keys with their values."""
-    table = Table(title="Stages in order", show_lines=True)
-    for column in ("stage", "does", "reads -> writes (key)", "needs", "depends on"):
-        table.add_column(column, overflow="fold")
+def describe_steps(config: Config, names: Sequence[str]) -> Text:
+    """A paragraph a step: purpose, reads, writes and key, models, and the semantic keys with their values."""
     models = {"model": config.model.name, "encoder": config.encoder.name}
+    text = Text()
     for step in steps_of(list(names)):
-        flow = f"{', '.join(step.reads) or 'sources'} -> {step.writes} ({', '.join(step.key)})"
-        values = config.semantic(*step.config)
-        depends = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
-        needs = "\n".join([step.kind.value, *(f"{name}: {models[name]}" for name in step.models)])
-        table.add_row(step.name, step.purpose, flow, needs, depends)
-    return table
+        text.append(f"{step.name}", style="bold").append(f"  {step.purpose}\n")
+        text.append(f"    reads   {', '.join(step.reads) or 'sources: ' + ', '.join(sorted(config.sources))}\n")
+        text.append(f"    writes  {step.writes}, key {', '.join(step.key)}; {step.kind.value}\n")
+        for name in step.models:
+            text.append(f"    needs   {name} {models[name]}\n")
+        for key, value in config.semantic(*step.config).items():
+            text.append(f"    key     {key} = {json.dumps(value, ensure_ascii=False)}\n", style="dim")
+    return text
