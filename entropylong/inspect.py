@@ -47,6 +47,8 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
                 f"(mean {row['entropy_mean']:.2f}, std {row['entropy_std']:.2f})"
             )
         )
+    else:
+        parts.append(Text("No anchor: no eligible position exceeds the threshold.", style="yellow"))
     cells = judged_cells(frames, runner.config.accept).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
     accepted = [cell for cell in cells if cell["accepted"]]
     parts.append(_cells_table(cells, tokenizer, scored))

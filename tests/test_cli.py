@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import tiny
-from tests.conftest import CONF
+from tests.conftest import CONF, MakeConfig, OpenRunner
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,14 +70,12 @@ def test_help_has_examples_and_describe_needs_no_spark() -> None:
     assert described.returncode == 0 and "scored_documents" in described.stdout
 
 
-def test_status_inspect_and_quarantine(finished: Path, corpus: Path, make_config: object, tmp_path: Path) -> None:
-    import yaml
-
-    config = make_config(finished, corpus, "run.files_per_batch=1")  # type: ignore[operator]
+def test_status_and_inspect(finished: Path, corpus: Path, make_config: MakeConfig, open_runner: OpenRunner, tmp_path: Path) -> None:
+    runner = open_runner(finished)
+    root = runner.store.read_ok("anchors", runner.fingerprint("anchors")).orderBy("root_id").head().root_id
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump()))
+    file.write_text(yaml.safe_dump(make_config(finished, corpus).model_dump()))
     status = cli("status", "--config", str(file), "--json")
-    rows = json.loads(status.stdout)
-    assert status.returncode == 0 and {r["left"] for r in rows} == {0}
-    shown = cli("inspect", "doc-0003", "--config", str(file))
-    assert shown.returncode == 0 and "anchors: H >" in shown.stdout and "doc-0003" in shown.stdout
+    assert status.returncode == 0 and {row["left"] for row in json.loads(status.stdout)} == {0}, status.stderr
+    shown = cli("inspect", root, "--config", str(file))
+    assert shown.returncode == 0 and "anchors: H >" in shown.stdout and root in shown.stdout, shown.stderr
