@@ -84,7 +84,7 @@ def _heat(tokenizer: Any, scored: Any, anchors: set[int]) -> Panel:
         heat = min(1.0, float(entropy[position]) / FULL_COLOUR_NATS)
         style = f"on rgb({int(40 + 180 * heat)},{int(40 + 10 * heat)},{int(50 + 10 * heat)}) rgb(235,235,235)"
         text.append(tokenizer.decode([token]), style=f"{style} bold underline" if position in anchors else style)
-    return Panel(text, title=f"{scored['root_id']}  ({scored['n_tokens']} tokens; red = uncertain, underlined = anchor)")
+    return Panel(text, title=f"{scored['root_id']}: red = uncertain, underlined = anchor")
 
 
 def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:

@@ -197,6 +197,7 @@ class Runner:
             value = self.fingerprint(table)
             frame = self.store.read_ok(table, value or "-")
             if step.writes == "sequences" and "root_id" in frame.columns:
+                self.resolve_roots()
                 frame = frame.where(is_root(self.ctx, F.col("root_id")))
             frames[table] = frame
         return frames
