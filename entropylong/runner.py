@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from entropylong.hashing import file_sha256
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.window import check_window
-from entropylong.pipeline import STEPS, step_writing, steps_of
+from entropylong.pipeline import step_writing, steps_of
 from entropylong.progress import step_progress
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.spark import task_threads
@@ -344,9 +344,3 @@ class RunResult:
 def _refused(counts: Counts) -> str:
     refused = [f"{n} {code}" for (outcome, code), n in sorted(counts.outcomes.items(), key=str) if outcome != OK]
     return f" ({', '.join(refused)})" if refused else ""
-
-
-def active_steps(runner: Runner) -> Iterator[tuple[Stage, Counts | None]]:
-    """Every step with its counts, in order."""
-    for step in STEPS:
-        yield step, runner.counts(step)
