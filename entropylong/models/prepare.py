@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ def _fingerprint(folder: Path, weights: list[Path], node_cache: Path) -> str:
         return memo.read_text().strip()
     value = files_sha256(files)[:16]
     memo.parent.mkdir(parents=True, exist_ok=True)
-    building = memo.with_name(f"{state}.{os.getpid()}")
+    # A name of its own for each writer: threads share a process id, and processes of several machines may too.
+    building = memo.with_name(f"{state}.{uuid.uuid4().hex}")
     building.write_text(value)
     building.replace(memo)
     return value
