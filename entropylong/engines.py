@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from entropylong.runner import Runner
 
 
-def drive(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
-    """Do what is left of a step."""
+def drive(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress, fresh: bool = False) -> None:
+    """Do what is left of a step. `fresh`: no row of its fingerprint is committed yet."""
     if step.kind is Kind.FILES:
         _drive_files(runner, artifact, progress)
     elif step.kind is Kind.STREAM:
-        _drive_stream(step, runner, artifact, progress)
+        _drive_stream(step, runner, artifact, progress, fresh)
     elif step.kind is Kind.BATCH:
         _drive_batch(step, runner, artifact, progress)
     elif step.writes == "index":
@@ -152,14 +152,16 @@ def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
+def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress, fresh: bool) -> None:
     value, table, feeder = artifact.fingerprint, step.writes, step.reads[0]
-    choice = digest([runner.ctx.root_threshold, runner.config.sources_with_role("root")]) if step.name == "score" else "all"
+    # A checkpoint belongs to all that decides which rows its stream gives: the feeder's fingerprint (gains are shared by
+    # several plans of pairs) and the stage's own choice. Another choice reads from the start and is compared by key.
+    choice = digest([runner.fingerprint(feeder), step.choice(runner.ctx)])
     checkpoint = runner.workspace.checkpoint(table, value, choice)
     marker = checkpoint / "output_version"
     # The output is the truth, the checkpoint a cache: unless the output is exactly as this checkpoint left it (a lost
-    # checkpoint, another writer, a kill between write and note), every batch is compared with it by key.
-    recheck = not marker.is_file() or int(marker.read_text()) != runner.store.version(table)
+    # checkpoint, another writer, a kill before the note below), every batch is compared with it by key.
+    recheck = not fresh and (not marker.is_file() or int(marker.read_text()) != runner.store.version(table))
     others = {name: frame for name, frame in runner.frames(step).items() if name != feeder}
     started = threading.Event()
     query: list[StreamingQuery] = []
@@ -178,7 +180,6 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
             progress.batch(size)
             output = step.build(runner.ctx.sized(size), {feeder: rows, **others})
             runner.store.append(table, output, value, (f"{step.name}-{value}-{query[0].id}", batch_id))
-            marker.write_text(str(runner.store.version(table)))
             progress.commit()
         except BaseException as error:
             failure.append(error)
@@ -194,6 +195,7 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
         if failure and isinstance(failure[0], EntropyLongError):
             raise failure[0] from error
         raise TableError(f"{step.name}: {root_cause(failure[0] if failure else error)}") from error
+    marker.write_text(str(runner.store.version(table)))
 
 
 # --- batches of roots -------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class StepProgress:
     def __init__(self, spark: SparkSession, label: str, total: int, console: Console) -> None:
         self._tracker = spark.sparkContext.statusTracker()
         self._label, self._total, self._console = label, total, console
-        self._committed = 0
+        self.committed = 0
         self._batch = 0
         self._start = time.monotonic()
 
@@ -34,7 +34,7 @@ class StepProgress:
 
     def commit(self) -> None:
         """The batch is committed."""
-        self._committed += self._batch
+        self.committed += self._batch
         self._batch = 0
 
     @property
@@ -43,7 +43,7 @@ class StepProgress:
 
     def rows(self) -> float:
         """Committed rows, and the share of the running batch that its tasks have finished."""
-        return min(self._committed + self._batch * self._task_share(), self._total)
+        return min(self.committed + self._batch * self._task_share(), self._total)
 
     def _task_share(self) -> float:
         shares = []

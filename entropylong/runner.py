@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from entropylong import engines
 from entropylong.config import Config
 from entropylong.corpus.stage import is_root, root_hash
-from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded
+from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, prepare
@@ -271,7 +271,10 @@ class Runner:
         started = time.monotonic()
         with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
             artifact = self._start(step)
-            engines.drive(step, self, artifact, progress)
+            engines.drive(step, self, artifact, progress, fresh=not counts.outcomes)
+            if step.kind in (Kind.STREAM, Kind.BATCH) and progress.committed < counts.left:
+                missing = counts.left - progress.committed
+                raise TableError(f"{label}: {missing} of {counts.left} keys were not computed; run the same command again")
             self.registry.complete(artifact)
             if step.kind is Kind.WHOLE:
                 self.registry.flush()  # for an index or a packing this note is what says that it is whole

@@ -84,6 +84,8 @@ class Stage:
         driving: ok rows of the driving table -> rows to work on (filters, explodes). Must keep the key.
         keys_todo, keys_done: driving rows, and rows of the output table (refused ones too) -> rows with the key columns.
         subtract: (driving rows, keys that are done, key) -> driving rows that are still to do.
+        choice: what else than its input's fingerprint decides which rows `driving` lets through (a stream's checkpoint
+            belongs to it).
         build: (context, frames) -> output rows; frames[reads[0]] holds the rows to work on.
         key: columns that both `driving` and `keys_done` give.
         config: dotted semantic keys that its result depends on.
@@ -103,6 +105,7 @@ class Stage:
     keys_todo: Callable[[DataFrame], DataFrame] = lambda frame: frame
     keys_done: Callable[[DataFrame], DataFrame] = lambda frame: frame
     subtract: Callable[[DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
+    choice: Callable[[Context], object] = lambda ctx: None
     upstream: tuple[str, ...] | None = None
     models: tuple[str, ...] = ()
     purpose: str = ""

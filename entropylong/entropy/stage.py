@@ -93,6 +93,7 @@ SCORE = Stage(
     config=("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id"),
     build=score,
     driving=_roots,
+    choice=lambda ctx: [ctx.root_threshold, ctx.config.sources_with_role("root")],
     models=("model",),
     purpose="entropy of every position of every root (paper, Stage 1)",
 )
