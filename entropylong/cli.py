@@ -44,8 +44,9 @@ def open_runner(config: str, overrides: Sequence[str], input_path: str | None = 
     from entropylong.spark import session
 
     loaded = load_config(config, overrides, input_path)
-    from entropylong.runner import Runner
+    from entropylong.runner import Runner, prepare_models
 
+    prepare_models(loaded)  # a model that cannot serve is told before Spark starts
     return Runner(loaded, session(loaded))
 
 

@@ -22,7 +22,7 @@ from entropylong.corpus.stage import is_root, root_hash
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
 from entropylong.models.cache import WorkerModel
-from entropylong.models.prepare import ModelSpec, prepare
+from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.window import check_window
 from entropylong.pipeline import step_writing, steps_of
 from entropylong.progress import step_progress
@@ -58,6 +58,17 @@ class Counts:
         return sum(n for (outcome, _), n in self.outcomes.items() if outcome == OK)
 
 
+def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:
+    """The two models on this machine, by `model` and `encoder`, and whether a root with a context fits the window."""
+    cache = Path(config.node_cache).expanduser()
+    specs = {
+        name: ModelSpec(section.name, section.revision) for name, section in (("model", config.model), ("encoder", config.encoder))
+    }
+    prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
+    check_window(config, prepared["model"].path)
+    return specs, prepared
+
+
 class Runner:
     """One workspace under one config.
 
@@ -78,11 +89,8 @@ class Runner:
         self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
 
     def _context(self) -> Context:
-        cache = Path(self.config.node_cache).expanduser()
-        model, encoder = self.config.model, self.config.encoder
-        specs = {"model": ModelSpec(model.name, model.revision), "encoder": ModelSpec(encoder.name, encoder.revision)}
-        prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
-        check_window(self.config, prepared["model"].path)
+        cache, model = Path(self.config.node_cache).expanduser(), self.config.model
+        specs, prepared = prepare_models(self.config)
         threads = task_threads(self.spark)
         return Context(
             config=self.config,
