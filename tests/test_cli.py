@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from entropylong.cli import call
+from entropylong.errors import NothingToDo
 from tests import tiny
-from tests.conftest import CONF, MakeConfig, OpenRunner
+from tests.conftest import CONF, MakeConfig, OpenRunner, quiet
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,27 +41,14 @@ def test_usage_errors_are_one_line_and_exit_2(arguments: list[str], said: str, t
     assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("missing", "no such file or directory"),
-        ("short", "roots.min_tokens"),
-    ],
-)
-def test_bad_corpora_are_one_line_and_exit_1(source: str, said: str, tmp_path: Path, tiny_lm: Path, tiny_encoder: Path) -> None:
-    path = tmp_path / f"{source}.jsonl"
-    rows = {
-        "short": [{"text": "one"}, {"text": "two words here"}],
-    }
-    if source in rows:
-        tiny.write_jsonl(path, rows[source])
+def test_a_missing_corpus_is_one_line_and_exits_1(tmp_path: Path, tiny_lm: Path, tiny_encoder: Path) -> None:
     done = cli(
-        "run", "--config", str(CONF / "demo.yaml"), "--input", str(path), f"workspace={tmp_path / 'w'}",
+        "run", "--config", str(CONF / "demo.yaml"), "--input", str(tmp_path / "missing.jsonl"), f"workspace={tmp_path / 'w'}",
         f"model.name={tiny_lm}", f"encoder.name={tiny_encoder}", f"node_cache={tmp_path / 'c'}", "roots.max_tokens=300",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and said in errors[0] and "Traceback" not in done.stderr, done.stderr
+    assert len(errors) == 1 and "no such file or directory" in errors[0] and "Traceback" not in done.stderr, done.stderr
 
 
 def test_help_has_examples_and_describe_needs_no_spark() -> None:
@@ -70,12 +59,31 @@ def test_help_has_examples_and_describe_needs_no_spark() -> None:
     assert described.returncode == 0 and "scored_documents" in described.stdout
 
 
-def test_status_and_inspect(finished: Path, corpus: Path, make_config: MakeConfig, open_runner: OpenRunner, tmp_path: Path) -> None:
+def test_commands_on_a_finished_workspace(
+    finished: Path,
+    corpus: Path,
+    make_config: MakeConfig,
+    open_runner: OpenRunner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, as a running session serves them at once."""
     runner = open_runner(finished)
     root = runner.store.read_ok("anchors", runner.fingerprint("anchors")).orderBy("root_id").head().root_id
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(make_config(finished, corpus).model_dump()))
-    status = cli("status", "--config", str(file), "--json")
-    assert status.returncode == 0 and {row["left"] for row in json.loads(status.stdout)} == {0}, status.stderr
-    shown = cli("inspect", root, "--config", str(file))
-    assert shown.returncode == 0 and "anchors: H >" in shown.stdout and root in shown.stdout, shown.stderr
+    assert call(["status", "--config", str(file), "--json"]) == 0
+    assert {row["left"] for row in json.loads(capsys.readouterr().out)} == {0}
+    assert call(["inspect", root, "--config", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "anchors: H >" in shown and root in shown
+    assert call(["inspect", "nobody", "--config", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: nobody: not among the scored roots") and len(said.splitlines()) == 1
+    assert call(["quarantine", "--config", str(file)]) == 0 and "No row was refused" in capsys.readouterr().out
+
+
+def test_roots_that_are_too_short_are_told(tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "short.jsonl", [{"text": "one"}, {"text": "two words here"}])
+    with pytest.raises(NothingToDo, match=r"anchors: no root was scored; lower roots\.min_tokens .* 2 TOO_SHORT"):
+        open_runner(tmp_path / "w", source=source).run(["ingest", "score", "anchors"], announce=quiet)
