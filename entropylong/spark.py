@@ -35,6 +35,8 @@ _LOCAL_SETTINGS = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
     "spark.databricks.delta.snapshotPartitions": "2",
+    # Optional files that speed up logs of thousands of commits; here each costs more than its commit.
+    "spark.databricks.delta.writeChecksumFile.enabled": "false",
     "spark.python.daemon.module": "entropylong.worker_daemon",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",

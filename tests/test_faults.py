@@ -96,7 +96,7 @@ def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runne
     """A real full disk: a small file system, mounted for this test; where mounting is not allowed, a file-size limit."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     try:
