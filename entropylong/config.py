@@ -340,11 +340,12 @@ def _override(text: str) -> _Layer:
 def input_source(path_or_table: str) -> dict[str, Any]:
     """The one source that `--input` stands for: kind by the ending or by what lies there, named after the file."""
     path = Path(path_or_table).expanduser()
+    at = path_or_table if "://" in path_or_table else str(path)
     stem = re.sub(r"[^a-z0-9_]+", "_", path.name.split(".")[0].lower()).strip("_")
     name = stem if NAME.match(stem) else f"input_{stem}".rstrip("_")
     if not path.exists() and CATALOG_SCHEMA.match(path_or_table.rpartition(".")[0]):
         return {path_or_table.rpartition(".")[2].lower(): {"kind": "delta", "table": path_or_table}}
-    return {name[:64]: {"kind": _kind_of(path), "path": str(path)}}
+    return {name[:64]: {"kind": _kind_of(path), "path": at}}
 
 
 def _kind_of(path: Path) -> str:

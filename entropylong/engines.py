@@ -15,7 +15,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from entropylong.config import Config
 from entropylong.corpus.readers import Unit
-from entropylong.corpus.stage import all_units, read_table, read_units, resolve_duplicates, source_version
+from entropylong.corpus.stage import all_units, read_table, read_units, resolve_duplicates, source_version, sources_in_order
 from entropylong.errors import EntropyLongError, NothingToDo, TableError
 from entropylong.hashing import digest
 from entropylong.progress import StepProgress
@@ -23,6 +23,7 @@ from entropylong.retrieval.stage import build_index, snapshot
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.artifacts import Artifact, fingerprint
 from entropylong.tables.store import Store, root_cause
+from entropylong.verification.cells import cells
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -59,19 +60,11 @@ def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
     return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
 
 
-def content_digest(frames: Frames) -> str:
-    """What packing starts from, independent of row order: the readings and pairs, hits and anchors in force."""
+def content_digest(frames: Frames, config: Config) -> str:
+    """What packing starts from, independent of row order: the planned pairs and their cells in force, and nothing beside them."""
     parts = []
-    for table, columns in (
-        ("pairs", ("pair_id", "root_id", "chunk_id")),
-        ("gains", ("pair_id", "readings")),
-        ("anchors", ("root_id", "anchors")),
-        ("candidates", ("root_id", "position", "hits")),
-    ):
-        frame = frames[table]
-        if table == "gains":
-            frame = frame.join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
-        total = F.sum(F.xxhash64(*columns).cast("decimal(38,0)"))
+    for frame in (frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames, config)):
+        total = F.sum(F.xxhash64(*frame.columns).cast("decimal(38,0)"))
         parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
     return digest(parts)
 
@@ -110,7 +103,7 @@ def tables_left(runner: Runner, value: str) -> list[str]:
     The note of that version is a cache: without it the table is read again, and every record it gave is recognised.
     """
     left = []
-    for name, source in sorted(runner.config.sources.items()):
+    for name, source in sources_in_order(runner.config):
         if source.kind == "delta":
             note = runner.workspace.checkpoint("documents", value, name)
             if not note.is_file() or note.read_text() != str(source_version(runner.spark, name, source)):
@@ -127,26 +120,32 @@ def _ingest_table(runner: Runner, value: str, name: str) -> None:
     if new.head(1):
         existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
         transaction = (f"ingest-{value}-{name}-{version}-{runner.store.version('documents')}", 1)
-        runner.store.append("documents", resolve_duplicates(new, existing), value, transaction)
+        runner.store.append(
+            "documents", resolve_duplicates(new, existing, runner.config.sources_with_role("root")), value, transaction
+        )
     note = runner.workspace.checkpoint("documents", value, name)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(str(version))
 
 
 def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
-    value = artifact.fingerprint
-    for name in tables_left(runner, value):
-        progress.batch(1)
-        _ingest_table(runner, value, name)
-        progress.commit()
-    units = iter(units_left(runner.store, runner.config, value))
-    while batch := list(islice(units, runner.config.run.files_per_batch)):
-        progress.batch(len(batch))
-        existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
-        rows = resolve_duplicates(read_units(runner.spark, runner.config, batch), existing)
-        # The transaction is named by the units in it: the same batch never lands twice.
-        runner.store.append("documents", rows, value, (f"ingest-{value}-{digest([u.name for u in batch])}", 1))
-        progress.commit()
+    value, roots = artifact.fingerprint, runner.config.sources_with_role("root")
+    tables, units = tables_left(runner, value), units_left(runner.store, runner.config, value)
+    for may_be_root in (True, False):
+        for name in tables:
+            if (name in roots) == may_be_root:
+                progress.batch(1)
+                _ingest_table(runner, value, name)
+                progress.commit()
+        of_role = iter([u for u in units if (u.source in roots) == may_be_root])
+        while batch := list(islice(of_role, runner.config.run.files_per_batch)):
+            progress.batch(len(batch))
+            existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
+            rows = resolve_duplicates(read_units(runner.spark, runner.config, batch), existing, roots)
+            # The transaction is named by the units in it: the same batch never lands twice.
+            name = f"ingest-{value}-{digest([[u.source, u.name] for u in batch])}"
+            runner.store.append("documents", rows, value, (name, 1))
+            progress.commit()
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -161,7 +160,8 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
     marker = checkpoint / "output_version"
     # The output is the truth, the checkpoint a cache: unless the output is exactly as this checkpoint left it (a lost
     # checkpoint, another writer, a kill before the note below), every batch is compared with it by key.
-    recheck = not fresh and (not marker.is_file() or int(marker.read_text()) != runner.store.version(table))
+    noted = marker.read_text() if marker.is_file() else ""
+    recheck = not fresh and noted != str(runner.store.version(table))
     others = {name: frame for name, frame in runner.frames(step).items() if name != feeder}
     started = threading.Event()
     query: list[StreamingQuery] = []
@@ -230,7 +230,8 @@ def new_index_artifact(step: Stage, runner: Runner) -> Artifact:
     if not count:
         raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both")
     versions = {table: runner.store.version(table) for table in step.reads}
-    pinned: dict[str, Any] = {"chunks": count, "content": str(content), "versions": versions}
+    # By content, not by Delta version: the same snapshot has one fingerprint, in however many commits it came.
+    pinned: dict[str, Any] = {"chunks": count, "content": str(content)}
     upstream = {table: runner.ctx.fingerprints[table] for table in step.reads}
     value = fingerprint(step.writes, step.version, {}, {}, upstream, pinned)
     return Artifact(value, step.name, step.writes, {}, {}, upstream, versions, pinned)
@@ -239,7 +240,7 @@ def new_index_artifact(step: Stage, runner: Runner) -> Artifact:
 def _drive_index(runner: Runner, artifact: Artifact) -> None:
     frames = {
         table: runner.store.read_ok(table, runner.ctx.fingerprints[table], version)
-        for table, version in artifact.pinned["versions"].items()
+        for table, version in artifact.input_versions.items()
     }
     directory = runner.workspace.index(artifact.fingerprint)
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -135,13 +135,17 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
         figures[f"keys_{done.step.writes}"] = done.keys
     forwarded = {
         "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
-        "gains": runner.frames(PACK)["pairs"].where(F.size("positions") > 0).agg(F.sum(F.size("root_ids") + F.size("chunk_ids"))),
+        "gains": runner.frames(PACK)["pairs"]
+        .where(F.size("positions") > 0)
+        .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
     }
+    # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
+    shares = {done.step.writes: done.keys / done.keys_in for done in result.steps if done.keys_in}
     for table, frame in forwarded.items():
         tokens = frame.collect()[0][0] or 0
         figures[f"forwarded_tokens_{table}"] = tokens
         if seconds := figures.get(f"seconds_{table}"):
-            figures[f"tokens_per_second_{table}"] = tokens / seconds
+            figures[f"tokens_per_second_{table}"] = tokens * shares.get(table, 0.0) / seconds
     return figures
 
 

@@ -47,9 +47,9 @@ def file_sha256(path: Path) -> str:
     return state.hexdigest()
 
 
-def files_sha256(paths: Iterable[Path]) -> str:
-    """One SHA-256 over the names and contents of several files, in name order."""
+def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
+    """One SHA-256 over the places within `folder` and the contents of several files, in the order of their places."""
     state = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: p.name):
-        state.update(f"{path.name}={file_sha256(path)};".encode())
+    for place, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):
+        state.update(f"{place}={file_sha256(path)};".encode())
     return state.hexdigest()

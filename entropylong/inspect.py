@@ -35,7 +35,10 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
     """
     scored = _scored(runner, doc_id)
     tokenizer = load(runner.ctx.causal_lm.tokenizer())
-    frames = {name: _of_root(frame, doc_id) for name, frame in runner.frames(step_writing("sequences")).items()}
+    frames = {
+        name: frame.where(F.col("root_id") == doc_id) if name != "gains" else frame
+        for name, frame in runner.frames(step_writing("sequences")).items()
+    }
     anchors = frames["anchors"].collect()
     positions = {a["position"] for a in anchors[0]["anchors"]} if anchors else set()
     parts: list[RenderableType] = [_heat(tokenizer, scored, positions)]
@@ -49,7 +52,7 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
         )
     else:
         parts.append(Text("No anchor: no eligible position exceeds the threshold.", style="yellow"))
-    cells = judged_cells(frames, runner.config.accept).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
+    cells = judged_cells(frames, runner.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
     accepted = [cell for cell in cells if cell["accepted"]]
     parts.append(_cells_table(cells, tokenizer, scored))
     texts = _chunk_texts(runner, [cell["chunk_id"] for cell in accepted])
@@ -58,10 +61,6 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
     if not accepted:
         parts.append(Text("No candidate was accepted: the root is left out of the verified sequences.", style="yellow"))
     return Group(*parts)
-
-
-def _of_root(frame: Any, doc_id: str) -> Any:
-    return frame.where(F.col("root_id") == doc_id) if "root_id" in frame.columns else frame
 
 
 def _scored(runner: Runner, doc_id: str) -> Any:

@@ -85,6 +85,7 @@ class Runner:
         self.ctx = self._context()
         self._artifacts: dict[str, Artifact] = {}
         self._cells: DataFrame | None = None
+        self._running = False
         # Rows by (outcome, code) of each table, as the last run of its step saw them.
         self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
 
@@ -132,7 +133,8 @@ class Runner:
         if pinned is None:
             return None
         value = fingerprint(step.writes, step.version, config, models, upstream, pinned)
-        versions = {table: self.store.version(table) for table in step.reads} if self.registry.get(value) is None else {}
+        recorded = self.registry.get(value)
+        versions = recorded.input_versions if recorded else {table: self.store.version(table) for table in step.reads}
         return Artifact(value, step.name, step.writes, config, models, upstream, versions, pinned)
 
     def fingerprint(self, table: str) -> str | None:
@@ -160,7 +162,7 @@ class Runner:
             self.resolve_roots()
             if self.ctx.root_threshold is None:
                 return None
-            digest = engines.content_digest(self.frames(step))
+            digest = engines.content_digest(self.frames(step), self.config)
             return {"root_threshold": self.ctx.root_threshold, "content": digest}
         return {}
 
@@ -193,7 +195,9 @@ class Runner:
                 value, "score", "roots", config, {}, {"documents": documents},
                 {"documents": self.store.version("documents")}, {"threshold": threshold}, COMPLETE,
             )  # fmt: skip
-            self.registry.record(known)
+            # Only a run that has read all documents may pin: a look at a half-read corpus must decide nothing.
+            if self._running and self._is_whole(step_writing("documents")):
+                self.registry.record(known)
         self.ctx = self.ctx.with_(root_threshold=int(known.pinned["threshold"]))
 
     # --- what is behind -------------------------------------------------------------------------------------------
@@ -204,17 +208,42 @@ class Runner:
         for table in step.reads:
             value = self.fingerprint(table)
             frame = self.store.read_ok(table, value or "-")
-            if step.writes == "sequences" and "root_id" in frame.columns:
+            # Not gains: roots whose ids are cut alike share a reading, which bears the id of one of them; pairs choose them.
+            if step.writes == "sequences" and "root_id" in frame.columns and table != "gains":
                 self.resolve_roots()
                 frame = frame.where(is_root(self.ctx, F.col("root_id")))
             frames[table] = frame
         return frames
 
+    def _is_whole(self, step: Stage) -> bool:
+        """Whether every key that a step has to do now is done; of files, whether they were all read once."""
+        artifact = self.artifact(step)
+        if artifact is None:
+            return False
+        if step.kind in (Kind.FILES, Kind.WHOLE):
+            known = self.registry.get(artifact.fingerprint)
+            return known is not None and known.state == COMPLETE
+        counts = self.counts(step, outcomes=False)
+        return counts is not None and counts.left == 0
+
+    def _require_whole(self, step: Stage) -> None:
+        """What is computed from half of a table could not be told from a result later."""
+        for table in step.needs_whole:
+            feeder = step_writing(table)
+            if not self._is_whole(feeder):
+                raise NothingToDo(
+                    f"{step.name}: stage {feeder.name} is not finished; run it first: entropylong run {feeder.name} ..."
+                )
+        if step.choice(self.ctx) is not None and self.config.roots.limit and not self._is_whole(step_writing("documents")):
+            raise NothingToDo(
+                f"{step.name}: roots.limit chooses among all documents; finish them first: entropylong run ingest ..."
+            )
+
     def cells(self) -> DataFrame:
         """The judged cells of the current roots, computed once a run."""
         if self._cells is None:
             frames = self.frames(step_writing("sequences"))
-            self._cells = judged_cells(frames, self.config.accept).persist(StorageLevel.DISK_ONLY)
+            self._cells = judged_cells(frames, self.config).persist(StorageLevel.DISK_ONLY)
         return self._cells
 
     def counts(self, step: Stage, outcomes: bool = True) -> Counts | None:
@@ -228,8 +257,8 @@ class Runner:
             left = len(engines.units_left(self.store, self.config, value)) + len(engines.tables_left(self, value))
             return Counts(sum(found.values()) + left, left, found)
         if step.kind is Kind.WHOLE:
-            known = self.registry.get(value)
-            return Counts(1, 0 if known is not None and known.state == COMPLETE else 1, found)
+            is_there = (self.workspace.index(value) / MANIFEST).is_file() if step.writes == "index" else self.store.exists(step.writes)
+            return Counts(1, 0 if is_there and self._is_whole(step) else 1, found)
         self.resolve_roots()
         if self.ctx.root_threshold is None:
             return Counts(0, 0, found)
@@ -245,11 +274,17 @@ class Runner:
             EntropyLongError: with one line that says what to do.
         """
         with self.workspace.locked():
-            return self._run(steps_of(list(names)), announce)
+            self._running = True
+            try:
+                return self._run(steps_of(list(names)), announce)
+            finally:
+                self._running = False
 
     def _run(self, steps: Sequence[Stage], announce: Any) -> RunResult:
         if not self.config.sources:
             raise ConfigError("the config names no source; give --input PATH_OR_TABLE, or sources.<name>.path in the file")
+        from entropylong.figures import latest_figures
+
         result = RunResult(run_id=uuid.uuid4().hex[:12])
         with Tracker(self.config, result.run_id) as tracker:
             try:
@@ -260,7 +295,8 @@ class Runner:
             finally:
                 self.registry.flush()
             self.store.refresh_views(self.ctx.fingerprints)
-            if result.steps and steps[-1].writes == "sequences":
+            # A kill after packing leaves sequences without figures: they are made up for.
+            if steps[-1].writes == "sequences" and (result.steps or not latest_figures(self)):
                 result.figures = self.figures_of_run(result, tracker)
         return result
 
@@ -269,6 +305,8 @@ class Runner:
         counts = Counts(1, 1) if index_missing else self.counts(step)
         if counts is None:
             raise NothingToDo(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
+        if counts.left:
+            self._require_whole(step)
         self._require_input(step, counts)
         label = step.name if step.writes not in ("query_vectors",) else "search (queries)"
         if counts.left == 0:
@@ -292,7 +330,7 @@ class Runner:
         announce(f"{label}: {counts.left} done in {seconds:.1f} s{_refused(after)}")
         self._require_input(step, after)
         self._check_quarantine(step, after)
-        return StepResult(step, artifact.fingerprint, counts.left, seconds)
+        return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds)
 
     def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
         found = {} if step.writes == "index" else engines.outcome_counts(self.store.read(step.writes, artifact.fingerprint))
@@ -310,6 +348,8 @@ class Runner:
 
     def _require_input(self, step: Stage, counts: Counts) -> None:
         if step.kind in (Kind.STREAM, Kind.BATCH) and counts.rows_in == 0:
+            if step.only_unmeasured and self.frames(step)[step.reads[0]].head(1):
+                return
             raise NothingToDo(engines.why_empty(step, self))
         if step.kind is Kind.FILES and counts.left == 0 and counts.rows_out == 0:
             said = ", ".join(f"{n} {code}" for (_, code), n in counts.outcomes.items())
@@ -335,10 +375,11 @@ class Runner:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that ran: its declaration, fingerprint, keys done and seconds."""
+    """A step that ran: its declaration, fingerprint, keys in all, keys done now and seconds."""
 
     step: Stage
     fingerprint: str
+    keys_in: int
     keys: int
     seconds: float
 

@@ -88,6 +88,8 @@ class Stage:
             belongs to it).
         build: (context, frames) -> output rows; frames[reads[0]] holds the rows to work on.
         key: columns that both `driving` and `keys_done` give.
+        needs_whole: tables that must be finished before it starts, as its rows would not change when more of them arrives.
+        only_unmeasured: its keys are what no earlier plan measured; to have none is no mistake as long as it is fed at all.
         config: dotted semantic keys that its result depends on.
         upstream: tables whose fingerprints are hashed in (default: all of `reads`).
         models: "model" and/or "encoder", if it runs them.
@@ -106,6 +108,8 @@ class Stage:
     keys_done: Callable[[DataFrame], DataFrame] = lambda frame: frame
     subtract: Callable[[DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
     choice: Callable[[Context], object] = lambda ctx: None
+    needs_whole: tuple[str, ...] = ()
+    only_unmeasured: bool = False
     upstream: tuple[str, ...] | None = None
     models: tuple[str, ...] = ()
     purpose: str = ""

@@ -34,11 +34,19 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["status", "--config", "DEMO", "score"], "'score' is not an override"),
     ],
 )
-def test_usage_errors_are_one_line_and_exit_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_usage_errors_are_one_line_and_exit_2(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = {"DEMO": str(CONF / "demo.yaml"), "workspace=WS": f"workspace={tmp_path}"}
-    done = cli(*[names.get(a, a) for a in arguments])
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert call([names.get(a, a) for a in arguments]) == 2
+    told = capsys.readouterr().err
+    assert said in told and len(told.strip().splitlines()) == 1, told
+
+
+def test_a_usage_error_exits_2() -> None:
+    done = cli("run", "scor", "--config", str(CONF / "demo.yaml"))
+    assert done.returncode == 2 and done.stderr.startswith("error: no stage 'scor'"), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 def test_a_missing_corpus_is_one_line_and_exits_1(tmp_path: Path, tiny_lm: Path, tiny_encoder: Path) -> None:
@@ -51,10 +59,9 @@ def test_a_missing_corpus_is_one_line_and_exits_1(tmp_path: Path, tiny_lm: Path,
     assert len(errors) == 1 and "no such file or directory" in errors[0] and "Traceback" not in done.stderr, done.stderr
 
 
-def test_help_has_examples_and_describe_needs_no_spark() -> None:
+def test_help_has_examples_and_describe_needs_no_spark(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("run", "status", "inspect", "quarantine"):
-        done = cli(command, "--help")
-        assert done.returncode == 0 and "Example" in done.stdout
+        assert call([command, "--help"]) == 0 and "Example" in capsys.readouterr().out
     described = cli("run", "--describe", "--config", str(CONF / "demo.yaml"))
     assert described.returncode == 0 and "scored_documents" in described.stdout
 

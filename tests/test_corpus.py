@@ -63,6 +63,11 @@ def read(path: Path, kind: str = "jsonl", text: str = "text", unit_bytes: int = 
     return [r for u in units for r in read_unit(u, str(path), text, "doc_id", max_chars)]
 
 
+def read_some(path: Path, unit_bytes: int) -> list[Record]:
+    """Without the rows of ranges in which no record begins."""
+    return [r for r in read(path, unit_bytes=unit_bytes) if r.code != "EMPTY_UNIT"]
+
+
 def test_every_damage_has_its_code(tmp_path: Path) -> None:
     lines = [
         b'{"doc_id": "good", "text": "fine <|endoftext|> text"}',
@@ -97,7 +102,9 @@ def test_every_damage_has_its_code(tmp_path: Path) -> None:
 def test_ranges_of_a_file_give_each_line_once(tmp_path: Path, unit_bytes: int) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"doc_id": str(i), "text": "é" * (i % 9 + 1)}) + "\n" for i in range(40)))
-    assert [r.doc_id for r in read(path, unit_bytes=unit_bytes)] == [str(i) for i in range(40)]
+    assert [r.doc_id for r in read_some(path, unit_bytes)] == [str(i) for i in range(40)]
+    origins = {r.origin.rpartition(":")[0] for r in read(path, unit_bytes=unit_bytes)}
+    assert origins == {u.name for u in list_units("s", "jsonl", str(path), unit_bytes)}, "a unit without a row is read for ever"
 
 
 def test_compressed_and_cut_off_files(tmp_path: Path) -> None:
@@ -117,6 +124,10 @@ def test_parquet_with_other_columns_and_broken_utf8(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=1)
     records = read(tmp_path, "parquet", text="content", unit_bytes=1)
     assert [(r.doc_id, r.code) for r in records] == [("a", None), ("b", "INVALID_UTF8"), ("c", "NO_TEXT"), ("d", None)]
+    ids = pa.array([b"a", b"\xff", b"c", b"d"], pa.binary()).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"doc_id": ids, "text": ["1", "2", "3", "4"]}), tmp_path / "ids.parquet")
+    assert [r.code for r in read(tmp_path / "ids.parquet", "parquet")] == [None, "INVALID_UTF8", None, None]
+    (tmp_path / "ids.parquet").unlink()
     (wrong, *_) = read(tmp_path, "parquet")
     assert wrong.code == "UNREADABLE_FILE" and "columns.text" in (wrong.detail or "")
     (tmp_path / "y.parquet").write_bytes(b"PAR1 not parquet")
@@ -142,3 +153,13 @@ def test_the_demo_corpus_is_real_text() -> None:
     assert len(found) > 100 and all(len(t) >= 500 for t in found.values())
     assert "Butterworth" in found["scipy.signal._filter_design.butter"]
     assert len(dict(demo_documents("pydoc_data.topics"))) > 40
+
+
+@given(place=st.integers(10, 800), damage=st.binary(min_size=1, max_size=30))
+def test_a_damaged_gzip_gives_rows_whatever_the_damage(tmp_path_factory: pytest.TempPathFactory, place: int, damage: bytes) -> None:
+    lines = "".join(json.dumps({"text": f"text {i} " + "x" * (i % 7)}) + "\n" for i in range(500)).encode()
+    found = bytearray(gzip.compress(lines, mtime=0))
+    found[place : place + len(damage)] = damage
+    path = tmp_path_factory.mktemp("gz") / "x.jsonl.gz"
+    path.write_bytes(found)
+    assert read(path)

@@ -46,17 +46,15 @@ KILLED = textwrap.dedent(
 
 
 def test_jvm_killed_between_write_and_checkpoint(
-    copied: Path, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path, tmp_path: Path
+    copied: Path, finished: Path, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path
 ) -> None:
-    """Another cut of the contexts, so that every pair is planned and measured anew: once undisturbed, once with the kill."""
-    cut = "contexts.max_tokens=100"
-    undisturbed = shutil.copytree(copied, tmp_path / "undisturbed")
-    whole = open_runner(undisturbed, cut, "run.roots_per_unit=4")
-    whole.run(announce=quiet)
-    config: Config = make_config(copied, corpus, "run.files_per_batch=1", "run.roots_per_unit=4", cut)
+    """All measured and packed anew over a table that is gone, with the kill in between; then gone on with."""
+    for lost in ("tables/gains", "tables/sequences", "checkpoints"):
+        shutil.rmtree(copied / lost)
+    config: Config = make_config(copied, corpus, "run.files_per_batch=1")
     done = subprocess.run([sys.executable, "-c", KILLED, config.model_dump_json(), "gains"], capture_output=True, check=False)
     assert done.returncode == 9, done.stderr.decode()[-3000:]
-    resumed = open_runner(copied, cut)
+    resumed, whole = open_runner(copied), open_runner(finished)
     written, all_ = (len(rows_of(runner, "gains", ["pair_id"])) for runner in (resumed, whole))
     assert 0 < written < all_, "the kill must come after something was written and before the end"
     resumed.run(announce=quiet)
@@ -93,7 +91,7 @@ def test_workspace_of_a_newer_version(copied: Path, open_runner: OpenRunner) -> 
 
 
 def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runner: OpenRunner, finished: Path) -> None:
-    """A real full disk: a small file system, mounted for this test; where mounting is not allowed, a file-size limit."""
+    """A real full disk: a small file system, mounted for this test."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)], capture_output=True, check=False)

@@ -32,8 +32,8 @@ def groups(draw: st.DrawFn) -> list[Group]:
             gains = [draw(st.floats(0.4, 1)) for _ in positions]
             dependencies += [Dependency(c, p, g, None) for p, g in zip(positions, gains, strict=True)]
             contexts.append(Context(c, chunk_ids(c), max(gains), min(positions)))
-        rejected = tuple(Context(c, chunk_ids(c), 0.0, 0) for c in range(13, 16))
-        made.append(Group(f"root-{number}", root, tuple(contexts), tuple(dependencies), rejected))
+        fillers = tuple(Context(c, chunk_ids(c), 0.0, 0) for c in range(13, 16))
+        made.append(Group(f"root-{number}", root, tuple(contexts), tuple(dependencies), fillers))
     return made
 
 
@@ -47,14 +47,13 @@ settings_ = {
     "filler": st.sampled_from(["none", "rejected", "random"]),
     "separator": st.integers(0, 2),
 }
-POOL = [Context(c, chunk_ids(c), 0.0, 0) for c in range(16, 30)]
 
 
 @settings(max_examples=200)
 @given(given_=groups(), **settings_)
 def test_sequences_keep_every_promise(given_: list[Group], layout: str, order: str, filler: str, separator: int) -> None:
     packing = rule(layout, order, filler, separator)
-    packed = pack_groups(given_, packing, POOL)
+    packed = pack_groups(given_, packing)
     by_id = {g.root_id: g for g in given_}
     placed = [s.root_id for q in packed for s in q.segments if s.kind == "root"]
     fits = [fit_group(g, LENGTH - 1, separator) for g in given_]
@@ -95,13 +94,34 @@ def test_any_order_of_input_gives_the_same(
 ) -> None:
     mixed = list(given_)
     shuffle.shuffle(mixed)
-    pool = list(POOL)
-    shuffle.shuffle(pool)
     packing = rule(layout, order, filler, separator)
-    one, other = pack_groups(given_, packing, POOL), pack_groups(mixed, packing, pool)
+    one, other = pack_groups(given_, packing), pack_groups(mixed, packing)
     key = lambda s: s.sequence_id  # noqa: E731
     for a, b in zip(sorted(one, key=key), sorted(other, key=key), strict=True):
         assert a.input_ids.tolist() == b.input_ids.tolist() and a.segments == b.segments and a.dependencies == b.dependencies
+
+
+@pytest.mark.parametrize("layout", ["spread", "grouped"])
+def test_two_chunks_of_one_text_stand_once(layout: str) -> None:
+    text, other = (5,) * 6, (6,) * 4
+    one = Group(
+        "a",
+        (1,) * 9,
+        (Context(3, text, 0.5, 2), Context(2, text, 0.7, 4)),
+        (Dependency(3, 2, 0.5, None), Dependency(2, 4, 0.7, None)),
+    )
+    two = Group(
+        "b",
+        (2,) * 9,
+        (Context(4, text, 0.6, 1),),
+        (Dependency(4, 1, 0.6, None),),
+        (Context(9, text, 0, 0), Context(8, other, 0, 0)),
+    )
+    (sequence,) = pack_groups([two, one], rule(layout, "shuffle", "rejected", 1))
+    assert [s.chunk_id for s in sequence.segments if s.kind == "context"] == [2]
+    assert [s.chunk_id for s in sequence.segments if s.kind == "filler"] == [8]
+    found = {(d.root_id, d.chunk_id, round(d.gain, 1)) for d in sequence.dependencies}
+    assert found == {("a", 2, 0.5), ("a", 2, 0.7), ("b", 2, 0.6)}
 
 
 def test_the_seed_decides_the_order() -> None:

@@ -6,6 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
+from entropylong.errors import NothingToDo
 from entropylong.tables.schemas import TABLES
 from tests import tiny
 from tests.conftest import OpenRunner, quiet, rows_of, versions
@@ -87,6 +90,53 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
     assert any(len(p.positions) < len(anchors[p.root_id]) for p in pairs), "some readings must have been known already"
     for pair in pairs:
         assert all((pair.pair_id, position) in measured for position in anchors[pair.root_id])
+
+
+def test_what_others_measured_changes_nothing(copied: Path, open_runner: OpenRunner) -> None:
+    """Gains are shared; a setting sees of them what it planned itself, so it packs as if it were alone."""
+    old = open_runner(copied)
+    assert old.fingerprint("sequences")
+    assert {r.kind for r in old.cells().select("kind").distinct().collect()} == {"retrieved", "same_root", "random"}
+    narrow = open_runner(copied, "verify.scope=retrieved")
+    ran = [done.step.writes for done in narrow.run(announce=quiet).steps]
+    assert ran == ["pairs", "sequences"], "every reading was there"
+    assert {r.kind for r in narrow.cells().select("kind").distinct().collect()} == {"retrieved", "random"}
+    assert open_runner(copied).run(announce=quiet).steps == []
+
+
+def test_lost_index_and_figures_are_made_again(copied: Path, open_runner: OpenRunner) -> None:
+    before = versions(copied)
+    shutil.rmtree(copied / "index")
+    shutil.rmtree(copied / "tables" / "metrics")
+    runner = open_runner(copied)
+    result = runner.run(announce=quiet)
+    assert [done.step.writes for done in result.steps] == ["index"] and result.figures["sequences"] > 0
+    after = versions(copied)
+    assert {t for t in after if after[t] != before[t]} <= {"metrics"}
+    pairs = runner.store.read_ok("pairs", runner.fingerprint("pairs"))
+    roots = runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents")).select("root_id", "input_ids")
+    assert pairs.join(roots, "root_id").where("root_ids <> input_ids").count() == 0, "a copy is measured to its end"
+
+
+def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, corpus: Path) -> None:
+    """As after a kill: one of three input files is committed, and ingest never finished."""
+    first = Path(shutil.copytree(corpus, tmp_path / "first" / "corpus"))
+    for part in (1, 2):
+        (first / f"part-{part}.jsonl").unlink()
+    half = open_runner(tmp_path / "w", "roots.limit=5", source=first)
+    half.registry.complete = half.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
+    half.run(["ingest"], announce=quiet)
+    looked = open_runner(tmp_path / "w", "roots.limit=5")
+    looked.resolve_roots()
+    assert looked.ctx.root_threshold is not None
+    for stage in ("score", "index"):
+        with pytest.raises(NothingToDo, match="ingest"):
+            open_runner(tmp_path / "w", "roots.limit=5").run([stage], announce=quiet)
+    whole = open_runner(tmp_path / "w", "roots.limit=5")
+    whole.run(["ingest", "chunk", "score"], announce=quiet)
+    assert len(rows_of(whole, "scored_documents", ["root_id"])) == 5
+    with pytest.raises(NothingToDo, match="stage embed is not finished"):
+        open_runner(tmp_path / "w", "roots.limit=5").run(["index"], announce=quiet)
 
 
 def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: OpenRunner) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from entropylong.config import load_config
 from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
 from tests import tiny
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import CONF, OpenRunner, quiet, rows_of
 
 
 def outcomes(runner: object) -> dict[str, list[tuple[str, str | None]]]:
@@ -39,6 +40,21 @@ def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_ru
     assert seen[0]["a"] == [("error", "CONFLICTING_ID"), ("ok", None)]
     assert seen[0]["b"] == [("ok", None)] and seen[0]["c"] == [("skipped", "DUPLICATE_TEXT")]
     assert seen[0]["d"] == [("ok", None), ("skipped", "DUPLICATE_TEXT")]
+
+
+def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": "a text"}, {"doc_id": "b", "text": "b text"}])
+    keys = [f"sources.{name}.{key}" for name, role in (("corpus", "corpus"), ("roots", "root")) for key in
+            ("kind=jsonl", f"path={source}", f"role={role}")]  # fmt: skip
+    config = load_config(CONF / "demo.yaml", ["run.files_per_batch=1", f"workspace={tmp_path / 'w'}"])
+    mine = load_config(CONF / "demo.yaml", [*keys, f"workspace={tmp_path / 'w'}", "run.files_per_batch=1"])
+    sources = {name: s for name, s in mine.sources.items() if name not in config.sources}
+    runner = open_runner(tmp_path / "w", source=source)
+    runner.config = mine.model_copy(update={"sources": sources})
+    runner.run(["ingest"], announce=quiet)
+    found = rows_of(runner, "documents", ["doc_id", "source", "outcome"])
+    assert found == [("a", "corpus", "skipped"), ("a", "roots", "ok"), ("b", "corpus", "skipped"), ("b", "roots", "ok")]
+    assert runner.run(["ingest"], announce=quiet).steps == []
 
 
 def test_committed_documents_win_against_later_ones(tmp_path: Path, open_runner: OpenRunner) -> None:

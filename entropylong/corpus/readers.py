@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,11 @@ def read_unit(unit: Unit, root: str, text_column: str, id_column: str | None, ma
     try:
         for number, (doc_id, value) in enumerate(_raw(unit, root, text_column, id_column), start=1):
             yield to_record(unit.source, f"{unit.name}:{number}", doc_id, value, max_chars)
-    except (OSError, EOFError, ValueError, SyntaxError, pa.ArrowException, _zstd_error()) as error:
+        if number == 0:
+            # A row all the same: it says that the unit was read, or it would be read again by every run.
+            origin = f"{unit.name}:0"
+            yield Record(text_id(origin), None, unit.source, origin, "skipped", "EMPTY_UNIT", f"{origin}: no record begins here")
+    except (OSError, EOFError, ValueError, SyntaxError, zlib.error, pa.ArrowException, _zstd_error()) as error:
         origin = f"{unit.name}:{number + 1}"
         detail = f"{origin}: the rest of the file cannot be read: {_line(error)}"
         yield Record(text_id(origin), None, unit.source, origin, "error", "UNREADABLE_FILE", detail[:512])
@@ -237,12 +242,22 @@ def _parquet_rows(unit: Unit, system: pafs.FileSystem, text_column: str, id_colu
         for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=columns):
             # As bytes: a string column may hold broken UTF-8, which must cost one row, not the file.
             texts = batch.column(text_column).cast(pa.large_binary()).to_pylist()
-            ids = batch.column(id_column).to_pylist() if id_column in names else [None] * len(texts)
+            ids = _ids(batch.column(id_column)) if id_column in names else [None] * len(texts)
             yield from zip(ids, texts, strict=True)
+
+
+def _ids(column: pa.Array) -> list[Any]:
+    kind = column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return list((column.cast(pa.large_binary()) if is_text else column).to_pylist())
 
 
 def to_record(source: str, origin: str, doc_id: Any, value: str | bytes | Damaged | None, max_chars: int) -> Record:
     """A record from a raw value; every way in which a text can be damaged has its code."""
+    try:
+        doc_id = doc_id.decode("utf-8") if isinstance(doc_id, bytes) else doc_id
+    except UnicodeDecodeError as error:
+        doc_id, value = None, Damaged("INVALID_UTF8", f"byte {error.start} of the id is not UTF-8")
     given = None if doc_id is None or str(doc_id) == "" else str(doc_id)
 
     def refuse(code: str, detail: str, outcome: str = "error") -> Record:

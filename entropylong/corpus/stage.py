@@ -28,10 +28,15 @@ _RECORD = (
 )
 
 
+def sources_in_order(config: Config) -> list[tuple[str, Source]]:
+    """Sources that may give roots first, then by name: the first text stays, and a root must not fall to a corpus copy."""
+    return sorted(config.sources.items(), key=lambda item: (item[1].role == "corpus", item[0]))
+
+
 def all_units(config: Config) -> list[Unit]:
     """The units of every file source, in order. Driver side."""
     units: list[Unit] = []
-    for name, source in sorted(config.sources.items()):
+    for name, source in sources_in_order(config):
         if source.path is not None and source.kind != "delta":
             units += list_units(name, source.kind, source.path, config.ingest.unit_bytes)
     return units
@@ -105,12 +110,13 @@ def read_table(spark: SparkSession, name: str, source: Source, version: int, max
     return frame.select(doc_id.alias("doc_id"), text).mapInArrow(check, _RECORD)
 
 
-def resolve_duplicates(records: DataFrame, existing: DataFrame) -> DataFrame:
+def resolve_duplicates(records: DataFrame, existing: DataFrame, root_sources: Sequence[str]) -> DataFrame:
     """One ok row a doc_id and a text; the others skipped or errors, so that no order of arrival within a batch matters.
 
     Args:
         records: of one batch.
         existing: ok documents already committed; they win against the batch.
+        root_sources: sources that may give roots; of two records with one text theirs stays, or a root would be lost.
     """
     ok = F.col("outcome") == OK
     by_id = Window.partitionBy("doc_id", ok)
@@ -124,8 +130,9 @@ def resolve_duplicates(records: DataFrame, existing: DataFrame) -> DataFrame:
                                      "another text stands under this doc_id already"))
         .join(known_texts, "text_hash", how="left")
     )  # fmt: skip
-    first = F.min(F.struct("doc_id", "origin")).over(by_text)
-    is_copy = F.col("known_id").isNotNull() | (F.struct("doc_id", "origin") != first)
+    place = F.struct((~F.col("source").isin(list(root_sources))).alias("corpus_only"), "doc_id", "source", "origin")
+    first = F.min(place).over(by_text)
+    is_copy = F.col("known_id").isNotNull() | (place != first)
     reason = F.concat(F.lit("same text as "), F.coalesce("known_id", first["doc_id"]))
     return _refuse(checked, (F.col("outcome") == OK) & is_copy, SKIPPED, "DUPLICATE_TEXT", reason).select(*records.columns)
 
@@ -186,7 +193,7 @@ INGEST = Stage(
     reads=(),
     writes="documents",
     key=("origin",),
-    config=("sources.*.kind", "sources.*.columns", "ingest.max_chars"),
+    config=("sources.*.kind", "sources.*.columns", "sources.*.role", "ingest.max_chars"),
     build=_no_build,
     purpose="read the sources; refuse damaged text, conflicting ids and exact duplicates",
 )

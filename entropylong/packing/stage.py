@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -41,9 +41,7 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
             separator_ids=tuple(encode_plain(words, separator)),
             pad_id=pad_id,
         )
-        rows = table.to_pylist()
-        random = {c.chunk_id: c for row in rows for c in _chunks(row["random"])}
-        packed = pack_groups((_group(row) for row in rows), packing, list(random.values()))
+        packed = pack_groups((_group(row) for row in table.to_pylist()), packing)
         return pa.Table.from_pylist([_row(s, rule.recipe) for s in packed], schema=arrow)
 
     bucket = F.pmod(F.xxhash64(F.lit(seed).cast("bigint"), "root_id"), F.lit(rule.buckets)).alias("bucket")
@@ -52,40 +50,54 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
 
 
 def group_rows(ctx: Context, frames: Frames) -> DataFrame:
-    """One row a root: its ids, dependencies, context chunks, and the chunks that fillers may draw from."""
-    accept, limit = ctx.config.accept, ctx.config.pack.max_chunk_uses
-    links = RECIPES[ctx.config.pack.recipe](frames["cells"], accept)
-    if limit is not None:
-        links = cap_chunk_uses(links, limit, ctx.config.seed)
-    by_root = links.groupBy("root_id").agg(
+    """One row a root: its ids, dependencies, context chunks, and the chunks that may fill the rest of its sequence."""
+    pack, seed = ctx.config.pack, ctx.config.seed
+    wanted = RECIPES[pack.recipe](frames["cells"], ctx.config.accept)
+    planned = frames["pairs"].select("root_id", "chunk_id", "kind")
+    links, fillers = cap_chunk_uses(wanted, filler_chunks(planned, wanted, pack.filler), pack.max_chunk_uses, seed)
+    dependencies = links.groupBy("root_id").agg(
         F.collect_list(F.struct("chunk_id", "position", "gain", "excess_gain")).alias("dependencies")
     )
-    chunks = frames["pairs"].groupBy("root_id").agg(F.collect_list(F.struct("chunk_id", "kind", "chunk_ids")).alias("chunks"))
-    used = F.transform("dependencies", lambda d: d["chunk_id"])
-
-    def is_used(chunk: Column) -> Column:
-        return F.array_contains(used, chunk["chunk_id"])
-
-    wants_rejected, wants_random = (ctx.config.pack.filler == name for name in ("rejected", "random"))
+    uses = links.select("root_id", "chunk_id", F.lit("contexts").alias("use")).distinct()
+    uses = uses.unionByName(fillers.select("root_id", "chunk_id", F.lit("fillers").alias("use")))
+    ids = frames["pairs"].select("root_id", "chunk_id", "chunk_ids").dropDuplicates(["root_id", "chunk_id"])
+    chunk = F.struct("chunk_id", "chunk_ids")
+    chunks = (
+        uses.join(ids, ["root_id", "chunk_id"], how="inner")
+        .groupBy("root_id")
+        .agg(*(F.collect_list(F.when(F.col("use") == use, chunk)).alias(use) for use in ("contexts", "fillers")))
+    )
     return (
-        by_root.join(frames["scored_documents"].select("root_id", "input_ids"), "root_id", how="inner")
+        dependencies.join(frames["scored_documents"].select("root_id", "input_ids"), "root_id", how="inner")
         .join(chunks, "root_id", how="inner")
-        .select(
-            "root_id",
-            "input_ids",
-            "dependencies",
-            F.filter("chunks", is_used).alias("contexts"),
-            F.filter("chunks", lambda c: F.lit(wants_rejected) & (c["kind"] != RANDOM) & ~is_used(c)).alias("rejected"),
-            F.filter("chunks", lambda c: F.lit(wants_random) & (c["kind"] == RANDOM)).alias("random"),
-        )
+        .select("root_id", "input_ids", "dependencies", "contexts", "fillers")
     )
 
 
-def cap_chunk_uses(links: DataFrame, limit: int, seed: int) -> DataFrame:
-    """At most `limit` roots a chunk, the first in hash order; before bucketing, so that the cap is the corpus's."""
-    order = Window.partitionBy("chunk_id").orderBy(F.xxhash64(F.lit(seed).cast("bigint"), "chunk_id", "root_id"), "root_id")
-    kept = links.select("root_id", "chunk_id").distinct().withColumn("use", F.row_number().over(order)).where(F.col("use") <= limit)
-    return links.join(kept, ["root_id", "chunk_id"], how="left_semi")
+def filler_chunks(planned: DataFrame, wanted: DataFrame, filler: str) -> DataFrame:
+    """(root_id, chunk_id) that `pack.filler` may draw: pairs of its kind that no recipe wants as contexts."""
+    kind = {"none": F.lit(False), "rejected": F.col("kind") != RANDOM, "random": F.col("kind") == RANDOM}[filler]
+    return planned.where(kind).join(wanted, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
+
+
+def cap_chunk_uses(links: DataFrame, fillers: DataFrame, limit: int | None, seed: int) -> tuple[DataFrame, DataFrame]:
+    """At most `limit` roots a chunk, contexts before fillers, the first in hash order.
+
+    Before bucketing, so that the cap is the corpus's.
+    """
+    if limit is None:
+        return links, fillers
+    order = Window.partitionBy("chunk_id").orderBy(
+        "is_filler", F.xxhash64(F.lit(seed).cast("bigint"), "chunk_id", "root_id"), "root_id"
+    )
+    uses = links.select("root_id", "chunk_id", F.lit(False).alias("is_filler")).distinct()
+    uses = uses.unionByName(fillers.withColumn("is_filler", F.lit(True)))
+    kept = uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= limit)
+    key = ["root_id", "chunk_id"]
+    return (
+        links.join(kept.where(~F.col("is_filler")), key, how="left_semi"),
+        fillers.join(kept.where("is_filler"), key, how="left_semi"),
+    )
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterable[Chunk]:
@@ -98,7 +110,7 @@ def _group(row: dict[str, Any]) -> Group:
     for chunk in _chunks(row["contexts"]):
         mine = [d for d in dependencies if d.chunk_id == chunk.chunk_id]
         contexts.append(Chunk(chunk.chunk_id, chunk.ids, max(d.gain for d in mine), min(d.position for d in mine)))
-    return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, tuple(_chunks(row["rejected"])))
+    return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, tuple(_chunks(row["fillers"])))
 
 
 def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
@@ -115,12 +127,12 @@ def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
 
 PACK = Stage(
     name="pack",
-    version=1,
+    version=2,
     kind=Kind.WHOLE,
     reads=("pairs", "gains", "anchors", "candidates", "scored_documents"),
     writes="sequences",
     key=("sequence_id",),
-    config=("accept", "pack", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id"),
+    config=("accept", "pack", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id", "verify.scope"),
     build=pack,
     upstream=("pairs", "gains"),
     purpose="accept, order and pack into sequences of exactly pack.length tokens (paper, Stage 4)",

@@ -151,6 +151,7 @@ INDEX = Stage(
     key=("chunk_id",),
     config=(),
     build=_no_build,
+    needs_whole=("documents", "chunks", "chunk_vectors"),
     purpose="an exact index over a pinned snapshot of the vectors",
 )
 QUERIES = Stage(

@@ -164,7 +164,7 @@ PAIRS = TableSchema(
         ("root_id", "STRING", _ROOT),
         ("chunk_id", "BIGINT", _CHUNK),
         ("kind", "STRING", "candidate | random (control)"),
-        ("root_ids", "ARRAY<INT>", "Ids of the root up to its last position to read"),
+        ("root_ids", "ARRAY<INT>", "Ids of the root"),
         ("chunk_ids", "ARRAY<INT>", "Ids of the chunk, cut to contexts.max_tokens"),
         ("positions", "ARRAY<INT>", "Anchors still to be read when the pair was planned; empty if all were known"),
     ),

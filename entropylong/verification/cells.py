@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.config import Accept
+from entropylong.config import Accept, Config
 from entropylong.stages import Frames
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 
@@ -21,9 +21,9 @@ _CELL = (
 _JUDGED = _CELL + ", gain DOUBLE, excess_gain DOUBLE, passes_paper BOOLEAN, passes_specific BOOLEAN, accepted BOOLEAN"
 
 
-def judged_cells(frames: Frames, accept: Accept) -> DataFrame:
+def judged_cells(frames: Frames, config: Config) -> DataFrame:
     """Cells with gains and verdicts. Executors: pure numpy, one root at a time."""
-    rule = acceptance_rule(accept)
+    rule = acceptance_rule(config.accept)
 
     def run(table: pa.Table) -> pa.Table:
         cells = Cells(
@@ -38,7 +38,7 @@ def judged_cells(frames: Frames, accept: Accept) -> DataFrame:
             table = table.append_column(name, pa.array(values, from_pandas=True))
         return table
 
-    return cells(frames).groupBy("root_id").applyInArrow(run, _JUDGED)
+    return cells(frames, config).groupBy("root_id").applyInArrow(run, _JUDGED)
 
 
 def acceptance_rule(accept: Accept) -> Rule:
@@ -46,8 +46,11 @@ def acceptance_rule(accept: Accept) -> Rule:
     return Rule(**accept.model_dump())
 
 
-def cells(frames: Frames) -> DataFrame:
-    """Readings of the planned pairs at the current anchors, with rank and score where the anchor retrieved the chunk."""
+def cells(frames: Frames, config: Config) -> DataFrame:
+    """Readings of the planned pairs at the current anchors, with rank and score where the anchor retrieved the chunk.
+
+    Gains are shared by all settings; what another one read beyond this one's plan is left out.
+    """
     anchors = frames["anchors"].select("root_id", F.explode("anchors").alias("a"))
     anchors = anchors.select("root_id", "a.position", "a.entropy", "a.nll")
     hits = frames["candidates"].select("root_id", "position", F.explode("hits").alias("hit"))
@@ -55,9 +58,11 @@ def cells(frames: Frames) -> DataFrame:
     readings = (
         frames["gains"]
         .select("pair_id", F.explode("readings").alias("r"))
+        .select("pair_id", F.col("r.position").alias("position"), "r")
+        # Two plans may have read one position of one pair: the same measurement but for rounding; one is kept, always the same.
+        .groupBy("pair_id", "position")
+        .agg(F.min("r").alias("r"))
         .select("pair_id", "r.*")
-        # Two plans may have read one position of one pair: the same measurement, kept once.
-        .dropDuplicates(["pair_id", "position"])
     )
     measured = frames["pairs"].select("pair_id", "root_id", "chunk_id", F.col("kind").alias("planned_as")).join(readings, "pair_id")
     kind = (
@@ -66,9 +71,11 @@ def cells(frames: Frames) -> DataFrame:
         .otherwise(SAME_ROOT)
     )  # fmt: skip
     columns = [c.strip().split(" ")[0] for c in _CELL.split(",")]
+    planned = F.lit(True) if config.verify.scope == "all" else F.col("kind") != SAME_ROOT
     return (
         measured.join(anchors, ["root_id", "position"], how="inner")
         .join(hits, ["root_id", "position", "chunk_id"], how="left")
         .withColumn("kind", kind)
+        .where(planned)
         .select(*columns)
     )

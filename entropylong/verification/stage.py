@@ -41,8 +41,9 @@ def pairs(ctx: Context, frames: Frames) -> DataFrame:
         .withColumn("pair_id", F.xxhash64(F.lit(ctx.fingerprints["gains"]), "all_ids", "text_hash"))
         .join(known, "pair_id", how="left")
         .withColumn("positions", F.when(F.col("outcome") == OK, unread))
-        .withColumn("root_ids", F.expr("slice(all_ids, 1, coalesce(array_max(positions) + 1, 0))"))
-        .drop("all_ids", "text_hash", "known")
+        # Whole, though a pass ends at its last anchor: a verbatim copy is measured to its end.
+        .withColumnRenamed("all_ids", "root_ids")
+        .drop("text_hash", "known")
     )
     tokenizer, cut = ctx.causal_lm.tokenizer(), ctx.config.contexts.max_tokens
 
@@ -135,7 +136,7 @@ def _subtract_readings(rows: DataFrame, done: DataFrame, key: Sequence[str]) -> 
 
 PLAN_PAIRS = Stage(
     name="pairs",
-    version=1,
+    version=2,
     kind=Kind.BATCH,
     reads=("anchors", "candidates", "scored_documents", "chunks", "documents", "gains"),
     writes="pairs",
@@ -143,12 +144,13 @@ PLAN_PAIRS = Stage(
     config=("verify.scope", "controls", "seed"),
     build=pairs,
     driving=_chosen_anchors,
+    needs_whole=("query_vectors", "candidates"),
     upstream=("anchors", "candidates", "gains"),
     purpose="unique (root, chunk) pairs and random controls, and what of them is still to be read",
 )
 VERIFY = Stage(
     name="verify",
-    version=1,
+    version=2,
     kind=Kind.STREAM,
     reads=("pairs",),
     writes="gains",
@@ -159,6 +161,7 @@ VERIFY = Stage(
     keys_todo=lambda rows: rows.select("pair_id", F.explode("positions").alias("position")),
     keys_done=lambda rows: rows.select("pair_id", F.explode("readings.position").alias("position")),
     subtract=_subtract_readings,
+    only_unmeasured=True,
     upstream=(),
     models=("model",),
     purpose="one forward pass a pair: entropy at every anchor with the chunk in front (paper, Stage 3)",
