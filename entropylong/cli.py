@@ -38,15 +38,19 @@ def split_words(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
     return [w for w in given if "=" not in w], [w for w in given if "=" in w]
 
 
-def open_runner(config: str, overrides: Sequence[str], input_path: str | None = None) -> Runner:
+def open_runner(config: str, overrides: Sequence[str], input_path: str | None = None, reads_sources: bool = False) -> Runner:
     """The runner of a config file, with a session."""
-    from entropylong.config import load_config
+    from entropylong.config_files import load_config
     from entropylong.spark import session
 
     loaded = load_config(config, overrides, input_path)
-    from entropylong.runner import Runner, prepare_models
+    from entropylong.preflight import check_sources, prepare_models
+    from entropylong.runner import Runner
 
-    prepare_models(loaded)  # a model that cannot serve is told before Spark starts
+    # Told before Spark starts.
+    if reads_sources:
+        check_sources(loaded)
+    prepare_models(loaded)
     return Runner(loaded, session(loaded))
 
 
@@ -88,15 +92,16 @@ def run(
 
     names, overrides = split_words(words)
     if describe:
-        from entropylong.config import load_config
+        from entropylong.config_files import load_config
         from entropylong.describe import describe_steps
 
         Console(soft_wrap=True).print(describe_steps(load_config(config, overrides, input_path), names))
         return
     from entropylong.pipeline import steps_of
+    from entropylong.stages import Kind
 
-    steps_of(names)  # a misspelt stage is told before Spark starts
-    runner = open_runner(config, overrides, input_path)
+    steps = steps_of(names)  # a misspelt stage is told before Spark starts
+    runner = open_runner(config, overrides, input_path, reads_sources=any(step.kind is Kind.FILES for step in steps))
     result = runner.run(names, announce=lambda line: print(line, flush=True))
     from entropylong.figures import figures_table, latest_figures
 

@@ -208,11 +208,11 @@ def _drive_batch(step: Stage, runner: Runner, artifact: Artifact, progress: Step
     todo = step.driving(runner.ctx, frames).join(done, list(step.key), how="left_anti")
     roots = todo.select("root_id").distinct().count()
     units = -(-roots // runner.config.run.roots_per_unit)
-    for unit in range(units):
-        in_unit = F.pmod(F.xxhash64("root_id"), F.lit(units)) == unit
+    unit_of = F.pmod(F.xxhash64("root_id"), F.lit(units))
+    sizes = step.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect()
+    for unit, size in sorted((int(row[0]), int(row[1])) for row in sizes):
         # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
-        rows = todo.where(in_unit)
-        size = step.keys_todo(rows).count()
+        rows = todo.where(unit_of == unit)
         progress.batch(size)
         name = f"{step.name}-{value}-{runner.store.version(step.writes)}-{unit}-of-{units}"
         runner.store.append(step.writes, step.build(runner.ctx.sized(size), {**frames, feeder: rows}), value, (name, 1))

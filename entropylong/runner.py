@@ -22,9 +22,8 @@ from entropylong.corpus.stage import is_root, root_hash
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
 from entropylong.models.cache import WorkerModel
-from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
-from entropylong.models.window import check_window
 from entropylong.pipeline import step_writing, steps_of
+from entropylong.preflight import prepare_models
 from entropylong.progress import step_progress
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.spark import task_threads
@@ -58,17 +57,6 @@ class Counts:
         return sum(n for (outcome, _), n in self.outcomes.items() if outcome == OK)
 
 
-def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:
-    """The two models on this machine, by `model` and `encoder`, and whether a root with a context fits the window."""
-    cache = Path(config.node_cache).expanduser()
-    specs = {
-        name: ModelSpec(section.name, section.revision) for name, section in (("model", config.model), ("encoder", config.encoder))
-    }
-    prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
-    check_window(config, prepared["model"].path)
-    return specs, prepared
-
-
 class Runner:
     """One workspace under one config.
 
@@ -85,7 +73,8 @@ class Runner:
         self.ctx = self._context()
         self._artifacts: dict[str, Artifact] = {}
         self._cells: DataFrame | None = None
-        self._running = False
+        # While a run is at work: fingerprints of which it left nothing to do.
+        self._finished: set[str | None] | None = None
         # Rows by (outcome, code) of each table, as the last run of its step saw them.
         self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
 
@@ -196,7 +185,7 @@ class Runner:
                 {"documents": self.store.version("documents")}, {"threshold": threshold}, COMPLETE,
             )  # fmt: skip
             # Only a run that has read all documents may pin: a look at a half-read corpus must decide nothing.
-            if self._running and self._is_whole(step_writing("documents")):
+            if self._finished is not None and self._is_whole(step_writing("documents")):
                 self.registry.record(known)
         self.ctx = self.ctx.with_(root_threshold=int(known.pinned["threshold"]))
 
@@ -220,6 +209,8 @@ class Runner:
         artifact = self.artifact(step)
         if artifact is None:
             return False
+        if artifact.fingerprint in (self._finished or ()):
+            return True
         if step.kind in (Kind.FILES, Kind.WHOLE):
             known = self.registry.get(artifact.fingerprint)
             return known is not None and known.state == COMPLETE
@@ -257,7 +248,9 @@ class Runner:
             left = len(engines.units_left(self.store, self.config, value)) + len(engines.tables_left(self, value))
             return Counts(sum(found.values()) + left, left, found)
         if step.kind is Kind.WHOLE:
-            is_there = (self.workspace.index(value) / MANIFEST).is_file() if step.writes == "index" else self.store.exists(step.writes)
+            is_there = (
+                (self.workspace.index(value) / MANIFEST).is_file() if step.writes == "index" else self.store.exists(step.writes)
+            )
             return Counts(1, 0 if is_there and self._is_whole(step) else 1, found)
         self.resolve_roots()
         if self.ctx.root_threshold is None:
@@ -274,13 +267,13 @@ class Runner:
             EntropyLongError: with one line that says what to do.
         """
         with self.workspace.locked():
-            self._running = True
+            self._finished = set()
             try:
-                return self._run(steps_of(list(names)), announce)
+                return self._run(steps_of(list(names)), announce, self._finished)
             finally:
-                self._running = False
+                self._finished = None
 
-    def _run(self, steps: Sequence[Stage], announce: Any) -> RunResult:
+    def _run(self, steps: Sequence[Stage], announce: Any, finished: set[str | None]) -> RunResult:
         if not self.config.sources:
             raise ConfigError("the config names no source; give --input PATH_OR_TABLE, or sources.<name>.path in the file")
         from entropylong.figures import latest_figures
@@ -290,6 +283,7 @@ class Runner:
             try:
                 for step in steps:
                     done = self._run_step(step, tracker, announce)
+                    finished.add(self.fingerprint(step.writes))
                     if done is not None:
                         result.steps.append(done)
             finally:

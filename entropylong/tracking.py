@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,8 +76,7 @@ class Tracker:
             raise EnvironmentProblem(f"MLflow store {_redact(tracking.uri)}: {_redact(reason)}; mend tracking.uri") from error
         tags = {"entropylong.run_id": self._run_id, "entropylong.version": entropylong.__version__}
         self._parent = client.create_run(self._experiment, run_name=f"run-{self._run_id}", tags=tags).info.run_id
-        for key, value in walk(self._config.model_dump()):
-            client.log_param(self._parent, _param(key), _redact(json.dumps(value, ensure_ascii=False))[:6000])
+        log(client, self._parent, params=dict(walk(self._config.model_dump())))
         self._client = client
         return client
 
@@ -97,8 +97,7 @@ class Tracker:
     def figures(self, figures: Mapping[str, float]) -> None:
         """The figures of the run as metrics of the parent."""
         client = self._open()
-        for name, value in figures.items():
-            client.log_metric(self._parent, _param(name), value)
+        log(client, self._parent, metrics=figures)
         client.log_dict(self._parent, dict(figures), "figures.json")
 
 
@@ -111,13 +110,9 @@ class StageRun:
     def finish(self, step: Stage, artifact: Artifact, runner: Runner, counts: Counts, seconds: float) -> None:
         """Params, metrics, and the tables read and written at their Delta versions."""
         client, run = self._client, self._run_id
-        client.log_param(run, "fingerprint", artifact.fingerprint)
-        for key, value in {**artifact.config, **artifact.models}.items():
-            client.log_param(run, _param(key), json.dumps(value, ensure_ascii=False)[:6000])
         metrics = {"seconds": seconds, "keys_in": counts.rows_in, "rows_ok": counts.rows_out, "rows_error": counts.errors}
         metrics |= {f"rows_{outcome}_{code}": n for (outcome, code), n in counts.outcomes.items() if code}
-        for name, number in metrics.items():
-            client.log_metric(run, _param(name), float(number))
+        log(client, run, {"fingerprint": artifact.fingerprint, **artifact.config, **artifact.models}, metrics)
         inputs = [
             dataset(runner.store, table, value, artifact.input_versions.get(table), "input")
             for table in step.reads
@@ -127,6 +122,23 @@ class StageRun:
         outputs = [dataset(runner.store, step.writes, written, None, "output")] if written and step.writes in TABLES else []
         client.log_inputs(run, inputs + outputs)
         client.log_inputs(self._parent, outputs)
+
+
+def log(
+    client: MlflowClient, run: str, params: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None
+) -> None:
+    """Params (credentials in them blotted out) and metrics of a run, in batches: one call a value takes seconds in all."""
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    numbers = [Metric(_param(name), float(number), now, 0) for name, number in (metrics or {}).items()]
+    client.log_batch(run, metrics=numbers)
+    texts = [
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for key, value in (params or {}).items()
+    ]
+    said = [Param(_param(key), _redact(text)[:6000]) for key, text in texts]
+    for start in range(0, len(said), 100):
+        client.log_batch(run, params=said[start : start + 100])
 
 
 def dataset(store: Store, table: str, value: str, version: int | None, context: str) -> DatasetInput:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from mlflow import MlflowClient
 
-from entropylong.config import Config, load_config
+from entropylong.config import Config
+from entropylong.config_files import load_config
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -29,8 +31,9 @@ def spark() -> Iterator[SparkSession]:
 
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     demo = load_config(CONF / "demo.yaml")
-    # Minutes in one JVM: its second compiler pays here.
-    options = [o for o in java_options(Path(demo.node_cache).expanduser()) if "Tiered" not in o]
+    # Minutes in one JVM: its second compiler and a parallel collector pay here.
+    quick = java_options(Path(demo.node_cache).expanduser())
+    options = ["-XX:+UseParallelGC", *(o for o in quick if "Tiered" not in o and "UseSerialGC" not in o)]
     keys = ["spark.master=local[2]", f"spark.conf.spark.driver.extraJavaOptions={' '.join(options)}"]
     running = session(load_config(CONF / "demo.yaml", keys))
     yield running
@@ -54,8 +57,15 @@ MakeConfig = Callable[..., Config]
 def make_config(tiny_lm: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
     """A small config over a JSON lines file, with the tiny models; overrides come last."""
     cache = tmp_path_factory.mktemp("node_cache")
+    (cache / "jvm").symlink_to(Path(load_config(CONF / "demo.yaml").node_cache).expanduser() / "jvm")
+    # To make MLflow's tables takes seconds: done once, a copy for each workspace.
+    store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{store}").search_experiments()
 
     def make(workspace: Path, source: Path, *overrides: str) -> Config:
+        if not (workspace / "mlflow.db").is_file() and not any(key.startswith("tracking.uri") for key in overrides):
+            workspace.mkdir(parents=True, exist_ok=True)
+            shutil.copy(store, workspace)
         keys = [
             f"workspace={workspace}", f"node_cache={cache}", f"model.name={tiny_lm}", f"encoder.name={tiny_encoder}",
             "model.document_start_id=0", "roots.limit=null", "roots.min_tokens=64", "roots.max_tokens=300",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from entropylong.config import Config, conf_dir, generic, keys_of, load_config, operational_keys, walk
+from entropylong.config import Config, generic, keys_of, operational_keys, walk
+from entropylong.config_files import conf_dir, load_config
 from entropylong.errors import ConfigError
 from entropylong.pipeline import STEPS
 from tests.conftest import CONF

@@ -40,7 +40,7 @@ KILLED = textwrap.dedent(
 
     TABLE = sys.argv[2]
     Store.append = append_and_die
-    Runner(config, spark).run(announce=lambda line: None)
+    Runner(config, spark).run(["verify"], announce=lambda line: None)
     """
 )
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from entropylong.config import load_config
+from entropylong.config_files import load_config
 from entropylong.errors import ConfigError, ModelError
 from entropylong.models.causal_lm import CausalLM
 from entropylong.models.encoder import Encoder

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from entropylong.config import load_config
+from entropylong.config_files import load_config
 from entropylong.corpus.demo import demo_documents
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.runner import Runner
@@ -18,7 +18,7 @@ from tests.conftest import CONF, REAL_ENCODER, REAL_LM, quiet
 from tests.oracle import Oracle
 
 ROOTS = ("scipy.signal._filter_design.buttord", "scipy.signal._filter_design.cheb1ord")
-MAX_TOKENS, CUT, TOP_K, ALPHA, EPSILON, WINDOW = 260, 128, 2, 2.0, 0.4, 16
+MAX_TOKENS, CUT, TOP_K, ALPHA, EPSILON, WINDOW = 200, 128, 2, 2.0, 0.4, 16
 
 
 @pytest.fixture(scope="module")

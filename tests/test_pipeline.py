@@ -164,7 +164,7 @@ def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, 
     tiny.write_jsonl(folder / "all.jsonl", [json.loads(line) for line in reversed(rows)])
     one, other = (
         open_runner(finished),
-        open_runner(tmp_path / "workspace", "run.roots_per_unit=4", "run.files_per_batch=64", source=folder),
+        open_runner(tmp_path / "workspace", "run.files_per_batch=64", source=folder),
     )
     other.run(announce=quiet)
     columns = ["sequence_id", "input_ids"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entropylong.config import load_config
+from entropylong.config_files import load_config
 from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
 from tests import tiny
 from tests.conftest import CONF, OpenRunner, quiet, rows_of

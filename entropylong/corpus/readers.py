@@ -106,12 +106,26 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), path
 
 
-def _list_files(source: str, kind: str, path: str) -> tuple[list[pafs.FileInfo], str]:
+def find(source: str, path: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
+    """What lies at a source's path.
+
+    Raises:
+        SourceError: nothing, or it cannot be reached.
+    """
     try:
         system, inner = filesystem(path)
         top = system.get_file_info(inner)
-        if top.type == pafs.FileType.NotFound:
-            raise SourceError(f"source {source}: no such file or directory: {path}")
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"source {source}: cannot reach {path}: {_line(error)}") from None
+    if top.type == pafs.FileType.NotFound:
+        raise SourceError(f"source {source}: no such file or directory: {path}")
+    return system, top
+
+
+def _list_files(source: str, kind: str, path: str) -> tuple[list[pafs.FileInfo], str]:
+    system, top = find(source, path)
+    inner = str(top.path)
+    try:
         found = [top] if top.is_file else system.get_file_info(pafs.FileSelector(inner, recursive=True))
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"source {source}: cannot list {path}: {_line(error)}") from None

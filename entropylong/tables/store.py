@@ -35,6 +35,7 @@ class Store:
         self.spark = spark
         self._catalog = tables if CATALOG_SCHEMA.match(tables) and not Path(tables).exists() else None
         self._directory = tables.rstrip("/")
+        self._versions: dict[str, int] = {}
 
     def address(self, table: str) -> str:
         """What SQL calls the table: catalog.schema.name, or delta.`path`."""
@@ -72,10 +73,10 @@ class Store:
         builder.execute()
 
     def version(self, table: str) -> int:
-        """Latest Delta version; -1 where the table does not exist."""
-        if not self.exists(table):
-            return -1
-        return int(self._delta(table).history(1).select("version").collect()[0][0])
+        """Latest Delta version, remembered until this store writes: no one else does, the workspace is locked. -1: no table."""
+        if table not in self._versions and self.exists(table):
+            self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
+        return self._versions.get(table, -1)
 
     def read(self, table: str, fingerprint: str | None = None, version: int | None = None) -> DataFrame:
         """Rows of a table, of one fingerprint, at one version. A table that does not exist reads as empty."""
@@ -108,6 +109,7 @@ class Store:
         writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
         if transaction is not None:
             writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
+        self._versions.pop(table, None)
         try:
             writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.location(table))
         except (PySparkException, Py4JJavaError) as error:
@@ -122,12 +124,11 @@ class Store:
 
 def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> DataFrame:
     """Exactly the schema's columns in order; outcome defaults to ok, the fingerprint is the writer's (None: the rows' own)."""
-    defaults = {"fingerprint": F.lit(fingerprint), "outcome": F.lit(OK)}
-    columns = []
-    for name, ddl, _ in ((f.name, f.dataType.simpleString(), None) for f in schema.struct):
-        known = name in frame.columns and (name != "fingerprint" or fingerprint is None)
-        columns.append((F.col(name) if known else defaults.get(name, F.lit(None))).cast(ddl).alias(name))
-    return frame.select(*columns)
+    own = {} if fingerprint is None else {"fingerprint": f"'{fingerprint}'"}
+    values = {"outcome": f"'{OK}'"} | {name: f"`{name}`" for name in frame.columns} | own
+    return frame.selectExpr(
+        *(f"cast({values.get(f.name, 'null')} as {f.dataType.simpleString()}) as `{f.name}`" for f in schema.struct)
+    )
 
 
 def root_cause(error: BaseException) -> str:
