@@ -38,17 +38,18 @@ def split_words(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
     return [w for w in given if "=" not in w], [w for w in given if "=" in w]
 
 
-def open_runner(config: str, overrides: Sequence[str], input_path: str | None = None, reads_sources: bool = False) -> Runner:
-    """The runner of a config file, with a session."""
+def open_runner(config: str, overrides: Sequence[str], input_path: str | None = None, names: Sequence[str] | None = None) -> Runner:
+    """The runner of a config file, with a session. What a run of the named stages would trip over is told before Spark starts."""
     from entropylong.config_files import load_config
-    from entropylong.spark import session
 
     loaded = load_config(config, overrides, input_path)
+    from entropylong.pipeline import steps_of
     from entropylong.preflight import check_sources, prepare_models
     from entropylong.runner import Runner
+    from entropylong.spark import session
+    from entropylong.stages import Kind
 
-    # Told before Spark starts.
-    if reads_sources:
+    if names is not None and any(step.kind is Kind.FILES for step in steps_of(list(names))):
         check_sources(loaded)
     prepare_models(loaded)
     return Runner(loaded, session(loaded))
@@ -97,11 +98,7 @@ def run(
 
         Console(soft_wrap=True).print(describe_steps(load_config(config, overrides, input_path), names))
         return
-    from entropylong.pipeline import steps_of
-    from entropylong.stages import Kind
-
-    steps = steps_of(names)  # a misspelt stage is told before Spark starts
-    runner = open_runner(config, overrides, input_path, reads_sources=any(step.kind is Kind.FILES for step in steps))
+    runner = open_runner(config, overrides, input_path, names)
     result = runner.run(names, announce=lambda line: print(line, flush=True))
     from entropylong.figures import figures_table, latest_figures
 

@@ -28,13 +28,17 @@ _SETTINGS = {
 _LOCAL_SETTINGS = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.sql.shuffle.partitions": "2",
+    # Python's work is spread by the stages themselves; what Spark shuffles here is small.
+    "spark.sql.shuffle.partitions": "1",
     # A local run plans many small queries and computes in Python: compiling each query's Java, or planning it again by
     # measured sizes, costs more than it saves (a fifth of the whole run on small data).
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
-    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    # Statistics pick the files of a large table; to look for them in a small one takes longer than to read it.
+    "spark.databricks.delta.stats.collect": "false",
+    "spark.databricks.delta.stats.skipping": "false",
     # Optional files that speed up logs of thousands of commits; here each costs more than its commit.
     "spark.databricks.delta.writeChecksumFile.enabled": "false",
     "spark.python.daemon.module": "entropylong.worker_daemon",

@@ -75,11 +75,12 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
     known = {(r[0], p.position) for r in rows_of(old, "gains", READINGS) for p in r[3]}
     before = versions(copied)
     # Both are planned before either is measured: neither's verification may pass over the other's pairs.
-    for alpha in (1.8, 1.6):
-        open_runner(copied, f"anchors.alpha={alpha}").run(["anchors", "search", "pairs"], announce=quiet)
-    for alpha in (1.8, 1.6):
-        runner = open_runner(copied, f"anchors.alpha={alpha}")
-        runner.run(["verify"], announce=quiet)
+    plans = [["anchors.alpha=1.7", f"controls.per_root={controls}"] for controls in (1, 4)]
+    for plan in plans:
+        open_runner(copied, *plan).run(["anchors", "search", "pairs"], announce=quiet)
+    for plan in plans:
+        runner = open_runner(copied, *plan)
+        assert [done.step.writes for done in runner.run(["verify"], announce=quiet).steps] == ["gains"]
     assert versions(copied)["scored_documents"] == before["scored_documents"]
     now = [(r[0], p.position) for r in rows_of(runner, "gains", READINGS) for p in r[3]]
     assert len(now) == len(set(now)), "a reading was taken twice"

@@ -27,7 +27,7 @@ def test_wheel_installs_and_answers(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0 and "sequences" in done.stdout, done.stderr
     where = subprocess.run(
-        [python, "-c", "import entropylong.config as c; print(c.conf_dir())"],
+        [python, "-c", "import entropylong.config_files as c; print(c.conf_dir())"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
