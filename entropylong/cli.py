@@ -106,13 +106,19 @@ def run(
         Console().print(figures_table(figures))
     if not result.steps:
         print("Nothing was behind; no table changed.")
-    print(where_next(config, runner))
+    print(where_next(runner, ["--config", config, *(["--input", input_path] if input_path else []), *overrides]))
 
 
-def where_next(config: str, runner: Runner) -> str:
-    """Where the results are and how to look at them."""
+def where_next(runner: Runner, arguments: Sequence[str]) -> str:
+    """Where the results are and how to look at them, with the arguments of this run."""
+    import shlex
+
+    from entropylong.figures import best_root
+
     loaded = runner.config
-    lines = [f"Tables: {loaded.tables}", f"Look at one root:  entropylong inspect DOC_ID --config {config}"]
+    lines = [f"Tables: {loaded.tables}"]
+    if root := best_root(runner):
+        lines.append(f"Look at one root:  entropylong inspect {shlex.join([root, *arguments])}")
     if loaded.tracking.uri.startswith("sqlite:"):
         lines.append(f"MLflow UI:         mlflow ui --backend-store-uri {loaded.tracking.uri}")
     return "\n".join(lines)

@@ -184,6 +184,14 @@ def latest_figures(runner: Runner) -> dict[str, float]:
     return {row.name: row.value for row in rows if row.run_id == rows[-1].run_id}
 
 
+def best_root(runner: Runner) -> str | None:
+    """The packed root with the most dependencies, to look at first."""
+    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+    roots = sequences.select(F.explode("dependencies.root_id").alias("root_id")).groupBy("root_id").count()
+    first = roots.orderBy(F.desc("count"), "root_id").head()
+    return str(first.root_id) if first is not None else None
+
+
 def figures_table(figures: Mapping[str, float]) -> Table:
     """The figures people look for first, for the terminal."""
     table = Table(title="EntropyLong: what was found", show_header=True, header_style="bold")
@@ -192,7 +200,7 @@ def figures_table(figures: Mapping[str, float]) -> Table:
     for label, name, form in _SHOWN:
         if name is None:
             table.add_section()
-        else:
+        elif name in figures or not name.startswith("band_"):  # a band without anchors says nothing
             table.add_row(label, form.format(figures[name]) if name in figures else "n/a")
     return table
 
@@ -218,7 +226,7 @@ _SHOWN: tuple[tuple[str, str | None, str], ...] = (
     ("  control: random", "pass_rate_random_specific", "{:.1%}"),
     ("  FDR", "fdr_specific", "{:.2f}"),
     *(
-        (f"{kind} at positions {name.replace('_', ' ')}, our rule", f"band_{name}_{kind}_specific", "{:.1%}")
+        (f"  {kind}, positions {name.replace('_', ' ' if name[0].isalpha() else '-')}", f"band_{name}_{kind}_specific", "{:.1%}")
         for name, _, _ in BANDS
         for kind in (RETRIEVED, RANDOM)
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from entropylong.figures import latest_figures
@@ -60,7 +61,8 @@ def _rates(runner: Runner) -> dict[str, float]:
 
 def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
     """The same for people."""
-    table = Table(title=f"Workspace {workspace}")
+    # Lean enough for all numbers to fit 80 columns.
+    table = Table(title=f"Workspace {workspace}", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("stage", "table", "in", "done", "left", "skipped", "quarantined", "rate", "ETA"):
         table.add_column(column, justify="left" if column in ("stage", "table") else "right")
     for row in rows:
