@@ -63,7 +63,11 @@ def _rates(cells: DataFrame) -> dict[str, float]:
     passed = [
         F.count_if((F.col("kind") == kind) & F.col(column)).alias(f"{kind}_{rule}") for rule, column in RULES for kind in KINDS
     ]
-    whole = _one(cells.agg(*totals, *passed))
+    places = [F.when((F.col("position") >= low) & (F.col("position") < high), name) for name, low, high in BANDS]
+    counted = cells.groupBy(F.coalesce(*places).alias("band")).agg(*totals, *passed).collect()
+    bands = {row.band: row.asDict() for row in counted}
+    nothing = dict.fromkeys([*KINDS, *(f"{kind}_{rule}" for rule, _ in RULES for kind in KINDS)], 0)
+    whole = {name: sum(band[name] for band in bands.values()) for name in nothing}
     figures: dict[str, float] = {f"cells_{kind}": whole[kind] for kind in KINDS}
     for rule, _ in RULES:
         for kind in KINDS:
@@ -72,8 +76,8 @@ def _rates(cells: DataFrame) -> dict[str, float]:
         retrieved, random = (figures.get(f"pass_rate_{kind}_{rule}") for kind in (RETRIEVED, RANDOM))
         if retrieved and random is not None:
             figures[f"fdr_{rule}"] = random / retrieved
-    for name, low, high in BANDS:
-        band = _one(cells.where((F.col("position") >= low) & (F.col("position") < high)).agg(*totals, *passed))
+    for name, _, _ in BANDS:
+        band = bands.get(name, nothing)
         for rule, _ in RULES:
             for kind in KINDS:
                 if band[kind]:

@@ -18,7 +18,7 @@ from entropylong.config import Config
 from entropylong.errors import EntropyLongError, TableError, WorkspaceError
 from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
 
-# A run of its own process in which the JVM dies right after the second append of `gains`, before the checkpoint knows.
+# A run of its own process in which the JVM dies right after the second append of a table, before the checkpoint knows.
 KILLED = textwrap.dedent(
     """
     import os, signal, sys
@@ -40,7 +40,7 @@ KILLED = textwrap.dedent(
 
     TABLE = sys.argv[2]
     Store.append = append_and_die
-    Runner(config, spark).run(["verify"], announce=lambda line: None)
+    Runner(config, spark).run([sys.argv[3]], announce=lambda line: None)
     """
 )
 
@@ -48,18 +48,18 @@ KILLED = textwrap.dedent(
 def test_jvm_killed_between_write_and_checkpoint(
     copied: Path, finished: Path, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path
 ) -> None:
-    """All measured and packed anew over a table that is gone, with the kill in between; then gone on with."""
-    for lost in ("tables/gains", "tables/sequences", "checkpoints"):
+    """All roots scored anew over a table that is gone, with the kill in between; then gone on with."""
+    for lost in ("tables/scored_documents", "checkpoints"):
         shutil.rmtree(copied / lost)
     config: Config = make_config(copied, corpus, "run.files_per_batch=1")
-    done = subprocess.run([sys.executable, "-c", KILLED, config.model_dump_json(), "gains"], capture_output=True, check=False)
+    code = [sys.executable, "-c", KILLED, config.model_dump_json(), "scored_documents", "score"]
+    done = subprocess.run(code, capture_output=True, check=False)
     assert done.returncode == 9, done.stderr.decode()[-3000:]
     resumed, whole = open_runner(copied), open_runner(finished)
-    written, all_ = (len(rows_of(runner, "gains", ["pair_id"])) for runner in (resumed, whole))
-    assert 0 < written < all_, "the kill must come after something was written and before the end"
-    resumed.run(announce=quiet)
-    for name, columns in (("gains", ["pair_id", "root_id", "chunk_id"]), ("sequences", ["sequence_id", "input_ids"])):
-        assert rows_of(resumed, name, columns) == rows_of(whole, name, columns)
+    written, all_ = (rows_of(runner, "scored_documents", ["root_id", "input_ids"]) for runner in (resumed, whole))
+    assert 0 < len(written) < len(all_), "the kill must come after something was written and before the end"
+    resumed.run(["score"], announce=quiet)
+    assert rows_of(resumed, "scored_documents", ["root_id", "input_ids"]) == all_
 
 
 def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) -> None:

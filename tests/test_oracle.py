@@ -18,7 +18,7 @@ from tests.conftest import CONF, REAL_ENCODER, REAL_LM, quiet
 from tests.oracle import Oracle
 
 ROOTS = ("scipy.signal._filter_design.buttord", "scipy.signal._filter_design.cheb1ord")
-MAX_TOKENS, CUT, TOP_K, ALPHA, EPSILON, WINDOW = 200, 128, 2, 2.0, 0.4, 16
+MAX_TOKENS, CUT, TOP_K, ALPHA, EPSILON, WINDOW = 160, 128, 2, 2.0, 0.4, 16
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from entropylong.errors import NothingToDo
+from entropylong.pipeline import step_writing
+from entropylong.runner import Runner
 from entropylong.tables.schemas import TABLES
 from tests import tiny
 from tests.conftest import OpenRunner, quiet, rows_of, versions
@@ -102,7 +104,8 @@ def test_what_others_measured_changes_nothing(copied: Path, open_runner: OpenRun
     ran = [done.step.writes for done in narrow.run(announce=quiet).steps]
     assert ran == ["pairs", "sequences"], "every reading was there"
     assert {r.kind for r in narrow.cells().select("kind").distinct().collect()} == {"retrieved", "random"}
-    assert open_runner(copied).run(announce=quiet).steps == []
+    again = open_runner(copied).counts(step_writing("sequences"))
+    assert again is not None and again.left == 0
 
 
 def test_lost_index_and_figures_are_made_again(copied: Path, open_runner: OpenRunner) -> None:
@@ -120,24 +123,36 @@ def test_lost_index_and_figures_are_made_again(copied: Path, open_runner: OpenRu
 
 
 def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, corpus: Path) -> None:
-    """As after a kill: one of three input files is committed, and ingest never finished."""
-    first = Path(shutil.copytree(corpus, tmp_path / "first" / "corpus"))
-    for part in (1, 2):
-        (first / f"part-{part}.jsonl").unlink()
-    half = open_runner(tmp_path / "w", "roots.limit=5", source=first)
+    """As after a kill: one of three input files is committed, and ingest never finished. Later, more documents arrive."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+
+    def open_five() -> Runner:
+        return open_runner(tmp_path / "w", "roots.limit=5", source=folder)
+
+    shutil.copy(corpus / "part-0.jsonl", folder)
+    half = open_five()
     half.registry.complete = half.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
     half.run(["ingest"], announce=quiet)
-    looked = open_runner(tmp_path / "w", "roots.limit=5")
+    looked = open_five()
     looked.resolve_roots()
     assert looked.ctx.root_threshold is not None
     for stage in ("score", "index"):
         with pytest.raises(NothingToDo, match="ingest"):
-            open_runner(tmp_path / "w", "roots.limit=5").run([stage], announce=quiet)
-    whole = open_runner(tmp_path / "w", "roots.limit=5")
+            open_five().run([stage], announce=quiet)
+    shutil.copytree(corpus, folder, dirs_exist_ok=True)
+    whole = open_five()
     whole.run(["ingest", "chunk", "score"], announce=quiet)
-    assert len(rows_of(whole, "scored_documents", ["root_id"])) == 5
+    first = rows_of(whole, "scored_documents", ["root_id"])
+    assert len(first) == 5
     with pytest.raises(NothingToDo, match="stage embed is not finished"):
-        open_runner(tmp_path / "w", "roots.limit=5").run(["index"], announce=quiet)
+        open_five().run(["index"], announce=quiet)
+    new = [{"doc_id": f"new-{i}", "text": row["text"]} for i, row in enumerate(tiny.documents(6, seed=5))]
+    tiny.write_jsonl(folder / "part-9.jsonl", new)
+    later = open_five()
+    later.run(["ingest", "score"], announce=quiet)
+    assert later.ctx.root_threshold == whole.ctx.root_threshold, "the choice is pinned once it was made over all documents"
+    assert set(first) <= set(rows_of(later, "scored_documents", ["root_id"]))
 
 
 def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: OpenRunner) -> None:
@@ -160,41 +175,19 @@ def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: Op
 
 
 def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, corpus: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "corpus"
+    """All in one file and in reverse, half of the roots first: raising the share only adds roots, and all ends the same."""
+    folder, workspace = tmp_path / "corpus", tmp_path / "workspace"
     rows = [line for part in sorted(corpus.glob("*.jsonl")) for line in part.read_text().splitlines()]
     tiny.write_jsonl(folder / "all.jsonl", [json.loads(line) for line in reversed(rows)])
-    one, other = (
-        open_runner(finished),
-        open_runner(tmp_path / "workspace", "run.files_per_batch=64", source=folder),
-    )
-    other.run(announce=quiet)
-    columns = ["sequence_id", "input_ids"]
-    assert rows_of(one, "sequences", columns) == rows_of(other, "sequences", columns)
-
-
-def test_raising_the_share_only_adds_roots(open_runner: OpenRunner, tmp_path: Path) -> None:
-    half = open_runner(tmp_path / "w", "roots.share=0.5")
+    half = open_runner(workspace, "run.files_per_batch=64", "roots.share=0.5", source=folder)
     half.run(["ingest", "score"], announce=quiet)
     few = rows_of(half, "scored_documents", ["root_id"])
-    whole = open_runner(tmp_path / "w")
-    whole.run(["ingest", "score"], announce=quiet)
-    many = rows_of(whole, "scored_documents", ["root_id"])
+    one, other = open_runner(finished), open_runner(workspace, "run.files_per_batch=64", source=folder)
+    other.run(announce=quiet)
+    many = rows_of(other, "scored_documents", ["root_id"])
     assert 0 < len(few) < 12 and set(few) < set(many) and len(many) == len(set(many)) == 12
-
-
-def test_roots_limit_is_pinned_when_documents_arrive(open_runner: OpenRunner, tmp_path: Path, corpus: Path) -> None:
-    folder = Path(shutil.copytree(corpus, tmp_path / "corpus"))
-    runner = open_runner(tmp_path / "w", "roots.limit=5", source=folder)
-    runner.run(["ingest", "score"], announce=quiet)
-    first = rows_of(runner, "scored_documents", ["root_id"])
-    assert len(first) == 5
-    tiny.write_jsonl(
-        folder / "part-9.jsonl", [{"doc_id": f"new-{i}", "text": row["text"]} for i, row in enumerate(tiny.documents(6, seed=5))]
-    )
-    later = open_runner(tmp_path / "w", "roots.limit=5", source=folder)
-    later.run(["ingest", "score"], announce=quiet)
-    assert later.ctx.root_threshold == runner.ctx.root_threshold
-    assert set(first) <= set(rows_of(later, "scored_documents", ["root_id"]))
+    columns = ["sequence_id", "input_ids"]
+    assert rows_of(one, "sequences", columns) == rows_of(other, "sequences", columns)
 
 
 def test_views_and_describe_explain_the_data(finished: Path, open_runner: OpenRunner) -> None:

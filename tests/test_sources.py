@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from entropylong.config_files import load_config
@@ -80,14 +81,18 @@ def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -
 def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRunner) -> None:
     first = open_runner(tmp_path / "w0")
     table = tmp_path / "articles"
-    make = first.spark.createDataFrame
-    make([("u1", "text one"), ("u2", "text two"), ("u3", None)], "url STRING, body STRING").write.format("delta").save(str(table))
+
+    def write(urls: list[str], bodies: list[str | None]) -> None:
+        frame = first.spark.createDataFrame(pa.table({"url": urls, "body": pa.array(bodies, pa.string())}))
+        frame.write.format("delta").mode("append").save(str(table))
+
+    write(["u1", "u2", "u3"], ["text one", "text two", None])
     keys = ["sources.articles.columns.text=body", "sources.articles.columns.doc_id=url", "quarantine.max_rate=1"]
     runner = open_runner(tmp_path / "w", *keys, source=table)
     runner.run(["ingest"], announce=quiet)
     assert outcomes(runner) == {"u1": [("ok", None)], "u2": [("ok", None)], "u3": [("error", "NO_TEXT")]}
     assert open_runner(tmp_path / "w", *keys, source=table).run(["ingest"], announce=quiet).steps == []
-    make([("u4", "text four"), ("u1", "text one")], "url STRING, body STRING").write.format("delta").mode("append").save(str(table))
+    write(["u4", "u1"], ["text four", "text one"])
     again = open_runner(tmp_path / "w", *keys, source=table)
     again.run(["ingest"], announce=quiet)
     assert sorted(outcomes(again)) == ["u1", "u2", "u3", "u4"] and outcomes(again)["u1"] == [("ok", None)]
