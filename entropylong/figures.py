@@ -18,7 +18,8 @@ from entropylong.udf import local_frame
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 if TYPE_CHECKING:
-    from entropylong.runner import Runner, RunResult
+    from entropylong.results import RunResult
+    from entropylong.runner import Runner
 
 # Position bands of pass rates: the first tokens of a text are uncertain for want of any context (method, Stage 1).
 BANDS = (("before_32", 0, 32), ("32_128", 32, 128), ("128_512", 128, 512), ("beyond_512", 512, 2**31 - 1))

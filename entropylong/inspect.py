@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyspark.sql import functions as F
+from rich import box
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
@@ -87,7 +88,7 @@ def _heat(tokenizer: Any, scored: Any, anchors: set[int]) -> Panel:
 
 
 def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
-    table = Table(title="Anchors and their candidates")
+    table = Table(title="Anchors and their candidates", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("pos", "token", "H", "rank", "score", "H with", "gain", "excess", "NLL drop", "copy", ""):
         table.add_column(column, justify="left" if column in ("token", "") else "right")
     last = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +24,16 @@ from entropylong.models.cache import WorkerModel
 from entropylong.pipeline import step_writing, steps_of
 from entropylong.preflight import prepare_models
 from entropylong.progress import step_progress
+from entropylong.results import Counts, RunResult, StepResult
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.spark import task_threads
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.artifacts import COMPLETE, Artifact, Registry, fingerprint
-from entropylong.tables.schemas import ERROR, OK
+from entropylong.tables.schemas import ERROR
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
 from entropylong.verification.cells import judged_cells
 from entropylong.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Keys of a step: in, done, left; and rows of its output by (outcome, code)."""
-
-    rows_in: int
-    left: int
-    outcomes: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
-
-    @property
-    def done(self) -> int:
-        return self.rows_in - self.left
-
-    @property
-    def errors(self) -> int:
-        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == ERROR)
-
-    @property
-    def rows_out(self) -> int:
-        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == OK)
 
 
 class Runner:
@@ -123,7 +102,9 @@ class Runner:
             return None
         value = fingerprint(step.writes, step.version, config, models, upstream, pinned)
         recorded = self.registry.get(value)
-        versions = recorded.input_versions if recorded else {table: self.store.version(table) for table in step.reads}
+        # An index stays on the snapshot it was begun on; other stages read what stands there now.
+        at_start = recorded.input_versions if recorded and step.writes == "index" else None
+        versions = at_start or {table: self.store.version(table) for table in step.reads}
         return Artifact(value, step.name, step.writes, config, models, upstream, versions, pinned)
 
     def fingerprint(self, table: str) -> str | None:
@@ -267,11 +248,20 @@ class Runner:
             EntropyLongError: with one line that says what to do.
         """
         with self.workspace.locked():
+            self._look_again()
             self._finished = set()
             try:
                 return self._run(steps_of(list(names)), announce, self._finished)
             finally:
                 self._finished = None
+
+    def _look_again(self) -> None:
+        """Nothing that was seen before the lock was held may decide what a run does."""
+        self.store.forget_versions()
+        self.registry.reload()
+        self.ctx = self.ctx.with_(fingerprints={}, root_threshold=None, index=None)
+        self._artifacts.clear()
+        self._cells = None
 
     def _run(self, steps: Sequence[Stage], announce: Any, finished: set[str | None]) -> RunResult:
         if not self.config.sources:
@@ -305,6 +295,9 @@ class Runner:
         label = step.name if step.writes not in ("query_vectors",) else "search (queries)"
         if counts.left == 0:
             announce(f"{label}: up to date")
+            # After a kill at the very end all keys are there, only the note is not.
+            if (known := self.registry.get(self.fingerprint(step.writes) or "-")) is not None:
+                self.registry.complete(known)
             self.outcomes[step.writes] = counts.outcomes
             self._check_quarantine(step, counts)
             return None
@@ -321,7 +314,11 @@ class Runner:
             seconds = time.monotonic() - started
             after = self._after(step, artifact, counts)
             stage_run.finish(step, artifact, self, after, seconds)
-        announce(f"{label}: {counts.left} done in {seconds:.1f} s{_refused(after)}")
+        announce(f"{label}: {counts.left} done in {seconds:.1f} s{after.refused}")
+        if after.errors:
+            announce(
+                f"{label}: {after.errors} rows are in quarantine; see why with `entropylong quarantine` and the same arguments"
+            )
         self._require_input(step, after)
         self._check_quarantine(step, after)
         return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds)
@@ -355,7 +352,8 @@ class Runner:
             codes = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(counts.outcomes.items()) if outcome == ERROR)
             raise QuarantineExceeded(
                 f"{step.name}: {counts.errors} of {total} rows refused ({codes}), above quarantine.max_rate {limit}; "
-                "see them with `entropylong quarantine`, mend the input or raise quarantine.max_rate"
+                "see them with `entropylong quarantine` and the same arguments; raise quarantine.max_rate to go on without them, "
+                "or mend the input and take a new workspace"
             )
 
     def figures_of_run(self, result: RunResult, tracker: Tracker) -> dict[str, float]:
@@ -365,28 +363,3 @@ class Runner:
         write_figures(self, result.run_id, figures)
         tracker.figures(figures)
         return figures
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """A step that ran: its declaration, fingerprint, keys in all, keys done now and seconds."""
-
-    step: Stage
-    fingerprint: str
-    keys_in: int
-    keys: int
-    seconds: float
-
-
-@dataclass
-class RunResult:
-    """A pipeline run: the steps that had work, and its figures (empty if nothing was behind)."""
-
-    run_id: str
-    steps: list[StepResult] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-
-
-def _refused(counts: Counts) -> str:
-    refused = [f"{n} {code}" for (outcome, code), n in sorted(counts.outcomes.items(), key=str) if outcome != OK]
-    return f" ({', '.join(refused)})" if refused else ""

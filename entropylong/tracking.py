@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-    from entropylong.runner import Counts, Runner
+    from entropylong.results import Counts
+    from entropylong.runner import Runner
 
 _COLUMN_TYPES = {"STRING": "string", "INT": "integer", "BIGINT": "long", "FLOAT": "float", "DOUBLE": "double", "BINARY": "binary"}
 _CREDENTIALS = re.compile(r"//[^/@]+@")

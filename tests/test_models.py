@@ -58,9 +58,21 @@ def test_fingerprint_follows_content_not_place(tiny_lm: Path, tmp_path: Path) ->
     copy = Path(shutil.copytree(tiny_lm, tmp_path / "copy"))
     one, other = prepare(ModelSpec(str(tiny_lm)), tmp_path / "c"), prepare(ModelSpec(str(copy)), tmp_path / "c")
     assert one.fingerprint == other.fingerprint
+    (copy / "checkpoint-500").mkdir()
+    for name in ("trainer_state.json", "notes.txt", "checkpoint-500/config.json"):
+        (copy / name).write_text("{}")
+    assert prepare(ModelSpec(str(copy)), tmp_path / "c").fingerprint == one.fingerprint, "what is not loaded changes nothing"
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     tokenizer["version"] = "1.1"
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert prepare(ModelSpec(str(copy)), tmp_path / "c").fingerprint != one.fingerprint
+
+
+def test_fingerprint_holds_an_encoders_pooling(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_encoder, tmp_path / "copy"))
+    one = prepare(ModelSpec(str(copy)), tmp_path / "c")
+    (pooling,) = copy.glob("*_Pooling/config.json")
+    pooling.write_text(pooling.read_text() + " ")
     assert prepare(ModelSpec(str(copy)), tmp_path / "c").fingerprint != one.fingerprint
 
 

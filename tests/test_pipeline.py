@@ -131,9 +131,13 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
         return open_runner(tmp_path / "w", "roots.limit=5", source=folder)
 
     shutil.copy(corpus / "part-0.jsonl", folder)
-    half = open_five()
-    half.registry.complete = half.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
-    half.run(["ingest"], announce=quiet)
+
+    def ingest_and_die() -> None:
+        half = open_five()
+        half.registry.complete = half.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
+        half.run(["ingest"], announce=quiet)
+
+    ingest_and_die()
     looked = open_five()
     looked.resolve_roots()
     assert looked.ctx.root_threshold is not None
@@ -141,8 +145,10 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
         with pytest.raises(NothingToDo, match="ingest"):
             open_five().run([stage], announce=quiet)
     shutil.copytree(corpus, folder, dirs_exist_ok=True)
+    ingest_and_die()
+    assert open_five().run(["ingest"], announce=quiet).steps == [], "all is there, only the note of it was lost"
     whole = open_five()
-    whole.run(["ingest", "chunk", "score"], announce=quiet)
+    whole.run(["chunk", "score"], announce=quiet)
     first = rows_of(whole, "scored_documents", ["root_id"])
     assert len(first) == 5
     with pytest.raises(NothingToDo, match="stage embed is not finished"):

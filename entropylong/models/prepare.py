@@ -18,8 +18,18 @@ from entropylong.hashing import digest, files_sha256
 
 WHEEL = re.compile(r"^wheel:([A-Za-z_][A-Za-z0-9_]*)/([^/][^:]*)$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-# What a model is loaded from, wherever it lies in the folder: pooling and dense layers of encoders have folders of their own.
-IDENTITY = (".safetensors", ".json", ".txt", ".model")
+# What a model is loaded from; a training run's folder holds logs and checkpoints besides, which change nothing.
+IDENTITY = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*config*.json",
+    "modules.json",
+    "tokenizer*",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "*token*.json",
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ def _write_safetensors(source: Path, into: Path) -> None:
 
 def _fingerprint(folder: Path, node_cache: Path) -> str:
     """Hash of weights, tokenizer and configs; remembered by name, size and time, as hashing 16 GB takes a minute."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in IDENTITY and p.is_file())
+    files = sorted({path for part in _parts(folder) for pattern in IDENTITY for path in part.glob(pattern) if path.is_file()})
     state = digest([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files], 32)
     memo = node_cache / "fingerprints" / state
     if memo.is_file():
@@ -143,6 +153,13 @@ def _fingerprint(folder: Path, node_cache: Path) -> str:
     building.write_text(value)
     building.replace(memo)
     return value
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folder, and those of an encoder's modules (pooling, dense layers)."""
+    modules = folder / "modules.json"
+    listed = json.loads(modules.read_text()) if modules.is_file() else []
+    return [folder, *(folder / str(module["path"]) for module in listed if module.get("path"))]
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

@@ -75,9 +75,10 @@ def group_rows(ctx: Context, frames: Frames) -> DataFrame:
 
 
 def filler_chunks(planned: DataFrame, wanted: DataFrame, filler: str) -> DataFrame:
-    """(root_id, chunk_id) that `pack.filler` may draw: pairs of its kind that no recipe wants as contexts."""
+    """(root_id, chunk_id) that `pack.filler` may draw for the roots that are packed: pairs of its kind that no recipe wants."""
     kind = {"none": F.lit(False), "rejected": F.col("kind") != RANDOM, "random": F.col("kind") == RANDOM}[filler]
-    return planned.where(kind).join(wanted, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
+    of_packed = planned.where(kind).join(wanted.select("root_id").distinct(), "root_id", how="left_semi")
+    return of_packed.join(wanted, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
 
 
 def cap_chunk_uses(links: DataFrame, fillers: DataFrame, limit: int | None, seed: int) -> tuple[DataFrame, DataFrame]:

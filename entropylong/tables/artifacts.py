@@ -47,15 +47,19 @@ def fingerprint(
 class Registry:
     """Append-only rows of `artifacts`; the newest row of a fingerprint and state counts.
 
-    Read once and kept in memory: it has a few rows a fingerprint.
+    Kept in memory: it has a few rows a fingerprint.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        rows = store.read(ARTIFACTS.name).orderBy("at").collect()
         self._known: dict[str, Artifact] = {}
         self._noted: list[Artifact] = []
-        for row in rows:
+        self.reload()
+
+    def reload(self) -> None:
+        """Read what stands in the table now."""
+        self._known.clear()
+        for row in self._store.read(ARTIFACTS.name).orderBy("at").collect():
             self._known[row.fingerprint] = Artifact(
                 row.fingerprint,
                 row.stage,

@@ -73,10 +73,14 @@ class Store:
         builder.execute()
 
     def version(self, table: str) -> int:
-        """Latest Delta version, remembered until this store writes: no one else does, the workspace is locked. -1: no table."""
+        """Latest Delta version (-1: no table), remembered until this store writes: in a locked workspace no one else does."""
         if table not in self._versions and self.exists(table):
             self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
         return self._versions.get(table, -1)
+
+    def forget_versions(self) -> None:
+        """Look again: others may have written before the workspace was locked."""
+        self._versions.clear()
 
     def read(self, table: str, fingerprint: str | None = None, version: int | None = None) -> DataFrame:
         """Rows of a table, of one fingerprint, at one version. A table that does not exist reads as empty."""

@@ -1,0 +1,56 @@
+"""What a step counted and what a run did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from entropylong.stages import Stage
+from entropylong.tables.schemas import ERROR, OK
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Keys of a step: in, done, left; and rows of its output by (outcome, code)."""
+
+    rows_in: int
+    left: int
+    outcomes: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        return self.rows_in - self.left
+
+    @property
+    def errors(self) -> int:
+        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == ERROR)
+
+    @property
+    def rows_out(self) -> int:
+        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == OK)
+
+    @property
+    def refused(self) -> str:
+        """` (2 TOO_SHORT)`, or nothing."""
+        said = [f"{n} {code}" for (outcome, code), n in sorted(self.outcomes.items(), key=str) if outcome != OK]
+        return f" ({', '.join(said)})" if said else ""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step that ran: its declaration, fingerprint, keys in all, keys done now and seconds."""
+
+    step: Stage
+    fingerprint: str
+    keys_in: int
+    keys: int
+    seconds: float
+
+
+@dataclass
+class RunResult:
+    """A pipeline run: the steps that had work, and its figures (empty if nothing was behind)."""
+
+    run_id: str
+    steps: list[StepResult] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
