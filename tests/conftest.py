@@ -113,7 +113,7 @@ def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> O
     def open_(workspace: Path, *overrides: str, source: Path = corpus) -> Runner:
         from entropylong.runner import Runner
 
-        return Runner(make_config(workspace, source, "run.files_per_batch=1", *overrides), spark)
+        return Runner(make_config(workspace, source, *overrides), spark)
 
     return open_
 

@@ -26,7 +26,7 @@ def runner(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Run
     """Two roots and the docstrings around them, through every stage."""
     folder = tmp_path_factory.mktemp("real")
     texts = dict(demo_documents("scipy.signal"))
-    near = sorted(d for d in texts if "_filter_design" in d)[:24]
+    near = sorted(d for d in texts if "_filter_design" in d)[:12]
     tiny.write_jsonl(folder / "roots.jsonl", [{"doc_id": d, "text": texts[d]} for d in ROOTS])
     tiny.write_jsonl(folder / "rest.jsonl", [{"doc_id": d, "text": texts[d]} for d in near if d not in ROOTS])
     config = load_config(
@@ -77,8 +77,8 @@ def test_chain_equals_the_oracle(runner: Runner) -> None:
 def test_default_rule_and_noverify_share_everything_measured(runner: Runner, spark: SparkSession) -> None:
     changed = runner.config.model_copy(update={"pack": runner.config.pack.model_copy(update={"recipe": "noverify"})})
     other = Runner(changed, spark)
-    ran = other.run(announce=quiet)
-    assert [done.step.writes for done in ran.steps] == ["sequences"]
+    assert other.fingerprint("gains") == runner.fingerprint("gains") and other.fingerprint("pairs") == runner.fingerprint("pairs")
+    other.run(["pack"], announce=quiet)
     verified, noverify = (r.store.read_ok("sequences", r.fingerprint("sequences")).collect() for r in (runner, other))
 
     def contexts(sequences: list[object]) -> dict[str, int]:

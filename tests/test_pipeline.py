@@ -29,13 +29,6 @@ def test_every_stage_wrote_ok_rows_and_conserved_its_keys(finished: Path, open_r
     assert rows["documents"]["done"] == 12
 
 
-def test_second_run_makes_no_commit(copied: Path, open_runner: OpenRunner) -> None:
-    before = versions(copied)
-    result = open_runner(copied).run(announce=quiet)
-    assert result.steps == [] and versions(copied) == before
-    assert len(before) == len(TABLES)
-
-
 def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     ctx, store = runner.ctx, runner.store
@@ -64,22 +57,14 @@ def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRun
             assert d.distance == d.anchor - d.context_end >= 0
 
 
-def test_epsilon_packs_again_without_a_forward_pass(copied: Path, open_runner: OpenRunner) -> None:
-    before = versions(copied)
-    result = open_runner(copied, "accept.epsilon=0.2").run(announce=quiet)
-    assert [done.step.writes for done in result.steps] == ["sequences"]
-    after = versions(copied)
-    assert {t for t in after if after[t] != before[t]} == {"sequences", "metrics", "artifacts"}
-
-
 def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: OpenRunner) -> None:
     old = open_runner(copied)
     known = {(r[0], p.position) for r in rows_of(old, "gains", READINGS) for p in r[3]}
     before = versions(copied)
     # Both are planned before either is measured: neither's verification may pass over the other's pairs.
     plans = [["anchors.alpha=1.7", f"controls.per_root={controls}"] for controls in (1, 4)]
-    for plan in plans:
-        open_runner(copied, *plan).run(["anchors", "search", "pairs"], announce=quiet)
+    for plan, stages in zip(plans, (["anchors", "search", "pairs"], ["pairs"]), strict=True):
+        open_runner(copied, *plan).run(stages, announce=quiet)
     for plan in plans:
         runner = open_runner(copied, *plan)
         assert [done.step.writes for done in runner.run(["verify"], announce=quiet).steps] == ["gains"]
@@ -95,21 +80,26 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
         assert all((pair.pair_id, position) in measured for position in anchors[pair.root_id])
 
 
-def test_what_others_measured_changes_nothing(copied: Path, open_runner: OpenRunner) -> None:
+def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_runner: OpenRunner) -> None:
     """Gains are shared; a setting sees of them what it planned itself, so it packs as if it were alone."""
+    before = versions(copied)
     old = open_runner(copied)
     assert old.fingerprint("sequences")
     assert {r.kind for r in old.cells().select("kind").distinct().collect()} == {"retrieved", "same_root", "random"}
-    narrow = open_runner(copied, "verify.scope=retrieved")
+    narrow = open_runner(copied, "verify.scope=retrieved", "accept.epsilon=0.2")
     ran = [done.step.writes for done in narrow.run(announce=quiet).steps]
     assert ran == ["pairs", "sequences"], "every reading was there"
+    after = versions(copied)
+    assert {t for t in after if after[t] != before[t]} == {"pairs", "sequences", "metrics", "artifacts"}
     assert {r.kind for r in narrow.cells().select("kind").distinct().collect()} == {"retrieved", "random"}
     again = open_runner(copied).counts(step_writing("sequences"))
     assert again is not None and again.left == 0
 
 
-def test_lost_index_and_figures_are_made_again(copied: Path, open_runner: OpenRunner) -> None:
+def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(copied: Path, open_runner: OpenRunner) -> None:
     before = versions(copied)
+    assert open_runner(copied).run(announce=quiet).steps == []
+    assert versions(copied) == before and len(before) == len(TABLES)
     shutil.rmtree(copied / "index")
     shutil.rmtree(copied / "tables" / "metrics")
     runner = open_runner(copied)
@@ -172,7 +162,7 @@ def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: Op
     folder = copied.with_name("more") / "corpus"
     shutil.copytree(Path(runner.config.sources["corpus"].path or ""), folder)
     tiny.write_jsonl(folder / "part-9.jsonl", [{"doc_id": "new", "text": tiny.documents(1, seed=9)[0]["text"]}])
-    again = open_runner(copied, source=folder)
+    again = open_runner(copied, "run.files_per_batch=1", source=folder)
     again.run(announce=quiet)
     for table in tables:
         after = rows_of(again, table, [TABLES[table].key[0]])
