@@ -78,7 +78,7 @@ def test_default_rule_and_noverify_share_everything_measured(runner: Runner, spa
     changed = runner.config.model_copy(update={"pack": runner.config.pack.model_copy(update={"recipe": "noverify"})})
     other = Runner(changed, spark)
     assert other.fingerprint("gains") == runner.fingerprint("gains") and other.fingerprint("pairs") == runner.fingerprint("pairs")
-    other.run(["pack"], announce=quiet)
+    assert [done.step.writes for done in other.run(["verify", "pack"], announce=quiet).steps] == ["sequences"]
     verified, noverify = (r.store.read_ok("sequences", r.fingerprint("sequences")).collect() for r in (runner, other))
 
     def contexts(sequences: list[object]) -> dict[str, int]:

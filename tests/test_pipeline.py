@@ -84,7 +84,9 @@ def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_
     """Gains are shared; a setting sees of them what it planned itself, so it packs as if it were alone."""
     before = versions(copied)
     old = open_runner(copied)
-    assert old.fingerprint("sequences")
+    strict = open_runner(copied, "accept.epsilon=0.2")
+    assert strict.fingerprint("sequences") != old.fingerprint("sequences")
+    assert [strict.fingerprint(table) for table in ("pairs", "gains")] == [old.fingerprint(table) for table in ("pairs", "gains")]
     assert {r.kind for r in old.cells().select("kind").distinct().collect()} == {"retrieved", "same_root", "random"}
     narrow = open_runner(copied, "verify.scope=retrieved", "accept.epsilon=0.2")
     ran = [done.step.writes for done in narrow.run(announce=quiet).steps]
