@@ -71,7 +71,7 @@ class Chunks(Section):
 class Model(Section):
     name: str
     revision: str | None
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["auto", "float32", "bfloat16"]
     document_start_id: Annotated[int | None, Field(ge=0)]
 
 
@@ -147,6 +147,7 @@ class Spark(Section):
 
 class Run(Section):
     batch_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    task_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     files_per_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     roots_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     encode_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]

@@ -133,11 +133,12 @@ def _sequences(runner: Runner) -> dict[str, float]:
 
 
 def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
-    """Seconds of each stage that ran, and tokens a second where tokens are what it works on."""
+    """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
     figures: dict[str, float] = {}
     for done in result.steps:
         figures[f"seconds_{done.step.writes}"] = done.seconds
         figures[f"keys_{done.step.writes}"] = done.keys
+        figures |= {f"{name}_{done.step.writes}": value for name, value in done.usage.items()}
     forwarded = {
         "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
         "gains": runner.frames(PACK)["pairs"]
@@ -221,6 +222,8 @@ _SHOWN: tuple[tuple[str, str | None, str], ...] = (
     ("pairs = forward passes", "pairs", "{:,.0f}"),
     ("tokens forwarded to verify", "forwarded_tokens_gains", "{:,.0f}"),
     ("tokens a second, verify", "tokens_per_second_gains", "{:,.0f}"),
+    ("  share of time in forward passes", "accelerator_busy_gains", "{:.0%}"),
+    ("  share of Arrow, JVM and idle slots", "arrow_jvm_share_gains", "{:.0%}"),
     ("", None, ""),
     ("pass rate, paper's rule: retrieved", "pass_rate_retrieved_paper", "{:.1%}"),
     ("  control: same root", "pass_rate_same_root_paper", "{:.1%}"),

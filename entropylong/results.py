@@ -38,13 +38,19 @@ class Counts:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that ran: its declaration, fingerprint, keys in all, keys done now and seconds."""
+    """A step that ran: its declaration, fingerprint, keys in all, keys done now and seconds.
+
+    Attributes:
+        usage: of the slots' time, for a step that runs a model: `accelerator_busy` (share in forward passes) and
+            `arrow_jvm_share` (share outside of our own code: Arrow, JVM, Delta, scheduling, idle slots).
+    """
 
     step: Stage
     fingerprint: str
     keys_in: int
     keys: int
     seconds: float
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from pyspark.sql import functions as F
 
 from entropylong import engines
 from entropylong.config import Config
-from entropylong.corpus.stage import is_root, root_hash
+from entropylong.corpus.stage import is_root
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
 from entropylong.models.cache import WorkerModel
+from entropylong.models.shape import shape_of
+from entropylong.pins import body_dtype, root_threshold
 from entropylong.pipeline import step_writing, steps_of
 from entropylong.preflight import prepare_models
 from entropylong.progress import step_progress
@@ -32,6 +35,7 @@ from entropylong.tables.artifacts import COMPLETE, Artifact, Registry, fingerpri
 from entropylong.tables.schemas import ERROR
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
+from entropylong.udf import Meter
 from entropylong.verification.cells import judged_cells
 from entropylong.workspace import Workspace
 
@@ -75,6 +79,8 @@ class Runner:
             ),
             encoder=WorkerModel("encoder", specs["encoder"], prepared["encoder"].fingerprint, str(cache), threads=threads),
             cores=self.spark.sparkContext.defaultParallelism,
+            meter=Meter(self.spark.sparkContext),
+            shape=shape_of(prepared["model"].path),
         )
 
     # --- identity -------------------------------------------------------------------------------------------------
@@ -89,6 +95,8 @@ class Runner:
         return self._artifacts[step.writes]
 
     def _resolve(self, step: Stage) -> Artifact | None:
+        if "model" in step.models and not self._resolve_dtype():
+            return None
         upstream = {}
         for table in step.hashed_upstream:
             known = self.fingerprint(table)
@@ -143,32 +151,18 @@ class Runner:
             self.ctx = self.ctx.with_(index=handle)
 
     def resolve_roots(self) -> None:
-        """`roots.share` or `roots.limit` as a threshold on the hash of doc_id; a limit is pinned at first use."""
+        """The threshold on the hash of doc_id that chooses roots, once there are documents."""
         documents = self.fingerprint("documents")
-        if self.ctx.root_threshold is not None or documents is None:
-            return
-        roots = self.config.roots
-        if roots.limit is None:
-            self.ctx = self.ctx.with_(root_threshold=min(2**63 - 1, round(roots.share * 2**64) - 2**63))
-            return
-        names = self.config.sources_with_role("root")
-        config = self.config.semantic("roots.limit", "seed") | {"sources": names}
-        value = fingerprint("roots", 1, config, {}, {"documents": documents})
-        known = self.registry.get(value)
-        if known is None:
-            chosen = self.store.read_ok("documents", documents).where(F.col("source").isin(names))
-            hashes = chosen.select(root_hash(self.config, F.col("doc_id")).alias("h")).orderBy("h").limit(roots.limit)
-            threshold = hashes.agg(F.max("h")).collect()[0][0]
-            if threshold is None:
-                return
-            known = Artifact(
-                value, "score", "roots", config, {}, {"documents": documents},
-                {"documents": self.store.version("documents")}, {"threshold": threshold}, COMPLETE,
-            )  # fmt: skip
+        if self.ctx.root_threshold is None and documents is not None:
             # Only a run that has read all documents may pin: a look at a half-read corpus must decide nothing.
-            if self._finished is not None and self._is_whole(step_writing("documents")):
-                self.registry.record(known)
-        self.ctx = self.ctx.with_(root_threshold=int(known.pinned["threshold"]))
+            may_pin = self._finished is not None and self._is_whole(step_writing("documents"))
+            self.ctx = self.ctx.with_(root_threshold=root_threshold(self, documents, may_pin))
+
+    def _resolve_dtype(self) -> bool:
+        dtype = body_dtype(self, may_pin=self._finished is not None)
+        if dtype is not None and dtype != self.ctx.causal_lm.dtype:
+            self.ctx = self.ctx.with_(causal_lm=replace(self.ctx.causal_lm, dtype=dtype))
+        return dtype is not None
 
     # --- what is behind -------------------------------------------------------------------------------------------
 
@@ -248,18 +242,18 @@ class Runner:
             EntropyLongError: with one line that says what to do.
         """
         with self.workspace.locked():
-            self._look_again()
+            self._look_again(announce)
             self._finished = set()
             try:
                 return self._run(steps_of(list(names)), announce, self._finished)
             finally:
                 self._finished = None
 
-    def _look_again(self) -> None:
+    def _look_again(self, announce: Any) -> None:
         """Nothing that was seen before the lock was held may decide what a run does."""
         self.store.forget_versions()
         self.registry.reload()
-        self.ctx = self.ctx.with_(fingerprints={}, root_threshold=None, index=None)
+        self.ctx = self.ctx.with_(fingerprints={}, root_threshold=None, index=None, say=announce)
         self._artifacts.clear()
         self._cells = None
 
@@ -304,6 +298,7 @@ class Runner:
         started = time.monotonic()
         with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
             artifact = self._start(step)
+            self.ctx.meter.reset()
             engines.drive(step, self, artifact, progress, fresh=not counts.outcomes)
             if step.kind in (Kind.STREAM, Kind.BATCH) and progress.committed < counts.left:
                 missing = counts.left - progress.committed
@@ -313,7 +308,8 @@ class Runner:
                 self.registry.flush()  # for an index or a packing this note is what says that it is whole
             seconds = time.monotonic() - started
             after = self._after(step, artifact, counts)
-            stage_run.finish(step, artifact, self, after, seconds)
+            usage = self.ctx.meter.usage(seconds * self.ctx.cores)
+            stage_run.finish(step, artifact, self, after, {"seconds": seconds, **usage})
         announce(f"{label}: {counts.left} done in {seconds:.1f} s{after.refused}")
         if after.errors:
             announce(
@@ -321,7 +317,7 @@ class Runner:
             )
         self._require_input(step, after)
         self._check_quarantine(step, after)
-        return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds)
+        return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds, usage)
 
     def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
         found = {} if step.writes == "index" else engines.outcome_counts(self.store.read(step.writes, artifact.fingerprint))

@@ -18,7 +18,9 @@ _SETTINGS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "128",
+    # Whichever comes first: rows of a document are of any size.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "512",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(16 << 20),
     "spark.sql.execution.pyspark.udf.faulthandler.enabled": "true",
     "spark.python.worker.faulthandler.enabled": "true",
     "spark.python.worker.reuse": "true",
@@ -100,7 +102,14 @@ def java_options(node_cache: Path) -> list[str]:
     archive = node_cache / "jvm" / f"spark-{pyspark.__version__}.jsa"
     archive.parent.mkdir(parents=True, exist_ok=True)
     use = "SharedArchiveFile" if archive.is_file() else "ArchiveClassesAtExit"
-    return ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xlog:disable", f"-XX:{use}={archive}"]
+    # The code cache is sized for one small program: Spark's planner fills it, and Java stops compiling.
+    return [
+        "-XX:TieredStopAtLevel=1",
+        "-XX:ReservedCodeCacheSize=128m",
+        "-XX:+UseSerialGC",
+        "-Xlog:disable",
+        f"-XX:{use}={archive}",
+    ]
 
 
 def task_threads(spark) -> int:  # type: ignore[no-untyped-def]

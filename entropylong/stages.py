@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 
 from entropylong.config import Config
 from entropylong.models.cache import WorkerModel
+from entropylong.models.shape import ModelShape
+from entropylong.udf import Meter
 
 if TYPE_CHECKING:
     from entropylong.retrieval.index import IndexHandle
@@ -31,6 +33,8 @@ class Kind(Enum):
 
 ROWS_A_TASK = 16
 TASKS_A_CORE = 4
+# Of English text, to guess what a text will cost before it is tokenised.
+CHARS_A_TOKEN = 4
 
 Frames = Mapping[str, DataFrame]
 
@@ -41,6 +45,9 @@ class Context:
 
     Attributes:
         cores: tasks that run at once.
+        meter: adds up where the seconds of a step's tasks go.
+        shape: of the causal LM, to tell what a sequence will cost.
+        say: where a stage tells what it decided.
         parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.
         root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
@@ -52,6 +59,9 @@ class Context:
     causal_lm: WorkerModel
     encoder: WorkerModel
     cores: int
+    meter: Meter
+    shape: ModelShape
+    say: Callable[[str], None] = print
     parallelism: int = 1
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None
@@ -62,6 +72,10 @@ class Context:
         seen, but never tasks (and files) of a handful of rows."""
         tasks = min(max(-(-keys // ROWS_A_TASK), min(self.cores, keys)), TASKS_A_CORE * self.cores)
         return replace(self, parallelism=max(1, tasks))
+
+    def cost(self, tokens: Column) -> Column:
+        """What forwarding a causal sequence costs, in tokens without attention."""
+        return tokens * (1 + tokens / (2 * self.shape.attention_span))
 
     def with_(self, **changes: object) -> Context:
         return replace(self, **changes)  # type: ignore[arg-type]

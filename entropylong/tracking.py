@@ -108,10 +108,10 @@ class StageRun:
     def __init__(self, client: MlflowClient, run_id: str, parent: str) -> None:
         self._client, self._run_id, self._parent = client, run_id, parent
 
-    def finish(self, step: Stage, artifact: Artifact, runner: Runner, counts: Counts, seconds: float) -> None:
+    def finish(self, step: Stage, artifact: Artifact, runner: Runner, counts: Counts, measured: Mapping[str, float]) -> None:
         """Params, metrics, and the tables read and written at their Delta versions."""
         client, run = self._client, self._run_id
-        metrics = {"seconds": seconds, "keys_in": counts.rows_in, "rows_ok": counts.rows_out, "rows_error": counts.errors}
+        metrics = {**measured, "keys_in": counts.rows_in, "rows_ok": counts.rows_out, "rows_error": counts.errors}
         metrics |= {f"rows_{outcome}_{code}": n for (outcome, code), n in counts.outcomes.items() if code}
         log(client, run, {"fingerprint": artifact.fingerprint, **artifact.config, **artifact.models}, metrics)
         inputs = [

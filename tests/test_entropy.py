@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from entropylong.entropy import head
 from entropylong.entropy.anchors import find_anchors
+from entropylong.entropy.engine import batch_size, by_length, entropy_at
 from entropylong.entropy.scoring import Profile, Refusal, score_texts
 from entropylong.entropy.words import word_starts
-from entropylong.models import causal_lm
-from entropylong.models.causal_lm import CausalLM, entropy_at, length_batches
+from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.measuring import Pair, measure
 from tests import tiny
 
@@ -38,12 +40,19 @@ def reference(path: Path, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return entropy.numpy(), nll.numpy()
 
 
+def score(model: CausalLM, texts: list[str], **rule: Any) -> list[Profile | Refusal]:
+    """Results in the order of the texts."""
+    found = dict(score_texts(model, enumerate(texts), batch_tokens=512, **rule))
+    assert len(found) == len(texts)
+    return [found[i] for i in range(len(texts))]
+
+
 def sequences(model: CausalLM) -> list[np.ndarray]:
     return [np.array([0, *model.encode(text)], np.int32) for text in TEXTS]
 
 
 def test_entropy_equals_float64_of_full_logits(model: CausalLM, tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal_lm, "HEAD_BLOCK_BYTES", 7 * 4 * model.vocabulary)  # blocks of 7 rows: their seams are tested
+    monkeypatch.setitem(head.BLOCK_BYTES, "cpu", 7 * 4 * model.vocabulary)  # blocks of 7 rows: their seams are tested
     given_ = sequences(model)
     asked = [np.arange(1, len(s), dtype=np.int32) for s in given_]
     for ids, reading in zip(given_, entropy_at(model, given_, asked), strict=True):
@@ -73,8 +82,12 @@ def _cached(path: Path) -> CausalLM:
 
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=30), budget=st.integers(1, 120))
-def test_length_batches_cover_and_respect_the_budget(lengths: list[int], budget: int) -> None:
-    batches = list(length_batches(lengths, budget))
+def test_batches_cover_and_respect_the_budget(lengths: list[int], budget: int) -> None:
+    waiting, batches = by_length(lengths), []
+    while waiting:
+        size = batch_size([lengths[i] for i in waiting], budget)
+        batches.append(waiting[:size])
+        waiting = waiting[size:]
     assert sorted(i for b in batches for i in b) == [i for i, n in enumerate(lengths) if n]
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
 
@@ -83,8 +96,8 @@ def test_empty_context_gives_the_baseline(model: CausalLM) -> None:
     ids = np.array(model.encode(tiny.TEXT), np.int32)
     positions = np.array([0, 5, 17, len(ids) - 1], np.int32)
     pair = Pair(ids, np.zeros(0, np.int32), positions)
-    with_nothing = measure(model, [pair], separator_ids=model.encode("\n\n"), batch_tokens=512)[0]
-    scored = score_texts(model, [tiny.TEXT], min_tokens=1, max_tokens=4096, long="truncate", batch_tokens=512)[0]
+    ((_, with_nothing),) = measure(model, [pair], separator_ids=model.encode("\n\n"), batch_tokens=512)
+    (scored,) = score(model, [tiny.TEXT], min_tokens=1, max_tokens=4096, long="truncate")
     assert isinstance(scored, Profile)
     assert np.abs(with_nothing.entropy_with - scored.entropy[positions]).max() < 1e-3
     assert np.abs(with_nothing.nll_with - scored.nll[positions]).max() < 1e-3
@@ -96,23 +109,23 @@ def test_special_token_text_is_text(model: CausalLM) -> None:
 
 
 def test_scoring_refuses_by_rule_and_by_damage(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = {"min_tokens": 3, "max_tokens": 20, "batch_tokens": 512}
-    short, cut = score_texts(model, ["a", tiny.TEXT], long="truncate", **rule)
+    rule = {"min_tokens": 3, "max_tokens": 20}
+    short, cut = score(model, ["a", tiny.TEXT], long="truncate", **rule)
     assert isinstance(short, Refusal) and (short.outcome, short.code) == ("skipped", "TOO_SHORT")
     assert isinstance(cut, Profile) and len(cut.ids) == len(cut.entropy) == len(cut.nll) == 20
-    (skipped,) = score_texts(model, [tiny.TEXT], long="skip", **rule)
+    (skipped,) = score(model, [tiny.TEXT], long="skip", **rule)
     assert isinstance(skipped, Refusal) and skipped.code == "TOO_LONG"
     broken = CausalLM(model.path, document_start_id=0, device="cpu")
-    with torch.no_grad():
-        broken._weight[5] = float("nan")
-    (damaged,) = score_texts(broken, [tiny.TEXT], long="truncate", **rule)
+    plain = broken.logits
+    monkeypatch.setattr(broken, "logits", lambda hidden: plain(hidden).index_fill(1, torch.tensor([5]), float("nan")))
+    (damaged,) = score(broken, [tiny.TEXT], long="truncate", **rule)
     assert isinstance(damaged, Refusal) and (damaged.outcome, damaged.code) == ("error", "NON_FINITE")
 
 
 def test_model_without_start_token_has_no_entropy_at_zero(model: CausalLM) -> None:
     bare = CausalLM(model.path, document_start_id=0, device="cpu")
     bare.prefix = []
-    (scored,) = score_texts(bare, [tiny.TEXT], min_tokens=2, max_tokens=50, long="truncate", batch_tokens=512)
+    (scored,) = score(bare, [tiny.TEXT], min_tokens=2, max_tokens=50, long="truncate")
     assert isinstance(scored, Profile) and np.isnan(scored.entropy[0]) and np.isfinite(scored.entropy[1:]).all()
     assert 0 not in find_anchors(scored.entropy, alpha=-9, min_position=0).positions
 

@@ -114,7 +114,8 @@ def test_a_model_with_scaled_logits_is_refused(tiny_lm: Path, monkeypatch: pytes
 
 def test_bfloat16_body_keeps_a_float32_head(tiny_lm: Path) -> None:
     model = CausalLM(tiny_lm, "bfloat16", 0, "cpu")
-    assert next(model.body.parameters()).dtype == torch.bfloat16 and model._weight.dtype == torch.float32
+    hidden = model.hidden(torch.tensor([[0, 5, 9]]))
+    assert hidden.dtype == torch.bfloat16 and model.logits(hidden[0]).dtype == torch.float32
 
 
 def test_window(tiny_lm: Path) -> None:

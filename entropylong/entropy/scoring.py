@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from entropylong.models.causal_lm import CausalLM, Ids, entropy_at
+from entropylong.entropy.engine import Reading, Request, read_stream
+from entropylong.models.causal_lm import CausalLM, Ids
+from entropylong.prefetch import prefetch
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,24 +35,37 @@ class Refusal:
 
 
 def score_texts(
-    model: CausalLM, texts: Sequence[str], *, min_tokens: int, max_tokens: int, long: str, batch_tokens: int
-) -> list[Profile | Refusal]:
-    """Tokenise, cut and score texts; one `Profile` or `Refusal` a text, in order."""
-    results: list[Profile | Refusal] = [_tokenise(model, text, min_tokens, max_tokens, long) for text in texts]
-    scored = [i for i, result in enumerate(results) if isinstance(result, Profile)]
+    model: CausalLM, texts: Iterable[tuple[Any, str]], *, min_tokens: int, max_tokens: int, long: str, batch_tokens: int
+) -> Iterator[tuple[Any, Profile | Refusal]]:
+    """Tokenise, cut and score texts, given as (key, text).
+
+    The next texts are tokenised while the model is at work. Texts are held a bounded buffer at a time.
+
+    Yields:
+        (key, its `Profile` or `Refusal`), in an order of its own.
+    """
     front = np.array(model.prefix, np.int32)
     first = 0 if len(front) else 1
-    sequences, positions = [], []
-    for i in scored:
-        ids = results[i].ids  # type: ignore[union-attr]
-        sequences.append(np.concatenate([front, ids]))
-        positions.append(np.arange(first, len(ids), dtype=np.int32) + np.int32(len(front)))
-    for i, reading in zip(scored, entropy_at(model, sequences, positions, batch_tokens=batch_tokens), strict=True):
-        results[i] = _profile(results[i].ids, reading.entropy, reading.nll, first)  # type: ignore[union-attr]
-    return results
+    tokenised = ((key, _tokenise(model, text, min_tokens, max_tokens, long)) for key, text in texts)
+    refused: list[tuple[Any, Refusal]] = []
+
+    def requests() -> Iterator[Request]:
+        for key, found in prefetch(tokenised):
+            if isinstance(found, Refusal):
+                refused.append((key, found))
+            else:
+                positions = np.arange(first, len(found), dtype=np.int32) + np.int32(len(front))
+                yield Request(np.concatenate([front, found]), positions, (key, found))
+
+    for request, reading in read_stream(model, requests(), batch_tokens=batch_tokens):
+        key, ids = request.tag
+        yield key, _profile(ids, reading, first)
+        yield from refused
+        refused.clear()
+    yield from refused
 
 
-def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long: str) -> Profile | Refusal:
+def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long: str) -> Ids | Refusal:
     try:
         ids = np.array(model.encode(text), np.int32)
     except Exception as error:  # a tokenizer may raise anything on a poisonous text: it costs this row only
@@ -58,13 +74,13 @@ def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long
         return Refusal("skipped", "TOO_SHORT", f"{len(ids)} tokens, fewer than roots.min_tokens ({min_tokens})")
     if len(ids) > max_tokens and long == "skip":
         return Refusal("skipped", "TOO_LONG", f"{len(ids)} tokens, more than roots.max_tokens ({max_tokens})")
-    empty = np.zeros(0, np.float32)
-    return Profile(ids[:max_tokens], empty, empty)
+    return ids[:max_tokens]
 
 
-def _profile(ids: Ids, entropy: Floats, nll: Floats, first: int) -> Profile | Refusal:
-    if not (np.isfinite(entropy).all() and np.isfinite(nll).all()):
-        at = int(np.flatnonzero(~(np.isfinite(entropy) & np.isfinite(nll)))[0]) + first
+def _profile(ids: Ids, reading: Reading, first: int) -> Profile | Refusal:
+    finite = np.isfinite(reading.entropy) & np.isfinite(reading.nll)
+    if not finite.all():
+        at = int(np.flatnonzero(~finite)[0]) + first
         return Refusal("error", "NON_FINITE", f"the model's logits are not finite at position {at}")
     unknown = np.full(first, np.nan, np.float32)
-    return Profile(ids, np.concatenate([unknown, entropy]), np.concatenate([unknown, nll]))
+    return Profile(ids, np.concatenate([unknown, reading.entropy]), np.concatenate([unknown, reading.nll]))

@@ -9,31 +9,32 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from entropylong.balance import spread
 from entropylong.corpus.stage import is_root
 from entropylong.entropy.anchors import find_anchors
 from entropylong.entropy.scoring import Refusal, score_texts
 from entropylong.entropy.words import word_starts
 from entropylong.models.cache import load
-from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
 from entropylong.tables.schemas import ANCHORS, OK, SCORED_DOCUMENTS
-from entropylong.udf import Rows, map_rows, refused
+from entropylong.udf import Row, Rows, map_rows, map_stream, refused
 
 
 def score(ctx: Context, frames: Frames) -> DataFrame:
     """Entropy and NLL of every position of every root. Driver: plan only. Executors: the causal LM, once a worker."""
     worker, roots, batch_tokens = ctx.causal_lm, ctx.config.roots, ctx.config.run.batch_tokens
 
-    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+    def run(rows: Iterator[Row]) -> Iterator[Row]:
         results = score_texts(
             load(worker),
-            [row["text"] for row in rows],
+            ((row["doc_id"], row["text"]) for row in rows),
             min_tokens=roots.min_tokens,
             max_tokens=roots.max_tokens,
             long=roots.long,
             batch_tokens=batch_tokens,
         )
-        for row, result in zip(rows, results, strict=True):
-            keys = {"root_id": row["doc_id"], "doc_id": row["doc_id"]}
+        for doc_id, result in results:
+            keys = {"root_id": doc_id, "doc_id": doc_id}
             if isinstance(result, Refusal):
                 yield keys | refused(result.code, result.detail, result.outcome)
             else:
@@ -45,8 +46,9 @@ def score(ctx: Context, frames: Frames) -> DataFrame:
                     "outcome": OK,
                 }
 
-    documents = frames["documents"].select("doc_id", "text").repartition(ctx.parallelism, "doc_id")
-    return map_rows(documents, SCORED_DOCUMENTS, run)
+    tokens = F.least(F.length("text") / CHARS_A_TOKEN, F.lit(roots.max_tokens))
+    documents = spread(ctx, frames["documents"].select("doc_id", "text"), ["doc_id"], ctx.cost(tokens))
+    return map_stream(documents, SCORED_DOCUMENTS, ctx.meter, run)
 
 
 def _roots(ctx: Context, frames: Frames) -> DataFrame:

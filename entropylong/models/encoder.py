@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.errors import ModelError
+from entropylong.models.clock import FORWARD
+from entropylong.models.linear import pack_linears
 
 
 class Encoder:
@@ -32,14 +34,17 @@ class Encoder:
         self._model = SentenceTransformer(
             str(path), device=device, trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
         )
+        pack_linears(self._model)
 
     def encode(self, texts: Sequence[str], prompt: str = "", batch_size: int = 32) -> npt.NDArray[np.float16]:
         """Vectors `[texts, dimension]` in float16, the precision that is stored and searched."""
-        vectors = self._model.encode(
-            [prompt + text for text in texts],
-            batch_size=batch_size,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
+        # It sorts the texts by length itself before it batches them.
+        with FORWARD:
+            vectors = self._model.encode(
+                [prompt + text for text in texts],
+                batch_size=batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
         return np.asarray(vectors, dtype=np.float16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from entropylong.balance import spread
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.stage import is_root
 from entropylong.errors import NothingToDo
@@ -17,22 +19,27 @@ from entropylong.hashing import xxhash64
 from entropylong.models.cache import load
 from entropylong.retrieval.index import open_index, write_index
 from entropylong.retrieval.windows import window_text
-from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
-from entropylong.udf import Rows, map_rows, refused
+from entropylong.udf import Row, Rows, map_rows, map_stream, refused
+
+# Batches of texts that are sorted by length together.
+BUFFER_BATCHES = 16
 
 
 def embed(ctx: Context, frames: Frames) -> DataFrame:
     """Chunks -> L2-normalised float16 vectors. Executors: the encoder, once a worker."""
     worker, prompt, size = ctx.encoder, ctx.config.encoder.passage_prompt, ctx.config.run.encode_batch
 
-    def run(rows: Rows) -> Iterator[dict[str, Any]]:
-        vectors = load(worker).encode([row["text"] for row in rows], prompt, size)
-        for row, vector in zip(rows, vectors, strict=True):
-            yield {"chunk_id": row["chunk_id"]} | vector_columns(vector)
+    def run(rows: Iterator[Row]) -> Iterator[Row]:
+        encoder = load(worker)
+        while buffer := list(islice(rows, BUFFER_BATCHES * size)):
+            vectors = encoder.encode([row["text"] for row in buffer], prompt, size)
+            for row, vector in zip(buffer, vectors, strict=True):
+                yield {"chunk_id": row["chunk_id"]} | vector_columns(vector)
 
-    chunks = frames["chunks"].select("chunk_id", "text").repartition(ctx.parallelism, "chunk_id")
-    return map_rows(chunks, CHUNK_VECTORS, run)
+    chunks = spread(ctx, frames["chunks"].select("chunk_id", "text"), ["chunk_id"], F.length("text") / CHARS_A_TOKEN)
+    return map_stream(chunks, CHUNK_VECTORS, ctx.meter, run)
 
 
 def vector_columns(vector: np.ndarray[Any, np.dtype[np.float16]]) -> dict[str, Any]:

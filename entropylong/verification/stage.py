@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from entropylong.balance import spread
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.stage import is_root
 from entropylong.hashing import xxhash64
@@ -18,9 +19,13 @@ from entropylong.retrieval.index import open_index
 from entropylong.retrieval.stage import with_text
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import GAINS, OK, PAIRS
-from entropylong.udf import Rows, map_rows, refused
-from entropylong.verification.measuring import Pair, measure
+from entropylong.udf import Row, Rows, map_rows, map_stream, refused
+from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import plan_root
+from entropylong.verification.reuse import Decision, decide
+
+# Roots of one chunk that stay in one task.
+ROOTS_A_SLICE = 256
 
 
 def pairs(ctx: Context, frames: Frames) -> DataFrame:
@@ -96,27 +101,54 @@ def verify(ctx: Context, frames: Frames) -> DataFrame:
     """Pairs -> entropy and NLL at their anchors with the chunk in front. Executors: the causal LM, once a worker."""
     worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
 
-    def run(rows: Rows) -> Iterator[dict[str, Any]]:
+    def run(rows: Iterator[Row]) -> Iterator[Row]:
         model = load(worker)
-        asked = [Pair(*(np.array(row[name], np.int32) for name in ("root_ids", "chunk_ids", "positions"))) for row in rows]
-        results = measure(model, asked, separator_ids=model.encode(separator), batch_tokens=batch_tokens)
-        for row, result in zip(rows, results, strict=True):
-            keys = {name: row[name] for name in ("pair_id", "root_id", "chunk_id", "kind")}
-            keys["n_context_tokens"] = len(row["chunk_ids"])
-            if not (np.isfinite(result.entropy_with).all() and np.isfinite(result.nll_with).all()):
-                lost = [{"position": p} for p in row["positions"]]
-                yield keys | {"readings": lost} | refused("NON_FINITE", "the model's logits are not finite")
-                continue
-            yield keys | {
-                "outcome": OK,
-                "readings": [
-                    {"position": p, "entropy_with": float(h), "nll_with": float(n), "copy_len": int(c)}
-                    for p, h, n, c in zip(row["positions"], result.entropy_with, result.nll_with, result.copy_len, strict=True)
-                ],
-            }
+        asked = (Pair(_ints(row["root_ids"]), _ints(row["chunk_ids"]), _ints(row["positions"]), row) for row in rows)
+        separator_ids = model.encode(separator)
+        for pair, reading in measure(model, asked, separator_ids=separator_ids, batch_tokens=batch_tokens, reuse=decision.reuse):
+            yield _gains_row(pair, reading)
 
     names = ("pair_id", "root_id", "chunk_id", "kind", "root_ids", "chunk_ids", "positions")
-    return map_rows(frames["pairs"].select(*names).repartition(ctx.parallelism, "pair_id"), GAINS, run)
+    pairs = frames["pairs"].select(*names)
+    decision = _decide(ctx, pairs)
+    ctx.say(f"verify: {decision}")
+    cost = ctx.cost(F.size("chunk_ids") + _root_tokens())
+    if not decision.reuse:
+        return map_stream(spread(ctx, pairs, ["pair_id"], cost), GAINS, ctx.meter, run)
+    # The roots of one chunk in one task, but no task for a chunk that half of the corpus retrieved.
+    number = F.row_number().over(Window.partitionBy("chunk_id").orderBy("pair_id", "root_id")) - 1
+    sliced = pairs.withColumn("slice", F.floor(number / ROOTS_A_SLICE))
+    placed = spread(ctx, sliced, ["chunk_id", "slice"], cost).sortWithinPartitions("chunk_id").drop("slice")
+    return map_stream(placed, GAINS, ctx.meter, run)
+
+
+def _root_tokens() -> Column:
+    """Tokens of a root that a pass needs."""
+    return F.array_max("positions") + 1
+
+
+def _decide(ctx: Context, pairs: DataFrame) -> Decision:
+    """From the pairs of this unit, which decide whether chunks are shared by many of its roots."""
+    by_chunk = pairs.groupBy("chunk_id").agg(F.count(F.lit(1)), F.max(F.size("chunk_ids")), F.avg(_root_tokens())).collect()
+    return decide(ctx.shape, [(row[1], row[2], row[3]) for row in by_chunk])
+
+
+def _ints(values: list[int]) -> Ints:
+    return np.array(values, np.int32)
+
+
+def _gains_row(pair: Pair, reading: PairReading) -> Row:
+    result = {name: pair.tag[name] for name in ("pair_id", "root_id", "chunk_id", "kind")}
+    result["n_context_tokens"] = len(pair.chunk_ids)
+    if not (np.isfinite(reading.entropy_with).all() and np.isfinite(reading.nll_with).all()):
+        lost = [{"position": p} for p in pair.positions.tolist()]
+        return result | {"readings": lost} | refused("NON_FINITE", "the model's logits are not finite")
+    columns = (pair.positions, reading.entropy_with, reading.nll_with, reading.copy_len)
+    readings = [
+        {"position": p, "entropy_with": h, "nll_with": n, "copy_len": c}
+        for p, h, n, c in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    return result | {"outcome": OK, "readings": readings}
 
 
 def _chosen_anchors(ctx: Context, frames: Frames) -> DataFrame:

@@ -1,0 +1,86 @@
+"""What a workspace decides once and keeps: the threshold of its roots, the dtype of its model. Driver side.
+
+Both are recorded in `artifacts` by the first run that needs them; a look at a workspace (`status`) decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from entropylong.corpus.stage import root_hash
+from entropylong.models.dtype import fastest_dtype
+from entropylong.tables.artifacts import COMPLETE, Artifact, fingerprint
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+    from entropylong.stages import Context
+
+
+def root_threshold(runner: Runner, documents: str, may_pin: bool) -> int | None:
+    """`roots.share` or `roots.limit` as a threshold on the hash of doc_id; None where there is no root document yet.
+
+    Args:
+        runner: of the workspace.
+        documents: fingerprint of `documents`.
+        may_pin: whether a limit may be resolved for good: only when all documents are there.
+    """
+    config, roots = runner.config, runner.config.roots
+    if roots.limit is None:
+        return min(2**63 - 1, round(roots.share * 2**64) - 2**63)
+    names = config.sources_with_role("root")
+    semantic = config.semantic("roots.limit", "seed") | {"sources": names}
+    value = fingerprint("roots", 1, semantic, {}, {"documents": documents})
+    known = runner.registry.get(value)
+    if known is None:
+        chosen = runner.store.read_ok("documents", documents).where(F.col("source").isin(names))
+        hashes = chosen.select(root_hash(config, F.col("doc_id")).alias("h")).orderBy("h").limit(roots.limit)
+        threshold = hashes.agg(F.max("h")).collect()[0][0]
+        if threshold is None:
+            return None
+        versions = {"documents": runner.store.version("documents")}
+        known = Artifact(
+            value, "score", "roots", semantic, {}, {"documents": documents}, versions, {"threshold": threshold}, COMPLETE
+        )
+        if may_pin:
+            runner.registry.record(known)
+    return int(known.pinned["threshold"])
+
+
+def body_dtype(runner: Runner, may_pin: bool) -> str | None:
+    """The dtype of the causal LM's body; `auto` as an executor measured it; None while none has.
+
+    Args:
+        runner: of the workspace.
+        may_pin: whether it may be measured now.
+    """
+    worker = runner.ctx.causal_lm
+    if worker.dtype != "auto":
+        return worker.dtype
+    models = {"model": worker.fingerprint}
+    value = fingerprint("dtype", 1, {}, models, {}, {})
+    known = runner.registry.get(value)
+    if known is None:
+        if not may_pin:
+            return None
+        measured = measure_dtype(runner.ctx)
+        runner.ctx.say(f"model.dtype: auto is {measured} in this workspace")
+        known = Artifact(value, "score", "dtype", {}, models, {}, {}, {"dtype": measured}, COMPLETE)
+        runner.registry.record(known)
+    return str(known.pinned["dtype"])
+
+
+def measure_dtype(ctx: Context) -> str:
+    """On an executor: the driver need not have its hardware."""
+    shape, cache = ctx.shape, ctx.causal_lm.node_cache
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            yield pa.RecordBatch.from_pylist([{"dtype": fastest_dtype(shape, Path(cache))}])
+
+    row = ctx.spark.range(0, 1, 1, 1).mapInArrow(run, "dtype STRING").collect()[0]
+    return str(row.dtype)
