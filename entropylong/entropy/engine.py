@@ -115,7 +115,7 @@ def _read_buffer(
     waiting = [buffer[i] for i in by_length([request.length for request in buffer])]
     yield from ((request, NOTHING_READ) for request in buffer if not request.length)
     while waiting:
-        budget = min(batch_tokens, model.token_limit or batch_tokens)
+        budget = min(batch_tokens, model.token_limit)
         size = batch_size([front + request.length for request in waiting], budget)
         yield from read_batch(model, waiting[:size], after)
         waiting = waiting[size:]
