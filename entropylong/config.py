@@ -103,8 +103,18 @@ class Contexts(Section):
     max_tokens: Positive
 
 
+class Screen(Section):
+    kind: Literal["none", "small_model", "left_window"]
+    model: str | None
+    window: Positive
+    min_gain: Annotated[float, Field(lt=1)]
+    sample: Annotated[float, Field(ge=0, le=1)]
+
+
 class Verify(Section):
     scope: Literal["all", "retrieved"]
+    budget_tokens: Positive | None
+    screen: Screen
 
 
 class Controls(Section):

@@ -50,7 +50,7 @@ def key_counts(step: Stage, ctx: Context, frames: Frames, output: DataFrame) -> 
     """(keys in, keys left) of a row-wise step, by keys in committed data."""
     key = list(step.key)
     todo = step.keys_todo(step.driving(ctx, frames)).select(*key).distinct()
-    done = step.keys_done(output).select(*key).distinct().withColumn("done", F.lit(1))
+    done = step.keys_done(ctx, output).select(*key).distinct().withColumn("done", F.lit(1))
     row = todo.join(done, key, how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
     return int(row[0]), int(row[0] - row[1])
 
@@ -60,10 +60,10 @@ def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
     return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
 
 
-def content_digest(frames: Frames, config: Config) -> str:
+def content_digest(frames: Frames) -> str:
     """What packing starts from, independent of row order: the planned pairs and their cells in force, and nothing beside them."""
     parts = []
-    for frame in (frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames, config)):
+    for frame in (frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)):
         total = F.sum(F.xxhash64(*frame.columns).cast("decimal(38,0)"))
         parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
     return digest(parts)
@@ -172,8 +172,8 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
         try:
             rows = step.driving(runner.ctx, {feeder: batch, **others})
             if recheck:
-                done = step.keys_done(runner.store.read(table, value)).select(*step.key)
-                rows = step.subtract(rows, done, step.key)
+                done = step.keys_done(runner.ctx, runner.store.read(table, value)).select(*step.key)
+                rows = step.subtract(runner.ctx, rows, done, step.key)
             size = step.keys_todo(rows).count()
             if size == 0:
                 return
@@ -204,7 +204,7 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
 def _drive_batch(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
     value, feeder = artifact.fingerprint, step.reads[0]
     frames = runner.frames(step)
-    done = step.keys_done(runner.store.read(step.writes, value)).select(*step.key)
+    done = step.keys_done(runner.ctx, runner.store.read(step.writes, value)).select(*step.key)
     todo = step.driving(runner.ctx, frames).join(done, list(step.key), how="left_anti")
     roots = todo.select("root_id").distinct().count()
     units = -(-roots // runner.config.run.roots_per_unit)

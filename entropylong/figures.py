@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
@@ -11,11 +12,15 @@ from pyspark.sql import functions as F
 from rich.table import Table
 
 from entropylong.hashing import digest
+from entropylong.models.prepare import prepare
+from entropylong.models.shape import shape_of
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import STEPS
 from entropylong.tables.schemas import ERROR, METRICS, OK
 from entropylong.udf import local_frame
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.calibration import screen_figures
+from entropylong.verification.stage import selection_of
 
 if TYPE_CHECKING:
     from entropylong.results import RunResult
@@ -35,6 +40,7 @@ def compute_figures(runner: Runner, result: RunResult) -> dict[str, float]:
     figures |= _dependencies(runner)
     figures |= _sequences(runner)
     figures |= _cost(runner, result)
+    figures |= _screen(runner)
     figures |= _errors(runner)
     return {name: float(value) for name, value in figures.items() if value is not None}
 
@@ -143,6 +149,8 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
         "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
         "gains": runner.frames(PACK)["pairs"]
         .where(F.size("positions") > 0)
+        # What a budget or a screen left out was not forwarded.
+        .join(runner.frames(PACK)["gains"].select("pair_id").distinct(), "pair_id", how="left_semi")
         .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
     }
     # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
@@ -153,6 +161,20 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
         if seconds := figures.get(f"seconds_{table}"):
             figures[f"tokens_per_second_{table}"] = tokens * shares.get(table, 0.0) / seconds
     return figures
+
+
+def _screen(runner: Runner) -> Mapping[str, float]:
+    """Recall and saving of a screen, if one is in force."""
+    selection = selection_of(runner.ctx)
+    if selection is None or selection.screen is None:
+        return {}
+    small = runner.ctx.screen_lm
+    ratio = 1.0
+    if small is not None:
+        shape = shape_of(prepare(small.spec, Path(small.node_cache)).path)
+        ratio = shape.body_parameters / runner.ctx.shape.body_parameters
+    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection") == selection.digest)
+    return screen_figures(rows, runner.cells(), selection.screen, ratio)
 
 
 def _errors(runner: Runner) -> dict[str, float]:
@@ -206,7 +228,7 @@ def figures_table(figures: Mapping[str, float]) -> Table:
     for label, name, form in _SHOWN:
         if name is None:
             table.add_section()
-        elif name in figures or not name.startswith("band_"):  # a band without anchors says nothing
+        elif name in figures or not name.startswith(("band_", "screen_")):  # a band without anchors says nothing
             table.add_row(label, form.format(figures[name]) if name in figures else "n/a")
     return table
 
@@ -225,6 +247,10 @@ _SHOWN: tuple[tuple[str, str | None, str], ...] = (
     ("  share of time in forward passes", "accelerator_busy_gains", "{:.0%}"),
     ("  share of Arrow, JVM and idle slots", "arrow_jvm_share_gains", "{:.0%}"),
     ("", None, ""),
+    ("screen: recall of held-out dependencies", "screen_recall", "{:.1%}"),
+    ("  at least, with 95 % confidence", "screen_recall_low", "{:.1%}"),
+    ("  held-out dependencies", "screen_positives", "{:,.0f}"),
+    ("  share of tokens saved", "screen_saving", "{:.0%}"),
     ("pass rate, paper's rule: retrieved", "pass_rate_retrieved_paper", "{:.1%}"),
     ("  control: same root", "pass_rate_same_root_paper", "{:.1%}"),
     ("  control: random", "pass_rate_random_paper", "{:.1%}"),

@@ -8,7 +8,8 @@ from entropylong.errors import UsageError
 from entropylong.packing.stage import PACK
 from entropylong.retrieval.stage import EMBED, INDEX, QUERIES, SEARCH
 from entropylong.stages import Stage
-from entropylong.verification.stage import PLAN_PAIRS, VERIFY
+from entropylong.verification.pairs_stage import PLAN_PAIRS
+from entropylong.verification.stage import VERIFY
 
 STEPS: tuple[Stage, ...] = (INGEST, CHUNK, EMBED, INDEX, SCORE, ANCHOR, QUERIES, SEARCH, PLAN_PAIRS, VERIFY, PACK)
 STAGE_NAMES: tuple[str, ...] = tuple(dict.fromkeys(step.name for step in STEPS))

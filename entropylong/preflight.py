@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from entropylong.config import SOURCE_ENDINGS, Config
 from entropylong.corpus.readers import find
+from entropylong.errors import ConfigError, ModelError
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.window import check_window
 
@@ -18,11 +20,34 @@ def check_sources(config: Config) -> None:
 
 
 def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:
-    """The two models on this machine, by `model` and `encoder`; a root with a context must fit the model's window."""
+    """The models on this machine, by `model`, `encoder` and (of a screen) `screen`; a root with a context must fit the window.
+
+    Raises:
+        ModelError: no such model, or the screen's has another tokenizer.
+        ConfigError: verify.screen lacks its model.
+    """
     cache = Path(config.node_cache).expanduser()
     specs = {
         name: ModelSpec(section.name, section.revision) for name, section in (("model", config.model), ("encoder", config.encoder))
     }
+    screen = config.verify.screen
+    if screen.kind == "small_model":
+        if screen.model is None:
+            raise ConfigError("key 'verify.screen.model': kind small_model needs a model with the tokenizer of model.name")
+        specs["screen"] = ModelSpec(screen.model)
     prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
     check_window(config, prepared["model"].path)
+    if "screen" in prepared:
+        check_window(config, prepared["screen"].path)
+        _check_tokenizer(screen.model or "", prepared["model"].path, prepared["screen"].path)
     return specs, prepared
+
+
+def _check_tokenizer(name: str, exact: Path, small: Path) -> None:
+    """A screen reads the very ids that the exact model reads."""
+    files = [folder / "tokenizer.json" for folder in (exact, small)]
+    if not all(file.is_file() for file in files):
+        raise ModelError(f"{name}: verify.screen compares tokenizer.json files, and one of the two models has none")
+    own, other = (json.loads(file.read_text()).get("model") for file in files)
+    if own != other:
+        raise ModelError(f"{name}: another tokenizer than model.name; verify.screen needs one that shares it")

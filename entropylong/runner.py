@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pyspark import StorageLevel
@@ -18,24 +17,20 @@ from pyspark.sql import functions as F
 
 from entropylong import engines
 from entropylong.config import Config
+from entropylong.context import make_context
 from entropylong.corpus.stage import is_root
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
-from entropylong.models.cache import WorkerModel
-from entropylong.models.shape import shape_of
 from entropylong.pins import body_dtype, root_threshold
 from entropylong.pipeline import step_writing, steps_of
-from entropylong.preflight import prepare_models
 from entropylong.progress import step_progress
 from entropylong.results import Counts, RunResult, StepResult
 from entropylong.retrieval.index import MANIFEST, IndexHandle
-from entropylong.spark import task_threads
-from entropylong.stages import Context, Frames, Kind, Stage
+from entropylong.stages import Frames, Kind, Stage
 from entropylong.tables.artifacts import COMPLETE, Artifact, Registry, fingerprint
 from entropylong.tables.schemas import ERROR
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
-from entropylong.udf import Meter
 from entropylong.verification.cells import judged_cells
 from entropylong.workspace import Workspace
 
@@ -53,35 +48,13 @@ class Runner:
         self.workspace = Workspace(config.workspace)
         self.store = Store(spark, config.tables)
         self.registry = Registry(self.store)
-        self.ctx = self._context()
+        self.ctx = make_context(config, spark)
         self._artifacts: dict[str, Artifact] = {}
         self._cells: DataFrame | None = None
         # While a run is at work: fingerprints of which it left nothing to do.
         self._finished: set[str | None] | None = None
         # Rows by (outcome, code) of each table, as the last run of its step saw them.
         self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
-
-    def _context(self) -> Context:
-        cache, model = Path(self.config.node_cache).expanduser(), self.config.model
-        specs, prepared = prepare_models(self.config)
-        threads = task_threads(self.spark)
-        return Context(
-            config=self.config,
-            spark=self.spark,
-            causal_lm=WorkerModel(
-                "causal_lm",
-                specs["model"],
-                prepared["model"].fingerprint,
-                str(cache),
-                model.dtype,
-                model.document_start_id,
-                threads,
-            ),
-            encoder=WorkerModel("encoder", specs["encoder"], prepared["encoder"].fingerprint, str(cache), threads=threads),
-            cores=self.spark.sparkContext.defaultParallelism,
-            meter=Meter(self.spark.sparkContext),
-            shape=shape_of(prepared["model"].path),
-        )
 
     # --- identity -------------------------------------------------------------------------------------------------
 
@@ -140,7 +113,7 @@ class Runner:
             self.resolve_roots()
             if self.ctx.root_threshold is None:
                 return None
-            digest = engines.content_digest(self.frames(step), self.config)
+            digest = engines.content_digest(self.frames(step))
             return {"root_threshold": self.ctx.root_threshold, "content": digest}
         return {}
 

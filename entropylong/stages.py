@@ -41,12 +41,13 @@ Frames = Mapping[str, DataFrame]
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage function may use besides its DataFrames. Lives on the driver; only `causal_lm` and `encoder` travel.
+    """What a stage function may use besides its DataFrames. Lives on the driver; only the models' names travel.
 
     Attributes:
         cores: tasks that run at once.
         meter: adds up where the seconds of a step's tasks go.
         shape: of the causal LM, to tell what a sequence will cost.
+        screen_lm: the small model that screens candidates, if one does.
         say: where a stage tells what it decided.
         parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.
@@ -61,6 +62,7 @@ class Context:
     cores: int
     meter: Meter
     shape: ModelShape
+    screen_lm: WorkerModel | None = None
     say: Callable[[str], None] = print
     parallelism: int = 1
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Context:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def subtract_rows(rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
+def subtract_rows(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
     """Driving rows whose key is not done."""
     return rows.join(done, list(key), how="left_anti")
 
@@ -96,8 +98,9 @@ class Stage:
         reads: input tables; the first one drives: its new rows are the work.
         writes: output table (or "index").
         driving: ok rows of the driving table -> rows to work on (filters, explodes). Must keep the key.
-        keys_todo, keys_done: driving rows, and rows of the output table (refused ones too) -> rows with the key columns.
-        subtract: (driving rows, keys that are done, key) -> driving rows that are still to do.
+        keys_todo, keys_done: driving rows, and (context, rows of the output table, refused ones too) -> rows with the key.
+        subtract: (context, driving rows, keys that are done, key) -> driving rows that are still to do.
+        selects: semantic keys that decide which rows are computed, but no value in them: they are not hashed.
         choice: what else than its input's fingerprint decides which rows `driving` lets through (a stream's checkpoint
             belongs to it).
         build: (context, frames) -> output rows; frames[reads[0]] holds the rows to work on.
@@ -119,8 +122,9 @@ class Stage:
     build: Callable[[Context, Frames], DataFrame]
     driving: Callable[[Context, Frames], DataFrame] = lambda ctx, frames: next(iter(frames.values()))
     keys_todo: Callable[[DataFrame], DataFrame] = lambda frame: frame
-    keys_done: Callable[[DataFrame], DataFrame] = lambda frame: frame
-    subtract: Callable[[DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
+    keys_done: Callable[[Context, DataFrame], DataFrame] = lambda ctx, frame: frame
+    subtract: Callable[[Context, DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
+    selects: tuple[str, ...] = ()
     choice: Callable[[Context], object] = lambda ctx: None
     needs_whole: tuple[str, ...] = ()
     only_unmeasured: bool = False

@@ -14,14 +14,14 @@ from filelock import FileLock, Timeout
 import entropylong
 from entropylong.errors import WorkspaceError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Workspace:
     """Paths under the workspace directory.
 
     Raises:
-        WorkspaceError: a newer version of this package wrote it, or it cannot be made.
+        WorkspaceError: another version of this package wrote it, or it cannot be made.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,10 +31,11 @@ class Workspace:
             found = json.loads(stamp.read_text())["format"] if stamp.is_file() else None
         except (ValueError, KeyError, OSError):
             raise WorkspaceError(f"{stamp}: not readable; restore it, or choose another workspace=DIR") from None
-        if found is not None and (not isinstance(found, int) or found > FORMAT):
+        if found is not None and found != FORMAT:
+            is_old = isinstance(found, int) and found < FORMAT
             raise WorkspaceError(
-                f"{self.path}: written by a newer version (format {found}, this is {FORMAT}); "
-                "upgrade entropylong or choose another workspace=DIR"
+                f"{self.path}: written by {'an earlier' if is_old else 'a newer'} version, whose tables have other columns "
+                f"(format {found}, this is {FORMAT}); {'' if is_old else 'upgrade entropylong or '}choose another workspace=DIR"
             )
 
     def checkpoint(self, table: str, fingerprint: str, choice: str) -> Path:

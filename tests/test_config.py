@@ -46,7 +46,7 @@ def test_operational_keys_are_marked_in_base() -> None:
 
 
 def test_every_semantic_key_belongs_to_a_stage() -> None:
-    claimed = {path for step in STEPS for path in step.config} | BY_MODEL_HASH
+    claimed = {path for step in STEPS for path in (*step.config, *step.selects)} | BY_MODEL_HASH
     for key in set(keys_of(Config)) - set(operational_keys()):
         assert any(key == c or key.startswith(f"{c}.") for c in claimed), f"{key} is hashed nowhere"
 
@@ -54,7 +54,7 @@ def test_every_semantic_key_belongs_to_a_stage() -> None:
 def test_every_stage_path_is_a_key() -> None:
     keys = set(keys_of(Config))
     for step in STEPS:
-        for path in step.config:
+        for path in (*step.config, *step.selects):
             assert any(k == path or k.startswith(f"{path}.") for k in keys), (step.name, path)
 
 

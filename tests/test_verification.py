@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.copying import copy_lengths
-from entropylong.verification.planning import plan_root
+from entropylong.verification.planning import Anchor, plan_root
 
 tokens = st.lists(st.integers(0, 3), max_size=14)
 
@@ -27,22 +27,32 @@ def test_copy_length_is_the_longest_shared_span_over_the_position(chunk: list[in
 
 @given(
     anchors=st.lists(st.integers(0, 30), unique=True, min_size=1),
-    hits=st.dictionaries(st.integers(0, 5), st.lists(st.integers(100, 110), unique=True, max_size=4), max_size=5),
+    data=st.data(),
     random=st.lists(st.integers(200, 210), unique=True, max_size=3),
 )
-def test_plan_reads_each_pair_once(anchors: list[int], hits: dict[int, list[int]], random: list[int]) -> None:
+def test_plan_reads_each_pair_once(anchors: list[int], data: st.DataObject, random: list[int]) -> None:
+    chunks = st.lists(st.integers(100, 110), unique=True, max_size=4)
+    hits = data.draw(st.dictionaries(st.sampled_from(anchors), chunks, max_size=5))
+    scored = {position: [(chunk, 1 / (chunk + position)) for chunk in found] for position, found in hits.items()}
+    given_ = [Anchor(t, t / 7, t / 9) for t in anchors]
     for scope in ("all", "retrieved"):
-        pairs = plan_root(anchors, hits, random, scope)
+        pairs = plan_root(given_, scored, random, scope)
         assert len({p.chunk_id for p in pairs}) == len(pairs)
-        wanted = {(chunk, position) for position, chunks in hits.items() for chunk in chunks}
         candidates = [p for p in pairs if p.kind == "candidate"]
-        if scope == "retrieved":
-            assert {(p.chunk_id, position) for p in candidates for position in p.positions} == wanted
-        else:
-            assert {p.chunk_id for p in candidates} == {chunk for chunk, _ in wanted}
-            assert all(p.positions == sorted(anchors) for p in candidates)
+        assert {p.chunk_id for p in candidates} == {chunk for found in hits.values() for chunk in found}
+        for pair in pairs:
+            positions = [a.position for a in pair.anchors]
+            assert positions == sorted(anchors if scope == "all" or pair.kind == "random" else retrieved(pair.chunk_id, hits))
+            for anchor in pair.anchors:
+                found = hits.get(anchor.position, [])
+                rank = found.index(pair.chunk_id) + 1 if pair.chunk_id in found else None
+                score = 1 / (pair.chunk_id + anchor.position) if rank else None
+                assert anchor == Anchor(anchor.position, anchor.position / 7, anchor.position / 9, rank, score)
         assert [p.chunk_id for p in pairs if p.kind == "random"] == random
-        assert all(p.positions == sorted(anchors) for p in pairs if p.kind == "random")
+
+
+def retrieved(chunk: int, hits: dict[int, list[int]]) -> list[int]:
+    return [position for position, found in hits.items() if chunk in found]
 
 
 cell = st.tuples(

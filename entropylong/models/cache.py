@@ -1,5 +1,6 @@
-"""One model of a kind a Python worker: loaded at first use, kept for the next task and stage, replaced by another of its kind.
+"""One model of a kind a Python worker (a screen's small LM is a kind of its own).
 
+It is loaded at first use, kept for the next task and stage, and replaced by another of its kind.
 Runs on executors. A specification travels there instead of a model; nothing is pickled but names.
 """
 
@@ -19,7 +20,7 @@ from entropylong.models.prepare import ModelSpec, prepare
 class WorkerModel:
     """What a worker needs to load a model: its kind, name, the fingerprint that the driver saw, and how to run it."""
 
-    kind: Literal["causal_lm", "encoder", "tokenizer"]
+    kind: Literal["causal_lm", "encoder", "tokenizer", "screen_lm"]
     spec: ModelSpec
     fingerprint: str
     node_cache: str

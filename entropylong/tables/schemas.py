@@ -166,14 +166,19 @@ PAIRS = TableSchema(
         ("kind", "STRING", "candidate | random (control)"),
         ("root_ids", "ARRAY<INT>", "Ids of the root"),
         ("chunk_ids", "ARRAY<INT>", "Ids of the chunk, cut to contexts.max_tokens"),
-        ("positions", "ARRAY<INT>", "Anchors still to be read when the pair was planned; empty if all were known"),
+        (
+            "anchors",
+            "ARRAY<STRUCT<position: INT, entropy: FLOAT, nll: FLOAT, rank: INT, score: FLOAT>>",
+            "Where it is to be read: baseline in nats, and the chunk's rank and score if this anchor retrieved it",
+        ),
+        ("positions", "ARRAY<INT>", "Of these, what was still to be read when the pair was planned"),
     ),
     ("root_id", "chunk_id"),
-    {"kind_known": "kind IN ('candidate', 'random') AND pair_id IS NOT NULL AND positions IS NOT NULL"},
+    {"kind_known": "kind IN ('candidate', 'random') AND pair_id IS NOT NULL AND positions IS NOT NULL AND size(anchors) > 0"},
 )
 GAINS = TableSchema(
     "gains",
-    "one pass of a pair; raw measurements, no threshold applied",
+    "one pass of a pair; raw measurements, no threshold applied (skipped: a pair that a budget or a screen left out)",
     (
         ("pair_id", "BIGINT", "Hash of all that the measurement depends on"),
         ("root_id", "STRING", _ROOT),
@@ -182,9 +187,10 @@ GAINS = TableSchema(
         ("n_context_tokens", "INT", "Tokens of the chunk as prepended"),
         (
             "readings",
-            "ARRAY<STRUCT<position: INT, entropy_with: FLOAT, nll_with: FLOAT, copy_len: INT>>",
-            "At each anchor: entropy and NLL in nats with the chunk in front, and the verbatim copy over it in tokens",
+            "ARRAY<STRUCT<position: INT, entropy_with: FLOAT, nll_with: FLOAT, copy_len: INT, screen_gain: FLOAT>>",
+            "At each anchor: entropy and NLL in nats with the chunk in front, the verbatim copy over it in tokens, a screen's gain",
         ),
+        ("selection", "STRING", "Hash of the budget and the screen that the row was written under; null: neither"),
     ),
     ("pair_id",),
     # As JSON: Delta refuses a constraint that reaches into an array's fields, and takes a lambda's arrow apart.

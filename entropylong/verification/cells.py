@@ -38,7 +38,7 @@ def judged_cells(frames: Frames, config: Config) -> DataFrame:
             table = table.append_column(name, pa.array(values, from_pandas=True))
         return table
 
-    return cells(frames, config).groupBy("root_id").applyInArrow(run, _JUDGED)
+    return cells(frames).groupBy("root_id").applyInArrow(run, _JUDGED)
 
 
 def acceptance_rule(accept: Accept) -> Rule:
@@ -46,15 +46,11 @@ def acceptance_rule(accept: Accept) -> Rule:
     return Rule(**accept.model_dump())
 
 
-def cells(frames: Frames, config: Config) -> DataFrame:
-    """Readings of the planned pairs at the current anchors, with rank and score where the anchor retrieved the chunk.
+def cells(frames: Frames) -> DataFrame:
+    """Readings of the planned pairs at the planned anchors, with rank and score where the anchor retrieved the chunk.
 
     Gains are shared by all settings; what another one read beyond this one's plan is left out.
     """
-    anchors = frames["anchors"].select("root_id", F.explode("anchors").alias("a"))
-    anchors = anchors.select("root_id", "a.position", "a.entropy", "a.nll")
-    hits = frames["candidates"].select("root_id", "position", F.explode("hits").alias("hit"))
-    hits = hits.select("root_id", "position", "hit.chunk_id", "hit.rank", "hit.score")
     readings = (
         frames["gains"]
         .select("pair_id", F.explode("readings").alias("r"))
@@ -64,18 +60,15 @@ def cells(frames: Frames, config: Config) -> DataFrame:
         .agg(F.min("r").alias("r"))
         .select("pair_id", "r.*")
     )
-    measured = frames["pairs"].select("pair_id", "root_id", "chunk_id", F.col("kind").alias("planned_as")).join(readings, "pair_id")
+    planned = (
+        frames["pairs"]
+        .select("pair_id", "root_id", "chunk_id", F.col("kind").alias("planned_as"), F.explode("anchors").alias("a"))
+        .select("pair_id", "root_id", "chunk_id", "planned_as", "a.*")
+    )
     kind = (
         F.when(F.col("rank").isNotNull(), RETRIEVED)
         .when(F.col("planned_as") == RANDOM, RANDOM)
         .otherwise(SAME_ROOT)
     )  # fmt: skip
     columns = [c.strip().split(" ")[0] for c in _CELL.split(",")]
-    planned = F.lit(True) if config.verify.scope == "all" else F.col("kind") != SAME_ROOT
-    return (
-        measured.join(anchors, ["root_id", "position"], how="inner")
-        .join(hits, ["root_id", "position", "chunk_id"], how="left")
-        .withColumn("kind", kind)
-        .where(planned)
-        .select(*columns)
-    )
+    return planned.join(readings, ["pair_id", "position"], how="inner").withColumn("kind", kind).select(*columns)

@@ -1,8 +1,10 @@
-"""Spark stages `pairs` and `verify`: candidates and controls -> pairs to measure -> raw gains."""
+"""Spark stage `verify`: pairs -> entropy and NLL at their anchors with the chunk in front."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,121 +12,57 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.balance import spread
-from entropylong.corpus.chunking import chunk_text
-from entropylong.corpus.stage import is_root
-from entropylong.hashing import xxhash64
+from entropylong.hashing import digest
 from entropylong.models.cache import load
-from entropylong.models.causal_lm import encode_plain
-from entropylong.retrieval.index import open_index
-from entropylong.retrieval.stage import with_text
 from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.schemas import GAINS, OK, PAIRS
-from entropylong.udf import Row, Rows, map_rows, map_stream, refused
+from entropylong.tables.schemas import GAINS, OK, SKIPPED
+from entropylong.udf import Row, map_stream, refused
+from entropylong.verification.cells import acceptance_rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
-from entropylong.verification.planning import plan_root
+from entropylong.verification.planning import Anchor
 from entropylong.verification.reuse import Decision, decide
+from entropylong.verification.screening import SMALL_MODEL, Screen
+from entropylong.verification.selection import Outcome, RootWork, Selection, measure_selected
+from entropylong.verification.waves import Measured, Visit
 
 # Roots of one chunk that stay in one task.
 ROOTS_A_SLICE = 256
-
-
-def pairs(ctx: Context, frames: Frames) -> DataFrame:
-    """Candidates and random controls -> unique (root, chunk) pairs, with what of them is still to be read.
-
-    Executors: planning (pure, with the index's ids), then the tokenizer. What `gains` holds already is subtracted here.
-    """
-    roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("all_ids"))
-    texts = frames["chunks"].select("chunk_id", "text", "text_hash")
-    known = frames["gains"].select("pair_id", F.explode("readings.position").alias("position"))
-    known = known.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
-    unread = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
-    keyed = (
-        _plan(ctx, frames)
-        .select("root_id", "chunk_id", "kind", "positions", "outcome", "code", "detail")
-        .join(roots, "root_id", how="inner")
-        .join(texts, "chunk_id", how="left")
-        .withColumn("pair_id", F.xxhash64(F.lit(ctx.fingerprints["gains"]), "all_ids", "text_hash"))
-        .join(known, "pair_id", how="left")
-        .withColumn("positions", F.when(F.col("outcome") == OK, unread))
-        # Whole, though a pass ends at its last anchor: a verbatim copy is measured to its end.
-        .withColumnRenamed("all_ids", "root_ids")
-        .drop("text_hash", "known")
-    )
-    tokenizer, cut = ctx.causal_lm.tokenizer(), ctx.config.contexts.max_tokens
-
-    def tokenise(rows: Rows) -> Iterator[dict[str, Any]]:
-        encoder = load(tokenizer)
-        for row in rows:
-            text = row.pop("text")
-            if row["outcome"] == OK:
-                yield row | {"chunk_ids": encode_plain(encoder, text)[:cut]}
-            else:
-                yield {name: row[name] for name in ("root_id", "outcome", "code", "detail")}
-
-    return map_rows(keyed.repartition(ctx.parallelism, "root_id"), PAIRS, tokenise)
-
-
-def _plan(ctx: Context, frames: Frames) -> DataFrame:
-    handle, scope, controls = ctx.index, ctx.config.verify.scope, ctx.config.controls.per_root
-    seed, rule = ctx.config.seed, ctx.config.chunks
-
-    def plan(rows: Rows) -> Iterator[dict[str, Any]]:
-        index = open_index(handle)  # type: ignore[arg-type]
-        for row in rows:
-            hits = {hit["position"]: hit["chunk_ids"] for hit in row["hits"]}
-            if not hits:
-                yield {"root_id": row["root_id"]} | refused("NO_CANDIDATE", "no anchor of the root has a candidate", "skipped")
-                continue
-            own = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
-            excluded = set(index.excluded_rows(row["doc_id"], [xxhash64(text) for text in own]).tolist())
-            excluded |= index.rows_of([chunk for chunks in hits.values() for chunk in chunks])
-            random = index.random_chunks(controls, (seed, row["root_id"]), excluded)
-            for pair in plan_root(row["positions"], hits, random, scope):
-                yield {"root_id": row["root_id"], "outcome": OK} | vars(pair)
-
-    hits = frames["candidates"].select("root_id", "position", F.col("hits.chunk_id").alias("chunk_ids"))
-    roots = frames["anchors"].select("root_id", F.col("anchors.position").alias("positions"))
-    current = roots.select("root_id", F.explode("positions").alias("position"))
-    by_root = (
-        current.join(hits, ["root_id", "position"], how="inner")
-        .groupBy("root_id")
-        .agg(F.collect_list(F.struct("position", "chunk_ids")).alias("hits"))
-    )
-    rows = with_text(roots.join(by_root, "root_id", how="left"), frames)
-    rows = rows.withColumn(
-        "hits", F.coalesce("hits", F.expr("cast(array() as array<struct<position int, chunk_ids array<bigint>>>)"))
-    )
-    return map_rows(rows.repartition(ctx.parallelism, "root_id"), PAIRS, plan)
+_COLUMNS = ("pair_id", "root_id", "chunk_id", "kind", "root_ids", "chunk_ids", "positions")
 
 
 def verify(ctx: Context, frames: Frames) -> DataFrame:
     """Pairs -> entropy and NLL at their anchors with the chunk in front. Executors: the causal LM, once a worker."""
+    selection = selection_of(ctx)
+    if selection is not None:
+        return _verify_selected(ctx, frames, selection)
     worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
+    pairs = frames["pairs"].select(*_COLUMNS)
+    decision = _decide(ctx, pairs)
+    ctx.say(f"verify: {decision}")
 
     def run(rows: Iterator[Row]) -> Iterator[Row]:
         model = load(worker)
         asked = (Pair(_ints(row["root_ids"]), _ints(row["chunk_ids"]), _ints(row["positions"]), row) for row in rows)
         separator_ids = model.encode(separator)
         for pair, reading in measure(model, asked, separator_ids=separator_ids, batch_tokens=batch_tokens, reuse=decision.reuse):
-            yield _gains_row(pair, reading)
+            yield _gains_row(pair.tag, pair.positions, reading)
 
-    names = ("pair_id", "root_id", "chunk_id", "kind", "root_ids", "chunk_ids", "positions")
-    pairs = frames["pairs"].select(*names)
-    decision = _decide(ctx, pairs)
-    ctx.say(f"verify: {decision}")
-    cost = ctx.cost(F.size("chunk_ids") + _root_tokens())
     if not decision.reuse:
-        return map_stream(spread(ctx, pairs, ["pair_id"], cost), GAINS, ctx.meter, run)
+        return map_stream(spread(ctx, pairs, ["pair_id"], _cost(ctx)), GAINS, ctx.meter, run)
     # The roots of one chunk in one task, but no task for a chunk that half of the corpus retrieved.
     number = F.row_number().over(Window.partitionBy("chunk_id").orderBy("pair_id", "root_id")) - 1
     sliced = pairs.withColumn("slice", F.floor(number / ROOTS_A_SLICE))
-    placed = spread(ctx, sliced, ["chunk_id", "slice"], cost).sortWithinPartitions("chunk_id").drop("slice")
+    placed = spread(ctx, sliced, ["chunk_id", "slice"], _cost(ctx)).sortWithinPartitions("chunk_id").drop("slice")
     return map_stream(placed, GAINS, ctx.meter, run)
 
 
 def _root_tokens() -> Column:
     """Tokens of a root that a pass needs."""
-    return F.array_max("positions") + 1
+    return F.coalesce(F.array_max("positions") + 1, F.lit(0))
+
+
+def _cost(ctx: Context) -> Column:
+    return ctx.cost(F.size("chunk_ids") + _root_tokens())
 
 
 def _decide(ctx: Context, pairs: DataFrame) -> Decision:
@@ -133,17 +71,88 @@ def _decide(ctx: Context, pairs: DataFrame) -> Decision:
     return decide(ctx.shape, [(row[1], row[2], row[3]) for row in by_chunk])
 
 
+# --- under a budget or a screen: root by root -------------------------------------------------------------------------
+
+
+def selection_of(ctx: Context) -> Selection | None:
+    """What decides which pairs are measured under this config; None where all are."""
+    verify, rule = ctx.config.verify, acceptance_rule(ctx.config.accept)
+    chosen = verify.screen
+    screens = chosen.kind != "none"
+    if verify.budget_tokens is None and not screens:
+        return None
+    screen = Screen(chosen.kind, chosen.min_gain, chosen.window, chosen.sample, ctx.config.seed) if screens else None
+    small = ctx.screen_lm.fingerprint if ctx.screen_lm is not None else None
+    parts: list[Any] = [verify.budget_tokens, vars(screen) if screen else None, small]
+    if verify.budget_tokens is not None:
+        parts.append(vars(rule))
+    return Selection(verify.budget_tokens, rule, screen, digest(parts))
+
+
+def _verify_selected(ctx: Context, frames: Frames, selection: Selection) -> DataFrame:
+    """Whole roots, so that a task knows when a root's budget is full. Executors: both models, once a worker."""
+    worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
+    small = replace(ctx.screen_lm, dtype=worker.dtype) if ctx.screen_lm is not None else None
+    needs_small = selection.screen is not None and selection.screen.kind == SMALL_MODEL
+
+    def run(rows: Iterator[Row]) -> Iterator[Row]:
+        model = load(worker)
+        screen_model = load(small) if needs_small and small is not None else None
+        works = (_root_work(root_id, list(pairs)) for root_id, pairs in groupby(rows, key=lambda row: str(row["root_id"])))
+        separator_ids = model.encode(separator)
+        outcomes = measure_selected(model, screen_model, works, selection, separator_ids=separator_ids, batch_tokens=batch_tokens)
+        for outcome in outcomes:
+            yield _selected_row(outcome.work.tags[outcome.place], outcome, selection)
+
+    readings = frames["gains"].groupBy("pair_id").agg(F.flatten(F.collect_list("readings")).alias("known"))
+    has_unread = frames["pairs"].where(F.size("positions") > 0).select("root_id").distinct()
+    pairs = frames["pairs"].select(*_COLUMNS, "anchors").join(has_unread, "root_id", how="left_semi")
+    placed = spread(ctx, pairs.join(readings, "pair_id", how="left"), ["root_id"], _cost(ctx))
+    return map_stream(placed.sortWithinPartitions("root_id", "pair_id", "chunk_id"), GAINS, ctx.meter, run)
+
+
+def _root_work(root_id: str, rows: Sequence[Row]) -> RootWork:
+    visits = []
+    for place, row in enumerate(rows):
+        known = {r["position"]: Measured(r["entropy_with"], r["nll_with"], r["copy_len"]) for r in row["known"] or []}
+        anchors = [Anchor(**anchor) for anchor in row["anchors"]]
+        visits.append(Visit(place, row["kind"], len(row["chunk_ids"]), anchors, row["positions"], known))
+    return RootWork(root_id, _ints(rows[0]["root_ids"]), [_ints(row["chunk_ids"]) for row in rows], visits, rows)
+
+
+def _selected_row(row: Row, outcome: Outcome, selection: Selection) -> Row:
+    if outcome.reading is not None:
+        result = _gains_row(row, outcome.positions, outcome.reading)
+    else:
+        reason = {
+            "BUDGET_FULL": "the root's accepted contexts fill verify.budget_tokens",
+            "SCREENED_OUT": "verify.screen did not propose it",
+        }[str(outcome.code)]
+        result = _pair_columns(row) | refused(str(outcome.code), reason, SKIPPED)
+        result["readings"] = [{"position": position} for position in outcome.positions.tolist()]
+    for reading in result["readings"]:
+        reading["screen_gain"] = outcome.screen_gain.get(reading["position"])
+    return result | {"selection": selection.digest}
+
+
+# --- rows of `gains` --------------------------------------------------------------------------------------------------
+
+
 def _ints(values: list[int]) -> Ints:
     return np.array(values, np.int32)
 
 
-def _gains_row(pair: Pair, reading: PairReading) -> Row:
-    result = {name: pair.tag[name] for name in ("pair_id", "root_id", "chunk_id", "kind")}
-    result["n_context_tokens"] = len(pair.chunk_ids)
+def _pair_columns(row: Row) -> Row:
+    result = {name: row[name] for name in ("pair_id", "root_id", "chunk_id", "kind")}
+    return result | {"n_context_tokens": len(row["chunk_ids"])}
+
+
+def _gains_row(row: Row, positions: Ints, reading: PairReading) -> Row:
+    result = _pair_columns(row)
     if not (np.isfinite(reading.entropy_with).all() and np.isfinite(reading.nll_with).all()):
-        lost = [{"position": p} for p in pair.positions.tolist()]
+        lost = [{"position": p} for p in positions.tolist()]
         return result | {"readings": lost} | refused("NON_FINITE", "the model's logits are not finite")
-    columns = (pair.positions, reading.entropy_with, reading.nll_with, reading.copy_len)
+    columns = (positions, reading.entropy_with, reading.nll_with, reading.copy_len)
     readings = [
         {"position": p, "entropy_with": h, "nll_with": n, "copy_len": c}
         for p, h, n, c in zip(*(column.tolist() for column in columns), strict=True)
@@ -151,48 +160,48 @@ def _gains_row(pair: Pair, reading: PairReading) -> Row:
     return result | {"outcome": OK, "readings": readings}
 
 
-def _chosen_anchors(ctx: Context, frames: Frames) -> DataFrame:
-    return frames["anchors"].where(is_root(ctx, F.col("root_id")))
-
-
 def _to_read(ctx: Context, frames: Frames) -> DataFrame:
-    return frames["pairs"].where(F.size("positions") > 0)
+    """Pairs with something unread; under a selection all pairs, as a root's other readings say how full its budget is."""
+    pairs = frames["pairs"]
+    return pairs if selection_of(ctx) is not None else pairs.where(F.size("positions") > 0)
 
 
-def _subtract_readings(rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
-    """Pairs with the positions that no one has read; a pair without any is left out."""
+def _done(ctx: Context, rows: DataFrame) -> DataFrame:
+    """Readings, refused ones too; what another selection left out is not done."""
+    selection = selection_of(ctx)
+    left_out = F.col("outcome") == SKIPPED
+    mine = F.col("selection").eqNullSafe(F.lit(selection.digest if selection else None)) if selection else F.lit(False)
+    return rows.where(~left_out | mine).select("pair_id", F.explode("readings.position").alias("position"))
+
+
+def _subtract_readings(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
+    """Pairs with the positions that no one has read; without a selection, a pair without any is left out."""
     known = done.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
     left = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
-    return rows.join(known, "pair_id", how="left").withColumn("positions", left).drop("known").where(F.size("positions") > 0)
+    unread = rows.join(known, "pair_id", how="left").withColumn("positions", left).drop("known")
+    return unread if selection_of(ctx) is not None else unread.where(F.size("positions") > 0)
 
 
-PLAN_PAIRS = Stage(
-    name="pairs",
-    version=2,
-    kind=Kind.BATCH,
-    reads=("anchors", "candidates", "scored_documents", "chunks", "documents", "gains"),
-    writes="pairs",
-    key=("root_id",),
-    config=("verify.scope", "controls", "seed"),
-    build=pairs,
-    driving=_chosen_anchors,
-    needs_whole=("query_vectors", "candidates"),
-    upstream=("anchors", "candidates", "gains"),
-    purpose="unique (root, chunk) pairs and random controls, and what of them is still to be read",
-)
+def _choice(ctx: Context) -> object:
+    selection = selection_of(ctx)
+    return selection.digest if selection is not None else None
+
+
 VERIFY = Stage(
     name="verify",
     version=2,
     kind=Kind.STREAM,
-    reads=("pairs",),
+    reads=("pairs", "gains"),
     writes="gains",
     key=("pair_id", "position"),
     config=("separator", "contexts.max_tokens", "model.document_start_id"),
     build=verify,
     driving=_to_read,
     keys_todo=lambda rows: rows.select("pair_id", F.explode("positions").alias("position")),
-    keys_done=lambda rows: rows.select("pair_id", F.explode("readings.position").alias("position")),
+    keys_done=_done,
     subtract=_subtract_readings,
+    choice=_choice,
+    selects=("verify.budget_tokens", "verify.screen", "accept"),
     only_unmeasured=True,
     upstream=(),
     models=("model",),

@@ -1,0 +1,46 @@
+"""The context of a workspace's stages: its models by name and fingerprint, its slots. Driver side; no model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from entropylong.config import Config
+from entropylong.models.cache import WorkerModel
+from entropylong.models.shape import shape_of
+from entropylong.preflight import prepare_models
+from entropylong.spark import task_threads
+from entropylong.stages import Context
+from entropylong.udf import Meter
+
+
+def make_context(config: Config, spark: SparkSession) -> Context:
+    """The context under a config.
+
+    Raises:
+        ModelError: a model is not there, or is not of its kind.
+        ConfigError: a root with a context does not fit the model's window.
+    """
+    cache, model = str(Path(config.node_cache).expanduser()), config.model
+    specs, prepared = prepare_models(config)
+    threads = task_threads(spark)
+    causal_lm = WorkerModel(
+        "causal_lm", specs["model"], prepared["model"].fingerprint, cache, model.dtype, model.document_start_id, threads
+    )
+    screen_lm = None
+    if "screen" in specs:  # it runs in the exact model's dtype, which is resolved later
+        start_id = model.document_start_id
+        screen_lm = WorkerModel(
+            "screen_lm", specs["screen"], prepared["screen"].fingerprint, cache, document_start_id=start_id, threads=threads
+        )
+    return Context(
+        config=config,
+        spark=spark,
+        causal_lm=causal_lm,
+        encoder=WorkerModel("encoder", specs["encoder"], prepared["encoder"].fingerprint, cache, threads=threads),
+        cores=spark.sparkContext.defaultParallelism,
+        meter=Meter(spark.sparkContext),
+        shape=shape_of(prepared["model"].path),
+        screen_lm=screen_lm,
+    )

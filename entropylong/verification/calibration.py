@@ -1,0 +1,73 @@
+"""What a screen saved and what it cost: its recall on roots that were measured exactly all the same. Spark, built-ins only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.tables.schemas import OK
+from entropylong.verification.screening import LEFT_WINDOW, Screen, sample_threshold
+
+# One-sided: with 95 % confidence the recall is at least the bound.
+Z = 1.6449
+
+
+def recall_bound(found: int, positives: int) -> float:
+    """Lower 95 % bound of a share (Wilson, one-sided)."""
+    share = found / positives
+    middle = share + Z * Z / (2 * positives)
+    spread = Z * math.sqrt(share * (1 - share) / positives + Z * Z / (4 * positives * positives))
+    return max(0.0, (middle - spread) / (1 + Z * Z / positives))
+
+
+def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen, cost_ratio: float) -> Mapping[str, float]:
+    """Figures of a screen from committed rows.
+
+    Args:
+        gains: all rows of `gains` under its fingerprint that this selection wrote.
+        judged: judged cells of the current roots.
+        screen: the screen.
+        cost_ratio: what the small model costs a token, of the exact one; 1 for left_window.
+
+    Returns:
+        `screen_positives` (dependencies of the held-out roots), `screen_recall` of them with `screen_recall_low`, and
+        `screen_saving`: the share of the forwarded tokens of the other roots' candidates that it saved, its own cost included.
+        What cannot be known yet is left out.
+    """
+    looked = F.expr("filter(readings, r -> r.screen_gain IS NOT NULL)")
+    retrieved = F.transform(looked, lambda r: r["position"])
+    seen = (
+        gains.where(F.col("kind") == "candidate")
+        .withColumn("screened", F.transform(looked, lambda r: r["screen_gain"]))
+        .where(F.size("screened") > 0)
+        .select(
+            "root_id",
+            "chunk_id",
+            "outcome",
+            (F.array_max("screened") >= screen.min_gain).alias("proposed"),
+            (F.col("n_context_tokens") + F.array_max("readings.position") + 1).cast("double").alias("exact"),
+            (F.col("n_context_tokens") + F.array_max(retrieved) + 1).cast("double").alias("screened_to"),
+            F.greatest(F.array_min(retrieved) - screen.window, F.lit(0)).alias("skipped"),
+            (F.xxhash64(F.lit(screen.seed).cast("bigint"), F.lit("screen"), "root_id") < sample_threshold(screen.sample)).alias(
+                "is_sample"
+            ),
+        )
+    )
+    spent = F.col("screened_to") - F.col("skipped") if screen.kind == LEFT_WINDOW else F.col("screened_to") * cost_ratio
+    held_out = seen.where("is_sample").join(
+        judged.where("accepted").select("root_id", "chunk_id", "position"), ["root_id", "chunk_id"], how="inner"
+    )
+    positives, found = held_out.agg(F.count(F.lit(1)), F.count_if("proposed")).collect()[0]
+    others = seen.where(~F.col("is_sample")).agg(
+        F.sum("exact"), F.sum(F.when(F.col("outcome") == OK, F.col("exact")).otherwise(0.0)), F.sum(spent)
+    )
+    exact, confirmed, screened = others.collect()[0]
+    figures: dict[str, float] = {"screen_positives": positives}
+    if positives:
+        figures |= {"screen_recall": found / positives, "screen_recall_low": recall_bound(found, positives)}
+    if exact:
+        figures["screen_saving"] = 1 - (confirmed + screened) / exact
+    return figures

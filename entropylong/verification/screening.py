@@ -1,0 +1,111 @@
+"""Screens: a cheaper reading proposes which candidates the exact model shall confirm. Not exact, off by default. Pure torch.
+
+`small_model`: another causal LM with the same tokenizer reads root and chunk, and the root alone. `left_window`: the exact model
+reads the chunk with only the last tokens of the root before its anchors; its baseline is that of Stage 1, so its gain is a
+cautious one. What a screen costs in recall is measured on roots that are read exactly all the same (`calibration.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from entropylong.entropy.engine import entropy_at
+from entropylong.hashing import xxhash64
+from entropylong.models.causal_lm import CausalLM
+
+SMALL_MODEL, LEFT_WINDOW = "small_model", "left_window"
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The keys of `verify.screen`.
+
+    Attributes:
+        kind: small_model or left_window.
+        min_gain: a candidate is proposed if its gain is that large at one of the anchors that retrieved it.
+        window: tokens of the root before the first of these anchors. Kind left_window.
+        sample: share of roots that are measured exactly besides, to know the screen's recall.
+        seed: chooses them.
+    """
+
+    kind: str
+    min_gain: float
+    window: int
+    sample: float
+    seed: int
+
+    def is_sample(self, root_id: str) -> bool:
+        """Whether a root is held out: screened, and measured exactly whatever the screen says."""
+        return xxhash64(self.seed, "screen", root_id) < sample_threshold(self.sample)
+
+
+def sample_threshold(share: float) -> int:
+    """The signed 64-bit hashes below it are this share of all."""
+    return round(share * 2**64) - 2**63
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate to screen: ids of its root and chunk, the positions that retrieved it (ascending), and H there (Stage 1)."""
+
+    root_ids: Ints
+    chunk_ids: Ints
+    positions: Ints
+    entropy: Floats
+
+
+def screen_gains(
+    screen: Screen, model: CausalLM, candidates: Sequence[Candidate], separator_ids: Sequence[int], batch_tokens: int
+) -> list[Floats]:
+    """The screen's gain at each candidate's positions, `[positions]` each.
+
+    Args:
+        screen: which screen.
+        model: the small model, or the exact one for left_window.
+        candidates: what to screen.
+        separator_ids: what joins chunk and root.
+        batch_tokens: tokens of a forward batch.
+    """
+    if screen.kind == LEFT_WINDOW:
+        starts = [max(0, int(c.positions[0]) - screen.window) for c in candidates]
+        with_chunk = _read(model, candidates, starts, separator_ids, batch_tokens)
+        baselines = [c.entropy for c in candidates]
+    else:
+        starts = [0] * len(candidates)
+        with_chunk = _read(model, candidates, starts, separator_ids, batch_tokens)
+        baselines = _alone(model, candidates, batch_tokens)
+    return [(before - after) / before for before, after in zip(baselines, with_chunk, strict=True)]
+
+
+def _read(
+    model: CausalLM, candidates: Sequence[Candidate], starts: Sequence[int], separator_ids: Sequence[int], batch_tokens: int
+) -> list[Floats]:
+    sequences, positions = [], []
+    for candidate, start in zip(candidates, starts, strict=True):
+        front = np.array([*model.prefix, *candidate.chunk_ids.tolist(), *separator_ids], np.int32)
+        sequences.append(np.concatenate([front, candidate.root_ids[start:]]))
+        positions.append(candidate.positions + np.int32(len(front) - start))
+    return [r.entropy.astype(np.float64) for r in entropy_at(model, sequences, positions, batch_tokens=batch_tokens)]
+
+
+def _alone(model: CausalLM, candidates: Sequence[Candidate], batch_tokens: int) -> list[Floats]:
+    """The small model's own baseline: one pass a root, whatever the number of its candidates."""
+    asked: dict[bytes, tuple[Ints, set[int]]] = {}
+    for candidate in candidates:
+        asked.setdefault(candidate.root_ids.tobytes(), (candidate.root_ids, set()))[1].update(candidate.positions.tolist())
+    front = len(model.prefix)
+    sequences = [np.concatenate([np.array(model.prefix, np.int32), ids]) for ids, _ in asked.values()]
+    wanted = [np.array(sorted(positions), np.int32) for _, positions in asked.values()]
+    readings = entropy_at(model, sequences, [positions + np.int32(front) for positions in wanted], batch_tokens=batch_tokens)
+    found = {
+        key: dict(zip(positions.tolist(), reading.entropy.tolist(), strict=True))
+        for key, positions, reading in zip(asked, wanted, readings, strict=True)
+    }
+    return [np.array([found[c.root_ids.tobytes()][p] for p in c.positions.tolist()]) for c in candidates]
