@@ -117,7 +117,8 @@ class StageRun:
         inputs = [
             dataset(runner.store, table, value, artifact.input_versions.get(table), "input")
             for table in step.reads
-            if (value := runner.fingerprint(table)) is not None and runner.store.exists(table)
+            # What a stage reads of its own output is no input of the run; MLflow would keep the one and forget the other.
+            if table != step.writes and (value := runner.fingerprint(table)) is not None and runner.store.exists(table)
         ]
         written = runner.fingerprint(step.writes)
         outputs = [dataset(runner.store, step.writes, written, None, "output")] if written and step.writes in TABLES else []
