@@ -27,6 +27,11 @@ def xxhash64(*values: str | int) -> int:
     return state - 2**64 if state >= 2**63 else state
 
 
+def share_threshold(share: float) -> int:
+    """The signed 64-bit hashes at or below it are this share of all."""
+    return min(2**63 - 1, round(share * 2**64) - 2**63)
+
+
 def digest(value: Any, length: int = 16) -> str:
     """Hex digest of a JSON-serialisable value, independent of key order."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from entropylong.corpus.stage import root_hash
+from entropylong.hashing import share_threshold
 from entropylong.models.dtype import fastest_dtype
 from entropylong.tables.artifacts import COMPLETE, Artifact, fingerprint
 
@@ -31,7 +32,7 @@ def root_threshold(runner: Runner, documents: str, may_pin: bool) -> int | None:
     """
     config, roots = runner.config, runner.config.roots
     if roots.limit is None:
-        return min(2**63 - 1, round(roots.share * 2**64) - 2**63)
+        return share_threshold(roots.share)
     names = config.sources_with_role("root")
     semantic = config.semantic("roots.limit", "seed") | {"sources": names}
     value = fingerprint("roots", 1, semantic, {}, {"documents": documents})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import product
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,8 @@ from pyspark.sql import functions as F
 
 from entropylong.balance import lpt, partition_salts, spark_hash, spread, task_count
 from entropylong.udf import map_rows
-from tests.conftest import OpenRunner
+from entropylong.verification import reuse
+from tests.conftest import OpenRunner, quiet, rows_of
 
 
 @settings(deadline=None)
@@ -74,3 +77,40 @@ def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: O
 
     frame = map_rows(spark.range(1), CHUNKS, threads)
     assert [row.text for row in frame.collect()] == ["1 1 1"]
+
+
+def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner: OpenRunner) -> None:
+    """A look decides nothing; the first run measures on an executor; later ones, whatever they would measure, keep to it."""
+    looked = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    assert looked.fingerprint("scored_documents") is None
+    said: list[str] = []
+    runner = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    runner.run(["ingest", "score"], announce=said.append)
+    dtype = runner.ctx.causal_lm.dtype
+    assert dtype in ("float32", "bfloat16") and f"model.dtype: auto is {dtype} in this workspace" in said
+    named = open_runner(tmp_path / "workspace", f"model.dtype={dtype}")
+    assert named.fingerprint("scored_documents") == runner.fingerprint("scored_documents"), "the result is hashed, not the word"
+    other = "bfloat16" if dtype == "float32" else "float32"
+    for memo in (Path(runner.ctx.causal_lm.node_cache) / "dtype").iterdir():
+        memo.write_text(other)
+    again = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    assert again.run(["ingest", "score"], announce=quiet).steps == [] and again.ctx.causal_lm.dtype == dtype
+
+
+def test_shared_chunks_are_measured_the_same_in_spark(
+    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage cut by chunk gives the readings of the stage cut by pair."""
+    plain = {
+        (r[0], p.position): p.entropy_with for r in rows_of(open_runner(copied), "gains", ("pair_id", "readings")) for p in r[1]
+    }
+    for lost in ("tables/gains", "checkpoints/gains"):
+        shutil.rmtree(copied / lost)
+    monkeypatch.setattr(reuse, "LEAST_SAVING", -1.0)
+    said: list[str] = []
+    runner = open_runner(copied)
+    runner.run(["verify"], announce=said.append)
+    assert any("keys and values of a chunk are shared" in line for line in said)
+    shared = [(r[0], p) for r in rows_of(runner, "gains", ("pair_id", "readings")) for p in r[1]]
+    assert sorted((pair, p.position) for pair, p in shared) == sorted(plain)
+    assert max(abs(p.entropy_with - plain[pair, p.position]) for pair, p in shared) < 1e-3

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from entropylong.hashing import share_threshold
 from entropylong.tables.schemas import OK
-from entropylong.verification.screening import LEFT_WINDOW, Screen, sample_threshold
+from entropylong.verification.screening import LEFT_WINDOW, Screen
 
 # One-sided: with 95 % confidence the recall is at least the bound.
 Z = 1.6449
@@ -51,7 +52,7 @@ def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen, cost_rat
             (F.col("n_context_tokens") + F.array_max("readings.position") + 1).cast("double").alias("exact"),
             (F.col("n_context_tokens") + F.array_max(retrieved) + 1).cast("double").alias("screened_to"),
             F.greatest(F.array_min(retrieved) - screen.window, F.lit(0)).alias("skipped"),
-            (F.xxhash64(F.lit(screen.seed).cast("bigint"), F.lit("screen"), "root_id") < sample_threshold(screen.sample)).alias(
+            (F.xxhash64(F.lit(screen.seed).cast("bigint"), F.lit("screen"), "root_id") <= share_threshold(screen.sample)).alias(
                 "is_sample"
             ),
         )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.entropy.engine import entropy_at
-from entropylong.hashing import xxhash64
+from entropylong.hashing import share_threshold, xxhash64
 from entropylong.models.causal_lm import CausalLM
 
 SMALL_MODEL, LEFT_WINDOW = "small_model", "left_window"
@@ -43,12 +43,7 @@ class Screen:
 
     def is_sample(self, root_id: str) -> bool:
         """Whether a root is held out: screened, and measured exactly whatever the screen says."""
-        return xxhash64(self.seed, "screen", root_id) < sample_threshold(self.sample)
-
-
-def sample_threshold(share: float) -> int:
-    """The signed 64-bit hashes below it are this share of all."""
-    return round(share * 2**64) - 2**63
+        return xxhash64(self.seed, "screen", root_id) <= share_threshold(self.sample)
 
 
 @dataclass(frozen=True)
