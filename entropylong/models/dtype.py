@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import uuid
 from pathlib import Path
 
 import torch
 
 from entropylong.hashing import digest
 from entropylong.models.linear import best_seconds, linear
+from entropylong.models.prepare import remembered
 from entropylong.models.shape import ModelShape
 
 ROWS = 1024
@@ -20,15 +20,13 @@ LEAST_GAIN = 1.2
 def fastest_dtype(shape: ModelShape, node_cache: Path, device: str | None = None) -> str:
     """ "float32" or "bfloat16", by a trial on a feed-forward matrix of the model's shape; remembered in the node's cache."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    memo = node_cache / "dtype" / digest([_machine(where), torch.__version__, shape.width, shape.feed_forward])
-    if memo.is_file():
-        return memo.read_text().strip()
-    value = "bfloat16" if LEAST_GAIN * _seconds(shape, where, torch.bfloat16) < _seconds(shape, where, torch.float32) else "float32"
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    building = memo.with_name(f"{memo.name}.{uuid.uuid4().hex}")
-    building.write_text(value)
-    building.replace(memo)
-    return value
+
+    def measure() -> str:
+        is_faster = LEAST_GAIN * _seconds(shape, where, torch.bfloat16) < _seconds(shape, where, torch.float32)
+        return "bfloat16" if is_faster else "float32"
+
+    key = digest([_machine(where), torch.__version__, shape.width, shape.feed_forward])
+    return remembered(node_cache / "dtype" / key, measure)
 
 
 def _machine(device: torch.device) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,17 @@ def _fingerprint(folder: Path, node_cache: Path) -> str:
     """Hash of weights, tokenizer and configs; remembered by name, size and time, as hashing 16 GB takes a minute."""
     files = sorted({path for part in _parts(folder) for pattern in IDENTITY for path in part.glob(pattern) if path.is_file()})
     state = digest([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files], 32)
-    memo = node_cache / "fingerprints" / state
+    return remembered(node_cache / "fingerprints" / state, lambda: files_sha256(folder, files)[:16])
+
+
+def remembered(memo: Path, compute: Callable[[], str]) -> str:
+    """What a file of the node's cache says, computed and written at first use; safe from many workers at once."""
     if memo.is_file():
         return memo.read_text().strip()
-    value = files_sha256(folder, files)[:16]
+    value = compute()
     memo.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own for each writer: threads share a process id, and processes of several machines may too.
-    building = memo.with_name(f"{state}.{uuid.uuid4().hex}")
+    building = memo.with_name(f"{memo.name}.{uuid.uuid4().hex}")
     building.write_text(value)
     building.replace(memo)
     return value

@@ -69,8 +69,7 @@ def measure(
     """
     prepared = prefetch(_requests(model, pairs, separator_ids))
     if not reuse:
-        for request, reading in read_stream(model, prepared, batch_tokens=batch_tokens):
-            yield _result(request, reading)
+        yield from _measure_alone(model, prepared, batch_tokens)
         return
     alone: list[Request] = []
     for group in _groups(prepared):
@@ -112,7 +111,7 @@ def _groups(requests: Iterable[Request]) -> Iterator[list[Request]]:
             yield group
 
 
-def _measure_alone(model: CausalLM, requests: Sequence[Request], batch_tokens: int) -> Iterator[tuple[Pair, PairReading]]:
+def _measure_alone(model: CausalLM, requests: Iterable[Request], batch_tokens: int) -> Iterator[tuple[Pair, PairReading]]:
     for request, reading in read_stream(model, requests, batch_tokens=batch_tokens):
         yield _result(request, reading)
 

@@ -20,9 +20,6 @@ from entropylong.tables.schemas import OK, PAIRS
 from entropylong.udf import Rows, map_rows, refused
 from entropylong.verification.planning import Anchor, plan_root
 
-# Roots of one chunk that stay in one task.
-ROOTS_A_SLICE = 256
-
 
 def pairs(ctx: Context, frames: Frames) -> DataFrame:
     """Candidates and random controls -> unique (root, chunk) pairs, with what of them is still to be read.

@@ -19,6 +19,10 @@ from entropylong.verification.screening import Candidate, Screen, screen_gains
 from entropylong.verification.waves import RootWaves, Visit
 
 BUDGET_FULL, SCREENED_OUT = "BUDGET_FULL", "SCREENED_OUT"
+REASONS = {
+    BUDGET_FULL: "the root's accepted contexts fill verify.budget_tokens",
+    SCREENED_OUT: "verify.screen did not propose it",
+}
 # Pairs of several roots that are at work together, so that a wave fills its batches.
 PAIRS_TOGETHER = 512
 
@@ -53,7 +57,7 @@ class RootWork:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A pair that was measured (`reading`) or left out (`code`), at its unread positions.
+    """A pair that was measured (`reading`) or left out (`code`, of `REASONS`), at its unread positions.
 
     Attributes:
         screen_gain: position -> the screen's gain, where it looked.
@@ -63,7 +67,7 @@ class Outcome:
     place: int
     positions: Ints
     reading: PairReading | None = None
-    code: str | None = None
+    code: str = ""
     screen_gain: dict[int, float] = field(default_factory=dict)
 
 

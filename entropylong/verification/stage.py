@@ -22,7 +22,7 @@ from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
 from entropylong.verification.reuse import Decision, decide
 from entropylong.verification.screening import SMALL_MODEL, Screen
-from entropylong.verification.selection import Outcome, RootWork, Selection, measure_selected
+from entropylong.verification.selection import REASONS, Outcome, RootWork, Selection, measure_selected
 from entropylong.verification.waves import Measured, Visit
 
 # Roots of one chunk that stay in one task.
@@ -124,11 +124,7 @@ def _selected_row(row: Row, outcome: Outcome, selection: Selection) -> Row:
     if outcome.reading is not None:
         result = _gains_row(row, outcome.positions, outcome.reading)
     else:
-        reason = {
-            "BUDGET_FULL": "the root's accepted contexts fill verify.budget_tokens",
-            "SCREENED_OUT": "verify.screen did not propose it",
-        }[str(outcome.code)]
-        result = _pair_columns(row) | refused(str(outcome.code), reason, SKIPPED)
+        result = _pair_columns(row) | refused(outcome.code, REASONS[outcome.code], SKIPPED)
         result["readings"] = [{"position": position} for position in outcome.positions.tolist()]
     for reading in result["readings"]:
         reading["screen_gain"] = outcome.screen_gain.get(reading["position"])
@@ -169,9 +165,8 @@ def _to_read(ctx: Context, frames: Frames) -> DataFrame:
 def _done(ctx: Context, rows: DataFrame) -> DataFrame:
     """Readings, refused ones too; what another selection left out is not done."""
     selection = selection_of(ctx)
-    left_out = F.col("outcome") == SKIPPED
-    mine = F.col("selection").eqNullSafe(F.lit(selection.digest if selection else None)) if selection else F.lit(False)
-    return rows.where(~left_out | mine).select("pair_id", F.explode("readings.position").alias("position"))
+    mine = F.lit(False) if selection is None else F.col("selection") == selection.digest
+    return rows.where((F.col("outcome") != SKIPPED) | mine).select("pair_id", F.explode("readings.position").alias("position"))
 
 
 def _subtract_readings(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:

@@ -110,7 +110,7 @@ class RootWaves:
             copy_len=np.array([found.copy_len for _, _, found in rows], np.int32),
         )
         accepted = judge(cells, self._rule).accepted
-        chunks = {id(visit): visit.tokens for (visit, _, _), yes in zip(rows, accepted.tolist(), strict=True) if yes}
+        chunks = {visit.key: visit.tokens for (visit, _, _), yes in zip(rows, accepted.tolist(), strict=True) if yes}
         return sum(chunks.values())
 
     def unvisited(self) -> list[Visit]:
