@@ -7,67 +7,19 @@ anchor retrieved the chunk, so nothing is timed twice.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import ENCODER, LM, SIZES, START_ID, documents, model_folder, record, say, seconds
-from entropylong.corpus.chunking import chunk_text
-from entropylong.entropy.anchors import find_anchors
-from entropylong.entropy.scoring import Profile, score_texts
+from benchmarks.common import LM, SIZES, START_ID, model_folder, record, say, seconds
+from benchmarks.material import Material, Root
 from entropylong.models.causal_lm import CausalLM
-from entropylong.models.encoder import Encoder
-from entropylong.retrieval.windows import window_text
 from entropylong.verification.measuring import Pair, measure
 
-ROOT_TOKENS, CONTEXT_TOKENS, ANCHORS, TOP_K, EPSILON = (256, 320), 160, 6, 2, 0.4
-
-
-@dataclass
-class Root:
-    """A root with its anchors and what each retrieved."""
-
-    ids: np.ndarray
-    entropy: np.ndarray
-    anchors: list[int]
-    hits: dict[int, list[int]]
-
-    @property
-    def chunks(self) -> list[int]:
-        """Unique candidates."""
-        return sorted({chunk for hits in self.hits.values() for chunk in hits})
-
-
-class Material:
-    """Real roots, real chunks and a real retrieval over them, all by the product's pure layers."""
-
-    def __init__(self, model: CausalLM, roots: int) -> None:
-        every = documents()
-        chunks = [
-            (doc, text)
-            for doc, whole in every
-            for text in chunk_text(whole, unit="packed_chars", target_chars=2048, max_chars=8192)
-        ]
-        encoder = Encoder(model_folder(ENCODER))
-        vectors = encoder.encode([text for _, text in chunks]).astype(np.float32)
-        self.chunks = [np.array(model.encode(text)[:CONTEXT_TOKENS], np.int32) for _, text in chunks]
-        self.roots: list[Root] = []
-        rule = {"min_tokens": ROOT_TOKENS[0], "max_tokens": ROOT_TOKENS[1], "long": "truncate", "batch_tokens": 4096}
-        for doc, profile in score_texts(model, every, **rule):
-            if len(self.roots) == roots:
-                break
-            if not isinstance(profile, Profile):
-                continue
-            found = find_anchors(profile.entropy, alpha=2.0, min_position=32, max_per_root=ANCHORS).positions.tolist()
-            if len(found) < 3:
-                continue
-            queries = encoder.encode([window_text(model.tokenizer, profile.ids.tolist(), t, window=16, side="both") for t in found])
-            scores = queries.astype(np.float32) @ vectors.T
-            scores[:, [i for i, (owner, _) in enumerate(chunks) if owner == doc]] = -1
-            hits = {t: np.argsort(-row)[:TOP_K].tolist() for t, row in zip(found, scores, strict=True)}
-            self.roots.append(Root(profile.ids, profile.entropy, found, hits))
+EPSILON = 0.4
+# Small, as the naive side reads each cell by a pass of its own.
+SETTING = {"root_tokens": (256, 320), "context_tokens": 160, "anchors": 6, "top_k": 2}
 
 
 class Naive:
@@ -85,15 +37,6 @@ class Naive:
         logits = self.model(torch.tensor([[*front, *root.ids.tolist()]])).logits[0]
         log_p = torch.log_softmax(logits[len(front) + anchor - 1].float(), dim=-1)
         return float(-(log_p.exp() * log_p).sum())
-
-
-def pairs_of(root: Root, chunks: list[np.ndarray], scope: str) -> list[Pair]:
-    """The unique pairs of a root, as Stage 3 plans them."""
-    planned = []
-    for chunk in root.chunks:
-        positions = root.anchors if scope == "all" else [t for t in root.anchors if chunk in root.hits[t]]
-        planned.append(Pair(root.ids, chunks[chunk], np.array(positions, np.int32), chunk))
-    return planned
 
 
 def ours(model: CausalLM, pairs: list[Pair], separator: list[int]) -> dict[tuple[int, int], float]:
@@ -129,7 +72,7 @@ def main() -> None:
     count = parser.parse_args().pairs
     model, naive = CausalLM(model_folder(LM), "float32", START_ID), Naive()
     separator = model.encode("\n\n")
-    material = Material(model, max(count, 2 * SIZES[-1]))
+    material = Material(model, max(count, 2 * SIZES[-1]), **SETTING)
     chunks = material.chunks
     naive.entropy(material.roots[0], material.roots[0].anchors[0], chunks[0])  # the first call pays for memory
     times: dict[str, tuple[list[float], list[float]]] = {"all": ([], []), "retrieved": ([], [])}
@@ -147,7 +90,7 @@ def main() -> None:
 
         def planned(scope: str, root: Root = root) -> None:
             found: dict[tuple[int, int], float] = {}
-            times[scope][0].append(seconds(lambda: found.update(ours(model, pairs_of(root, chunks, scope), separator))))
+            times[scope][0].append(seconds(lambda: found.update(ours(model, root.pairs(chunks, scope), separator))))
             if scope == "all":
                 fast.append(found)
 
@@ -170,7 +113,7 @@ def main() -> None:
         line = record(f"verification_{scope}", mine, theirs, roots=count, m=round(sharing, 3), **(agreed if scope == "all" else {}))
         say(f"scope {scope}: ratio {line['ratio']:.2f}, m {sharing:.2f}, so {line['ratio'] / sharing:.2f} m")
     for size in SIZES:
-        some = [pair for root in material.roots[: 2 * size] for pair in pairs_of(root, chunks, "all")]
+        some = [pair for root in material.roots[: 2 * size] for pair in root.pairs(chunks, "all")]
         tokens = sum(len(p.chunk_ids) + int(p.positions.max()) + 1 for p in some)
         spent_ = seconds(lambda some=some: ours(model, some, separator))
         record("verification_growth", [spent_], [], size=size, roots=2 * size, tokens=tokens)

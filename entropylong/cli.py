@@ -12,6 +12,8 @@ import typer
 from entropylong.errors import EntropyLongError, UsageError
 
 if TYPE_CHECKING:
+    from entropylong.config import Source
+    from entropylong.plan.corpus import Sampled
     from entropylong.runner import Runner
 
 app = typer.Typer(
@@ -122,6 +124,46 @@ def where_next(runner: Runner, arguments: Sequence[str]) -> str:
     if loaded.tracking.uri.startswith("sqlite:"):
         lines.append(f"MLflow UI:         mlflow ui --backend-store-uri {loaded.tracking.uri}")
     return "\n".join(lines)
+
+
+@app.command()
+def plan(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    input_path: InputOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What a run would cost before anything is spent: rows, tokens, FLOPs, device hours, memory, shuffle and storage.
+
+    Examples:
+
+        entropylong plan --config conf/paper.yaml
+
+        entropylong plan --config base --input docs.jsonl plan.device=A100
+
+        entropylong plan --config paper roots.limit=null plan.root_tokens=null plan.anchors_per_root=null
+    """
+    import json
+
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.plan.estimate import make_plan
+    from entropylong.plan.tables import plan_report
+
+    loaded = load_config(config, only_overrides(words), input_path)
+
+    def sample(name: str, source: Source) -> Sampled:
+        from entropylong.corpus.stage import sample_table
+        from entropylong.spark import session
+
+        return sample_table(session(loaded), name, source)
+
+    found = make_plan(loaded, sample)
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        Console(highlight=False).print(plan_report(found))
 
 
 @app.command()

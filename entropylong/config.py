@@ -163,6 +163,20 @@ class Run(Section):
     encode_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
 
 
+class Plan(Section):
+    documents: Annotated[int | None, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    document_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    chars_per_token: Annotated[float, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
+    root_tokens: Annotated[int | None, Field(ge=2, json_schema_extra={OPERATIONAL: True})]
+    anchors_per_root: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
+    anchors_per_pair: Annotated[float, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    accepted_share: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    proposed_share: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    device: Annotated[Literal["here", "B200", "H200", "H100", "A100", "L40S", "L4", "MI300X"], Operational]
+    utilisation: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    tokens_per_second: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
+
+
 class Config(Section):
     """The whole configuration. `conf/base.yaml` documents each key."""
 
@@ -189,6 +203,7 @@ class Config(Section):
     tracking: Tracking
     spark: Spark
     run: Run
+    plan: Plan
 
     def semantic(self, *paths: str) -> dict[str, Any]:
         """The values of the semantic keys at or below the dotted paths, for a fingerprint."""

@@ -60,7 +60,7 @@ def test_a_missing_corpus_is_one_line_and_exits_1(tmp_path: Path, tiny_lm: Path,
 
 
 def test_help_has_examples_and_describe_names_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "status", "inspect", "quarantine"):
+    for command in ("run", "plan", "status", "inspect", "quarantine"):
         assert call([command, "--help"]) == 0 and "Example" in capsys.readouterr().out
     assert call(["run", "--describe", "--config", str(CONF / "demo.yaml")]) == 0
     assert "scored_documents" in capsys.readouterr().out

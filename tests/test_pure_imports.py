@@ -22,6 +22,9 @@ def test_pure_layers_without_spark() -> None:
         import entropylong.models.causal_lm, entropylong.models.prepare, entropylong.retrieval.windows, entropylong.config
         import entropylong.verification.acceptance, entropylong.verification.copying, entropylong.verification.measuring
         import entropylong.verification.planning, entropylong.packing.groups, entropylong.packing.sequences, entropylong.hashing
+        from entropylong.config_files import load_config
+        from entropylong.plan.estimate import make_plan
+        assert make_plan(load_config("paper"), None).ways[0].work.tokens > 4e12
         h = np.ones(100, np.float32); h[50] = 9
         assert find_anchors(h, alpha=2.0, min_position=1).positions.tolist() == [50]
         """

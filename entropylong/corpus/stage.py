@@ -17,6 +17,7 @@ from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
 from entropylong.errors import SourceError
 from entropylong.hashing import xxhash64
+from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
 from entropylong.udf import Rows, local_frame, map_rows
@@ -88,12 +89,8 @@ def read_table(spark: SparkSession, name: str, source: Source, version: int, max
 
     A row of a table has no place of its own: id and text name it, and a copy of it is the same record.
     """
-    reader = spark.read.format("delta").option("versionAsOf", version)
-    frame = reader.table(source.table) if source.table else reader.load(str(source.path))
+    frame = _table_at(spark, name, source, version)
     columns = source.columns
-    if columns.text not in frame.columns:
-        have = ", ".join(frame.columns)
-        raise SourceError(f"source {name}: no column {columns.text!r} (it has {have}); map it with sources.{name}.columns.text")
     doc_id = F.col(columns.doc_id).cast("string") if columns.doc_id in frame.columns else F.lit(None).cast("string")
     schema = to_arrow_schema(struct_of(_RECORD))
 
@@ -108,6 +105,27 @@ def read_table(spark: SparkSession, name: str, source: Source, version: int, max
 
     text = F.col(columns.text).cast("string").cast("binary").alias("text")
     return frame.select(doc_id.alias("doc_id"), text).mapInArrow(check, _RECORD)
+
+
+def _table_at(spark: SparkSession, name: str, source: Source, version: int) -> DataFrame:
+    reader = spark.read.format("delta").option("versionAsOf", version)
+    frame = reader.table(source.table) if source.table else reader.load(str(source.path))
+    text = source.columns.text
+    if text not in frame.columns:
+        have = ", ".join(frame.columns)
+        raise SourceError(f"source {name}: no column {text!r} (it has {have}); map it with sources.{name}.columns.text")
+    return frame
+
+
+def sample_table(spark: SparkSession, name: str, source: Source) -> Sampled:
+    """Rows of a user's Delta table, and the mean length of some of its texts: for `entropylong plan`.
+
+    Raises:
+        SourceError: there is no such table, or it has no such column.
+    """
+    frame = _table_at(spark, name, source, source_version(spark, name, source))
+    lengths = frame.select(F.length(F.col(source.columns.text).cast("string")).alias("n")).where("n > 0").limit(SAMPLE_TEXTS)
+    return Sampled(float(frame.count()), float(lengths.agg(F.avg("n")).collect()[0][0] or 0.0))
 
 
 def resolve_duplicates(records: DataFrame, existing: DataFrame, root_sources: Sequence[str]) -> DataFrame:
