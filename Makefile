@@ -9,7 +9,7 @@ LOCK ?= requirements-cpu.lock
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock clean mlflow
+.PHONY: help setup demo test bench lint format lock clean mlflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(STAMP) ## The whole chain on the embedded corpus with two small real mod
 
 test: lint ## Lint, types and the whole test suite
 	@$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
+	@$(BIN)/python -m benchmarks
 
 lint: $(STAMP) ## Format check, lint, types
 	@$(BIN)/ruff format --check .

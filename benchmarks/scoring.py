@@ -15,6 +15,7 @@ from entropylong.models.causal_lm import CausalLM
 
 # Documents of size 1, the longest of them in tokens, and how many the naive loop pads to one length.
 DOCUMENTS, MAX_TOKENS, NAIVE_BATCH = 16, 1024, 8
+GROWTH_DOCUMENTS = 8
 
 
 class Naive:
@@ -73,7 +74,7 @@ def main() -> None:
     tokens = sum(map(len, fast))
     record("scoring", *times, documents=DOCUMENTS, tokens=tokens, largest_dH=error)
     for size in SIZES:
-        some = every[: size * DOCUMENTS]
+        some = every[: size * GROWTH_DOCUMENTS]
         found: list[np.ndarray] = []
         spent = seconds(lambda some=some, found=found: found.extend(ours(model, some)))
         record("scoring_growth", [spent], [], size=size, tokens=sum(map(len, found)))

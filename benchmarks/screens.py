@@ -53,7 +53,7 @@ def main() -> None:
     """A pair a root: all candidates exactly, and the screen with the confirmation of what it proposes."""
     base = load_config("base")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--roots", type=int, default=10)
+    parser.add_argument("--roots", type=int, default=16)
     parser.add_argument("--window", type=int, default=base.verify.screen.window)
     parser.add_argument("--min-gain", type=float, default=base.verify.screen.min_gain)
     given = parser.parse_args()
