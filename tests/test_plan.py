@@ -188,11 +188,15 @@ def test_a_delta_source_is_counted(spark: SparkSession, tmp_path: Path) -> None:
         (["base", "plan.documents=5", "model.name=no_such"], "no such folder"),
         (["base", "plan.documents=1e9"], "valid integer"),
         (["base", "--input", "EMPTY"], "no text in the sample"),
+        (["base", "--input", "FULL", "sources.full.role=corpus"], "no document with role root"),
+        (["base", "--input", "FULL", "sources.full.role=root"], "no document with role corpus"),
+        (["base", "plan.documents=5", "plan.root_tokens=33", "roots.min_tokens=2"], "no position beyond anchors.min_position"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.jsonl").write_text("{}\n")
-    given = [str(tmp_path / "empty.jsonl") if a == "EMPTY" else a for a in arguments]
+    (tmp_path / "full.jsonl").write_text(json.dumps({"text": "A text."}) + "\n")
+    given = [str(tmp_path / f"{a.lower()}.jsonl") if a in ("EMPTY", "FULL") else a for a in arguments]
     assert call(["plan", "--config", *given]) in (1, 2)
     told = capsys.readouterr().err
     assert said in told and len(told.strip().splitlines()) == 1, told

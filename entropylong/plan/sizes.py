@@ -67,6 +67,9 @@ def sizes_of(config: Config, corpus: CorpusSize) -> Sizes:
         ConfigError: the lengths or the number of anchors that `plan` states cannot be.
     """
     plan = config.plan
+    for role, documents in (("root", corpus.roots), ("corpus", corpus.corpus)):
+        if not documents:
+            raise ConfigError(f"no document with role {role}: give a source the role {role} or both")
     document_tokens = corpus.chars / plan.chars_per_token
     roots = corpus.roots * config.roots.share
     roots = min(roots, config.roots.limit) if config.roots.limit else roots
@@ -114,7 +117,11 @@ def _root_tokens(config: Config, document_tokens: float, is_all: bool) -> float:
 
 def _anchors(config: Config, root_tokens: float) -> float:
     rule, stated = config.anchors, config.plan.anchors_per_root
-    eligible = max(0.0, root_tokens - rule.min_position)
+    eligible = root_tokens - rule.min_position
+    if eligible < 2:
+        raise ConfigError(
+            f"roots of {root_tokens:,.0f} tokens have no position beyond anchors.min_position ({rule.min_position}): no anchors"
+        )
     if stated is not None:
         # No more than 1 / (1 + alpha^2) of any numbers lie alpha standard deviations above their mean (Cantelli).
         most = eligible / (1 + rule.alpha**2) if rule.alpha > 0 else eligible
