@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -33,12 +34,16 @@ def hours(value: float | None) -> str:
     """Hours, as precise as they are worth."""
     if value is None:
         return ""
+    if value >= 1e6:
+        return amount(value)
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def plan_report(plan: Plan) -> RenderableType:
     """All of a plan: sizes, stages, ways to verify, assumptions, warnings."""
-    parts: list[RenderableType] = [_sizes_line(plan), _stages_table(plan), _ways_table(plan), Text("Reckoned with", style="bold")]
+    parts: list[RenderableType] = [_sizes_line(plan), _stages_table(plan), _ways_table(plan)]
+    parts += [Text(f"  {way.name}: {way.about}", style="dim") for way in plan.ways]
+    parts.append(Text("Reckoned with", style="bold"))
     parts += [Text(f"  {line}", style="dim") for line in plan.assumptions]
     parts += [Text(f"Mind: {line}", style="yellow") for line in plan.warnings]
     return Group(*parts)
@@ -53,12 +58,17 @@ def _sizes_line(plan: Plan) -> Text:
     )
 
 
+def _table(title: str) -> Table:
+    # Narrow enough for a terminal of 80 columns.
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+
+
 def _stages_table(plan: Plan) -> Table:
-    table = Table(title="Stages", title_justify="left", title_style="bold")
-    table.add_column("stage")
-    device = f"{plan.rate.device} hours"
-    for column in ("rows", "tokens", "FLOP", device, "core hours", "memory", "shuffle", "storage"):
-        table.add_column(column, justify="right")
+    table = _table("Stages")
+    table.add_column("stage", no_wrap=True)
+    device = f"{plan.rate.device}\nhours"
+    for column in ("rows", "tokens", "FLOP", device, "core\nhours", "memory", "shuffle", "storage"):
+        table.add_column(column, justify="right", no_wrap=True)
     for stage in [*plan.stages, _total(plan.stages)]:
         is_total = stage.stage == "all"
         rows = "" if is_total else count(stage.rows)
@@ -80,15 +90,14 @@ def _total(stages: list[StagePlan]) -> StagePlan:
 
 
 def _ways_table(plan: Plan) -> Table:
-    table = Table(title="Verification, done in each way (* as configured)", title_justify="left", title_style="bold")
+    table = _table("Verification, done in each way (* as configured)")
     table.add_column("way")
-    for column in ("passes", "tokens", "FLOP", f"{plan.rate.device} hours", "cheaper"):
-        table.add_column(column, justify="right")
-    table.add_column("how", overflow="fold")
+    for column in ("passes", "tokens", "FLOP", f"{plan.rate.device}\nhours", "cheaper"):
+        table.add_column(column, justify="right", no_wrap=True)
     for way in plan.ways:
         work = way.work
         table.add_row(
             f"{way.name}{' *' if way.configured else ''}", count(work.passes), amount(work.tokens), amount(work.flops),
-            hours(plan.hours(work.flops)), f"{plan.ways[0].work.flops / work.flops:,.1f} x", way.about,
+            hours(plan.hours(work.flops)), f"{plan.ways[0].work.flops / work.flops:,.1f} x",
         )  # fmt: skip
     return table
