@@ -59,7 +59,7 @@ class Roots(Section):
     limit: Positive | None
     min_tokens: Positive
     max_tokens: Positive
-    long: Literal["truncate", "skip"]
+    long: Literal["truncate", "split", "skip"]
 
 
 class Chunks(Section):

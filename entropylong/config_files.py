@@ -206,5 +206,11 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         )
     if config.roots.min_tokens > config.roots.max_tokens:
         fail("roots.min_tokens", f"{config.roots.min_tokens} is above roots.max_tokens ({config.roots.max_tokens})")
+    if config.roots.long == "split" and 2 * config.roots.min_tokens > config.roots.max_tokens + 1:
+        fail(
+            "roots.min_tokens",
+            f"{config.roots.min_tokens} is above half of roots.max_tokens ({config.roots.max_tokens}): with roots.long split, a "
+            "text just longer than that gives two pieces of half its length",
+        )
     if config.chunks.max_chars < config.chunks.target_chars:
         fail("chunks.max_chars", f"{config.chunks.max_chars} is below chunks.target_chars ({config.chunks.target_chars})")

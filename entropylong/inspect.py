@@ -68,7 +68,8 @@ def _scored(runner: Runner, doc_id: str) -> Any:
     value = runner.fingerprint("scored_documents") or "-"
     rows = runner.store.read("scored_documents", value).where(F.col("root_id") == doc_id).collect()
     if not rows:
-        near = runner.store.read_ok("scored_documents", value).select("root_id").orderBy("root_id").limit(3).collect()
+        is_piece = F.col("doc_id") != doc_id
+        near = runner.store.read_ok("scored_documents", value).orderBy(is_piece, "root_id").select("root_id").limit(3).collect()
         known = ", ".join(row.root_id for row in near) or "none yet; run entropylong run first"
         raise UsageError(f"{doc_id}: not among the scored roots (for example: {known})")
     if rows[0].outcome != "ok":

@@ -13,12 +13,11 @@ from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from entropylong import engines
 from entropylong.config import Config
 from entropylong.context import make_context
-from entropylong.corpus.stage import is_root
+from entropylong.corpus.stage import is_chosen
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
 from entropylong.pins import body_dtype, root_threshold
@@ -148,7 +147,7 @@ class Runner:
             # Not gains: roots whose ids are cut alike share a reading, which bears the id of one of them; pairs choose them.
             if step.writes == "sequences" and "root_id" in frame.columns and table != "gains":
                 self.resolve_roots()
-                frame = frame.where(is_root(self.ctx, F.col("root_id")))
+                frame = frame.where(is_chosen(self.ctx))
             frames[table] = frame
         return frames
 

@@ -99,6 +99,7 @@ BASE = "extends: base\n"
         (BASE + "pack:\n  layout: heap\n", [], "key 'pack.layout'"),
         (BASE + "pack:\n  length: 3000\n", [], "cannot hold one root and one context"),
         (BASE + "roots:\n  min_tokens: 5000\n", [], "above roots.max_tokens"),
+        (BASE + "roots:\n  long: split\n  min_tokens: 300\n  max_tokens: 400\n", [], "above half of roots.max_tokens"),
         (BASE + "chunks:\n  max_chars: 10\n", [], "below chunks.target_chars"),
         (BASE + "sources:\n  a:\n    kind: csv\n    path: x\n", [], "key 'sources.a.kind'"),
         (BASE + "sources:\n  a:\n    kind: jsonl\n", [], "needs either path or table"),

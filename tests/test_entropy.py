@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from entropylong.entropy import head
 from entropylong.entropy.anchors import find_anchors
 from entropylong.entropy.engine import batch_size, by_length, entropy_at
+from entropylong.entropy.roots import doc_id_of
 from entropylong.entropy.scoring import Profile, Refusal, score_texts
 from entropylong.entropy.words import word_starts
 from entropylong.models.causal_lm import CausalLM
@@ -120,6 +121,23 @@ def test_scoring_refuses_by_rule_and_by_damage(model: CausalLM, monkeypatch: pyt
     monkeypatch.setattr(broken, "logits", lambda hidden: plain(hidden).index_fill(1, torch.tensor([5]), float("nan")))
     (damaged,) = score(broken, [tiny.TEXT], long="truncate", **rule)
     assert isinstance(damaged, Refusal) and (damaged.outcome, damaged.code) == ("error", "NON_FINITE")
+
+
+def test_long_texts_are_split_into_equal_pieces(model: CausalLM) -> None:
+    rule = {"min_tokens": 3, "max_tokens": 20, "long": "split", "batch_tokens": 512}
+    found = dict(score_texts(model, [("doc", tiny.TEXT), ("a#1", "of the window"), ("b", "of the window"), ("c#2", "a")], **rule))
+    whole = model.encode(tiny.TEXT)
+    pieces = [found[f"doc#{n}"] for n in range(-(-len(whole) // 20))]
+    assert len(found) == len(pieces) + 3 and all(isinstance(piece, Profile) for piece in pieces)
+    assert np.concatenate([piece.ids for piece in pieces]).tolist() == whole
+    lengths = [len(piece.ids) for piece in pieces]
+    assert max(lengths) <= 20 and max(lengths) - min(lengths) <= 1
+    # An id that looks like a piece's is told from one: no two roots share an id, and each names its document.
+    assert isinstance(found["a#1#0"], Profile) and isinstance(found["b"], Profile) and isinstance(found["c#2#0"], Refusal)
+    assert {doc_id_of(root, "split") for root in found} == {"doc", "a#1", "b", "c#2"}
+    assert doc_id_of("a#1", "truncate") == "a#1"
+    (alone,) = score(model, [model.tokenizer.decode(pieces[1].ids)], min_tokens=1, max_tokens=99, long="truncate")
+    assert isinstance(alone, Profile) and np.abs(alone.entropy - pieces[1].entropy).max() < 1e-3
 
 
 def test_model_without_start_token_has_no_entropy_at_zero(model: CausalLM) -> None:

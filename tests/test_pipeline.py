@@ -57,6 +57,30 @@ def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRun
             assert d.distance == d.anchor - d.context_end >= 0
 
 
+def test_long_roots_are_split(copied: Path, open_runner: OpenRunner) -> None:
+    """Pieces are roots of their own: scored, searched without their whole document's chunks, packed."""
+    before = versions(copied)
+    runner = open_runner(copied, "roots.long=split", "roots.max_tokens=128")
+    runner.run(announce=quiet)
+    scored = runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents")).collect()
+    assert len({row.root_id for row in scored}) == len(scored) > len({row.doc_id for row in scored}) == 12
+    plain = open_runner(copied).store.read_ok("scored_documents", open_runner(copied).fingerprint("scored_documents")).collect()
+    for whole in plain:  # cut at 300 tokens there
+        pieces = sorted((r for r in scored if r.doc_id == whole.doc_id), key=lambda r: int(r.root_id.rpartition("#")[2]))
+        assert [i for piece in pieces for i in piece.input_ids][:300] == whole.input_ids
+        assert all(64 <= piece.n_tokens <= 128 for piece in pieces)
+    owner = {r.chunk_id: r.doc_id for r in runner.store.read_ok("chunks", runner.fingerprint("chunks")).collect()}
+    pairs = runner.store.read_ok("pairs", runner.fingerprint("pairs")).collect()
+    assert {p.root_id for p in pairs} == {row.root_id for row in scored if row.root_id in {p.root_id for p in pairs}} != set()
+    assert all(owner[p.chunk_id] != p.root_id.rpartition("#")[0] for p in pairs)
+    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()
+    assert any("#" in s.root_id for row in sequences for s in row.segments if s.kind == "root")
+    assert versions(copied)["chunk_vectors"] == before["chunk_vectors"]
+    after = versions(copied)
+    again = open_runner(copied, "roots.long=split", "roots.max_tokens=128")
+    assert again.run(announce=quiet).steps == [] and versions(copied) == after
+
+
 def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: OpenRunner) -> None:
     old = open_runner(copied)
     known = {(r[0], p.position) for r in rows_of(old, "gains", READINGS) for p in r[3]}

@@ -15,6 +15,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from entropylong.config import Config, Source
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
+from entropylong.entropy.roots import PIECE, SPLIT
 from entropylong.errors import SourceError
 from entropylong.hashing import xxhash64
 from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
@@ -169,6 +170,16 @@ def _refuse(frame: DataFrame, condition: Column, outcome: str, code: str, detail
 def is_root(ctx: Context, doc_id: Column) -> Column:
     """Whether `roots` chooses a document: its hash is at or below the resolved threshold."""
     return root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
+
+
+def root_doc_id(config: Config, root_id: str = "root_id") -> Column:
+    """The document that a root is, or is a piece of."""
+    return F.regexp_replace(root_id, PIECE, "") if config.roots.long == SPLIT else F.col(root_id)
+
+
+def is_chosen(ctx: Context) -> Column:
+    """Whether `roots` chooses the document of a `root_id`."""
+    return is_root(ctx, root_doc_id(ctx.config))
 
 
 def root_hash(config: Config, doc_id: Column) -> Column:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.entropy.engine import Reading, Request, read_stream
+from entropylong.entropy.roots import SPLIT, root_ids, split_ids
 from entropylong.models.causal_lm import CausalLM, Ids
 from entropylong.prefetch import prefetch
 
@@ -42,11 +43,12 @@ def score_texts(
     The next texts are tokenised while the model is at work. Texts are held a bounded buffer at a time.
 
     Yields:
-        (key, its `Profile` or `Refusal`), in an order of its own.
+        (key, its `Profile` or `Refusal`), in an order of its own. With long "split" the keys are document ids, and what comes
+        back are root ids, one or more a document.
     """
     front = np.array(model.prefix, np.int32)
     first = 0 if len(front) else 1
-    tokenised = ((key, _tokenise(model, text, min_tokens, max_tokens, long)) for key, text in texts)
+    tokenised = (piece for key, text in texts for piece in _pieces(model, key, text, min_tokens, max_tokens, long))
     refused: list[tuple[Any, Refusal]] = []
 
     def requests() -> Iterator[Request]:
@@ -65,6 +67,19 @@ def score_texts(
     yield from refused
 
 
+def _pieces(
+    model: CausalLM, key: Any, text: str, min_tokens: int, max_tokens: int, long: str
+) -> Iterator[tuple[Any, Ids | Refusal]]:
+    found = _tokenise(model, text, min_tokens, max_tokens, long)
+    if long != SPLIT:
+        yield key, found
+    elif isinstance(found, Refusal):
+        yield root_ids(key, 1, long)[0], found
+    else:
+        pieces = split_ids(found, max_tokens)
+        yield from zip(root_ids(key, len(pieces), long), pieces, strict=True)
+
+
 def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long: str) -> Ids | Refusal:
     try:
         ids = np.array(model.encode(text), np.int32)
@@ -74,7 +89,7 @@ def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long
         return Refusal("skipped", "TOO_SHORT", f"{len(ids)} tokens, fewer than roots.min_tokens ({min_tokens})")
     if len(ids) > max_tokens and long == "skip":
         return Refusal("skipped", "TOO_LONG", f"{len(ids)} tokens, more than roots.max_tokens ({max_tokens})")
-    return ids[:max_tokens]
+    return ids if long == SPLIT else ids[:max_tokens]
 
 
 def _profile(ids: Ids, reading: Reading, first: int) -> Profile | Refusal:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from entropylong.balance import spread
 from entropylong.corpus.stage import is_root
 from entropylong.entropy.anchors import find_anchors
+from entropylong.entropy.roots import doc_id_of
 from entropylong.entropy.scoring import Refusal, score_texts
 from entropylong.entropy.words import word_starts
 from entropylong.models.cache import load
@@ -33,8 +34,8 @@ def score(ctx: Context, frames: Frames) -> DataFrame:
             long=roots.long,
             batch_tokens=batch_tokens,
         )
-        for doc_id, result in results:
-            keys = {"root_id": doc_id, "doc_id": doc_id}
+        for root_id, result in results:
+            keys = {"root_id": root_id, "doc_id": doc_id_of(root_id, roots.long)}
             if isinstance(result, Refusal):
                 yield keys | refused(result.code, result.detail, result.outcome)
             else:

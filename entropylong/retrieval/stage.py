@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from entropylong.balance import spread
 from entropylong.corpus.chunking import chunk_text
-from entropylong.corpus.stage import is_root
+from entropylong.corpus.stage import is_chosen, root_doc_id
 from entropylong.errors import NothingToDo
 from entropylong.hashing import xxhash64
 from entropylong.models.cache import load
@@ -87,20 +87,18 @@ def candidates(ctx: Context, frames: Frames) -> DataFrame:
                     yield key | refused("NO_CANDIDATE", "the index holds no chunk but the root's own", "skipped")
 
     queries = frames["anchors"].groupBy("root_id").agg(F.collect_list(F.struct("position", "vector")).alias("queries"))
-    return map_rows(with_text(queries, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run)
+    return map_rows(with_text(ctx, queries, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run)
 
 
-def with_text(roots: DataFrame, frames: Frames) -> DataFrame:
+def with_text(ctx: Context, roots: DataFrame, frames: Frames) -> DataFrame:
     """Roots with their document's id and text, from which own chunks are recognised."""
-    documents = frames["documents"].select(F.col("doc_id").alias("root_id"), "doc_id", "text")
-    return roots.join(documents, "root_id", how="inner")
+    documents = frames["documents"].select("doc_id", "text")
+    return roots.withColumn("doc_id", root_doc_id(ctx.config)).join(documents, "doc_id", how="inner")
 
 
 def anchor_positions(ctx: Context, frames: Frames) -> DataFrame:
     """(root_id, position) of the anchors of chosen roots."""
-    return (
-        frames["anchors"].where(is_root(ctx, F.col("root_id"))).select("root_id", F.explode("anchors.position").alias("position"))
-    )
+    return frames["anchors"].where(is_chosen(ctx)).select("root_id", F.explode("anchors.position").alias("position"))
 
 
 def _with_vectors(ctx: Context, frames: Frames) -> DataFrame:

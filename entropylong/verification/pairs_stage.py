@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.corpus.chunking import chunk_text
-from entropylong.corpus.stage import is_root
+from entropylong.corpus.stage import is_chosen
 from entropylong.hashing import xxhash64
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
@@ -84,13 +84,13 @@ def _plan(ctx: Context, frames: Frames) -> DataFrame:
         .groupBy("root_id")
         .agg(F.collect_list(F.struct("position", "hits")).alias("hits"))
     )
-    rows = with_text(roots.join(by_root, "root_id", how="left"), frames)
+    rows = with_text(ctx, roots.join(by_root, "root_id", how="left"), frames)
     nothing = F.array().cast(by_root.schema["hits"].dataType)
     return map_rows(rows.withColumn("hits", F.coalesce("hits", nothing)).repartition(ctx.parallelism, "root_id"), PAIRS, plan)
 
 
 def _chosen_anchors(ctx: Context, frames: Frames) -> DataFrame:
-    return frames["anchors"].where(is_root(ctx, F.col("root_id")))
+    return frames["anchors"].where(is_chosen(ctx))
 
 
 PLAN_PAIRS = Stage(
