@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entropylong.errors import EntropyLongError, UsageError
+from entropylong.errors import CheckFailed, EntropyLongError, UsageError
 
 if TYPE_CHECKING:
     from entropylong.config import Source
@@ -211,6 +211,32 @@ def inspect(
 
     runner = open_runner(config, only_overrides(words), input_path)
     Console(highlight=False).print(inspect_root(runner, doc_id, contexts))
+
+
+@app.command()
+def check(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    input_path: InputOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Does the workspace hold what it says? Nothing lost or doubled, index files whole, sequences and dependencies right.
+
+    Exit code 1 if anything is wrong. Example: entropylong check --config conf/demo.yaml
+    """
+    import json
+
+    from rich.console import Console
+
+    from entropylong.check import check_table, check_workspace
+
+    checks = check_workspace(open_runner(config, only_overrides(words), input_path))
+    if as_json:
+        print(json.dumps([vars(found) for found in checks]))
+    else:
+        Console(highlight=False).print(check_table(checks))
+    if wrong := sum(found.wrong > 0 for found in checks):
+        raise CheckFailed(f"{wrong} of {len(checks)} checks found something wrong; rows behind are computed by: entropylong run")
 
 
 @app.command()

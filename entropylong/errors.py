@@ -37,6 +37,10 @@ class WorkspaceError(EntropyLongError):
     """The workspace is locked by another run or was written by a newer version."""
 
 
+class CheckFailed(EntropyLongError):
+    """`entropylong check` found something wrong."""
+
+
 class TableError(EntropyLongError):
     """A table cannot be read or written."""
 

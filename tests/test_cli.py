@@ -60,7 +60,7 @@ def test_a_missing_corpus_is_one_line_and_exits_1(tmp_path: Path, tiny_lm: Path,
 
 
 def test_help_has_examples_and_describe_names_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "plan", "status", "inspect", "quarantine"):
+    for command in ("run", "plan", "status", "inspect", "check", "quarantine"):
         assert call([command, "--help"]) == 0 and "Example" in capsys.readouterr().out
     assert call(["run", "--describe", "--config", str(CONF / "demo.yaml")]) == 0
     assert "scored_documents" in capsys.readouterr().out
@@ -88,6 +88,8 @@ def test_commands_on_a_finished_workspace(
     said = capsys.readouterr().err
     assert said.startswith("error: nobody: not among the scored roots") and len(said.splitlines()) == 1
     assert call(["quarantine", "--config", str(file)]) == 0 and "No row was refused" in capsys.readouterr().out
+    assert call(["check", "--config", str(file), "--json"]) == 0
+    assert {found["wrong"] for found in json.loads(capsys.readouterr().out)} == {0}
 
 
 def test_roots_that_are_too_short_are_told(tmp_path: Path, open_runner: OpenRunner) -> None:
