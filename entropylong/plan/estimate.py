@@ -21,6 +21,8 @@ TEXT_BYTES, ID_BYTES = 0.52, 1.7
 ID_ROW_BYTES, ANCHOR_ROW_BYTES = 4, 24
 # Of a row's other columns, and of a table's statistics.
 ROW_BYTES = 32
+# Of a chunk, in the lookup by document and by text that each worker of a search has of its own.
+LOOKUP_BYTES = 32
 # What one core reaches in FAISS's exact inner products, in FLOP/s.
 CORE_FLOPS = 50e9
 # Scratch of the head, and what Python, torch and Arrow take beside a model.
@@ -157,7 +159,7 @@ def _stages(
                   shuffle=sizes.roots * text, storage=sizes.roots * (ROW_BYTES + sizes.root_tokens * (ID_BYTES + 8))),
         StagePlan("anchors", sizes.roots, storage=sizes.roots * (ROW_BYTES + 12 * sizes.anchors)),
         StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window), core_hours=search_flops / CORE_FLOPS / 3600,
-                  memory=index, shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector,
+                  memory=index + LOOKUP_BYTES * sizes.chunks, shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector,
                   storage=sizes.queries * (vector + 16 + 12 * config.retrieval.top_k)),
         # By root, by chunk, by pair, and by root again: with the root's ids in every row.
         StagePlan("pairs", pairs, shuffle=3 * pairs * pair_row,
@@ -197,6 +199,7 @@ def _assumptions(config: Config, corpus: CorpusSize, rate: Rate) -> list[str]:
         f"plan.proposed_share = {plan.proposed_share:g} of them proposed by a screen",
         "anchors lie evenly over a root: the last of n at n / (n + 1) of it",
         rate.basis + "; the encoder is taken to reach the same",
+        "the encoder reads whole chunks: at most, as one with a short window cuts them",
         f"exact search: {CORE_FLOPS / 1e9:.0f} GFLOP/s a core",
         f"on disk {TEXT_BYTES} bytes a character and {ID_BYTES} a token id; shuffles before compression, once and without retries",
         "ingest, chunk, anchors and pack are bound by the storage: no hours are reckoned for them, nor for starting Spark",
