@@ -18,7 +18,7 @@ from entropylong.verification.acceptance import Rule
 from entropylong.verification.calibration import recall_bound
 from entropylong.verification.measuring import Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
-from entropylong.verification.screening import Candidate, Screen, screen_gains
+from entropylong.verification.screening import Candidate, Screen, entropy_alone, screen_gains
 from entropylong.verification.waves import RootWaves, Visit
 from tests import tiny
 from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
@@ -102,6 +102,8 @@ def test_a_screen_equals_its_definition(model: CausalLM, kind: str) -> None:
     candidates = [Candidate(root, chunk, p, baselines[tuple(p)].astype(np.float64)) for p, chunk in zip(asked, chunks, strict=True)]
     for gain, expected in zip(screen_gains(screen, model, candidates, separator, 300), found, strict=True):
         assert np.abs(gain - expected).max() < 1e-4
+    for small, positions in zip(entropy_alone(model, [(root, p) for p in asked], 300), asked, strict=True):
+        assert np.abs([small[p] for p in positions.tolist()] - baselines[tuple(positions)]).max() < 1e-4
 
 
 def test_recall_bound_is_wilsons() -> None:

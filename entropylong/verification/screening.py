@@ -48,7 +48,10 @@ class Screen:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate to screen: ids of its root and chunk, the positions that retrieved it (ascending), and H there (Stage 1)."""
+    """A candidate to screen: ids of its root and chunk, the positions that retrieved it (ascending), and H there without it.
+
+    H is that of Stage 1, or of the small model where it screens.
+    """
 
     root_ids: Ints
     chunk_ids: Ints
@@ -68,15 +71,10 @@ def screen_gains(
         separator_ids: what joins chunk and root.
         batch_tokens: tokens of a forward batch.
     """
-    if screen.kind == LEFT_WINDOW:
-        starts = [max(0, int(c.positions[0]) - screen.window) for c in candidates]
-        with_chunk = _read(model, candidates, starts, separator_ids, batch_tokens)
-        baselines = [c.entropy for c in candidates]
-    else:
-        starts = [0] * len(candidates)
-        with_chunk = _read(model, candidates, starts, separator_ids, batch_tokens)
-        baselines = _alone(model, candidates, batch_tokens)
-    return [(before - after) / before for before, after in zip(baselines, with_chunk, strict=True)]
+    has_window = screen.kind == LEFT_WINDOW
+    starts = [max(0, int(c.positions[0]) - screen.window) if has_window else 0 for c in candidates]
+    with_chunk = _read(model, candidates, starts, separator_ids, batch_tokens)
+    return [(c.entropy - after) / c.entropy for c, after in zip(candidates, with_chunk, strict=True)]
 
 
 def _read(
@@ -90,17 +88,13 @@ def _read(
     return [r.entropy.astype(np.float64) for r in entropy_at(model, sequences, positions, batch_tokens=batch_tokens)]
 
 
-def _alone(model: CausalLM, candidates: Sequence[Candidate], batch_tokens: int) -> list[Floats]:
-    """The small model's own baseline: one pass a root, whatever the number of its candidates."""
-    asked: dict[bytes, tuple[Ints, set[int]]] = {}
-    for candidate in candidates:
-        asked.setdefault(candidate.root_ids.tobytes(), (candidate.root_ids, set()))[1].update(candidate.positions.tolist())
-    front = len(model.prefix)
-    sequences = [np.concatenate([np.array(model.prefix, np.int32), ids]) for ids, _ in asked.values()]
-    wanted = [np.array(sorted(positions), np.int32) for _, positions in asked.values()]
-    readings = entropy_at(model, sequences, [positions + np.int32(front) for positions in wanted], batch_tokens=batch_tokens)
-    found = {
-        key: dict(zip(positions.tolist(), reading.entropy.tolist(), strict=True))
-        for key, positions, reading in zip(asked, wanted, readings, strict=True)
-    }
-    return [np.array([found[c.root_ids.tobytes()][p] for p in c.positions.tolist()]) for c in candidates]
+def entropy_alone(model: CausalLM, roots: Sequence[tuple[Ints, Ints]], batch_tokens: int) -> list[dict[int, float]]:
+    """Position -> H without any chunk, for each (root ids, ascending positions): the baseline of a small model, one pass a root."""
+    front = np.array(model.prefix, np.int32)
+    sequences = [np.concatenate([front, ids]) for ids, _ in roots]
+    positions = [wanted + np.int32(len(front)) for _, wanted in roots]
+    readings = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
+    return [
+        dict(zip(wanted.tolist(), reading.entropy.tolist(), strict=True))
+        for (_, wanted), reading in zip(roots, readings, strict=True)
+    ]

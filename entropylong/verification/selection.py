@@ -15,7 +15,7 @@ from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import CANDIDATE
-from entropylong.verification.screening import Candidate, Screen, screen_gains
+from entropylong.verification.screening import LEFT_WINDOW, Candidate, Screen, entropy_alone, screen_gains
 from entropylong.verification.waves import RootWaves, Visit
 
 BUDGET_FULL, SCREENED_OUT = "BUDGET_FULL", "SCREENED_OUT"
@@ -83,8 +83,9 @@ def measure_selected(
     """An outcome for each pair that holds something unread."""
     for together in _together(roots):
         waves = [(work, RootWaves(work.visits, selection.rule, selection.budget)) for work in together]
+        baselines = _baselines(screen_model or model, together, selection.screen, batch_tokens)
         while wave := [(work, visit) for work, root in waves for visit in root.next_wave()]:
-            gains = _screen(screen_model or model, wave, selection.screen, separator_ids, batch_tokens)
+            gains = _screen(screen_model or model, wave, baselines, selection.screen, separator_ids, batch_tokens)
             asked = []
             for (work, visit), gain in zip(wave, gains, strict=True):
                 positions = np.array(visit.unread, np.int32)
@@ -119,9 +120,28 @@ def _is_refused(work: RootWork, gain: dict[int, float], screen: Screen | None) -
     return all(value < screen.min_gain for value in gain.values())
 
 
+Baselines = dict[str, dict[int, float]]
+
+
+def _baselines(model: CausalLM, works: Sequence[RootWork], screen: Screen | None, batch_tokens: int) -> Baselines:
+    """Root -> position -> H without a chunk at all anchors that retrieved one: read once a root, whatever its waves."""
+    if screen is None:
+        return {}
+    known = {
+        work.root_id: {a.position: a.entropy for visit in work.visits for a in visit.anchors if a.rank is not None}
+        for work in works
+    }
+    if screen.kind == LEFT_WINDOW:
+        return known
+    asked = [(work.root_ids, np.array(sorted(known[work.root_id]), np.int32)) for work in works if known[work.root_id]]
+    alone = iter(entropy_alone(model, asked, batch_tokens))
+    return {root: next(alone) if positions else {} for root, positions in known.items()}
+
+
 def _screen(
     model: CausalLM,
     wave: Sequence[tuple[RootWork, Visit]],
+    baselines: Baselines,
     screen: Screen | None,
     separator_ids: Sequence[int],
     batch_tokens: int,
@@ -135,7 +155,7 @@ def _screen(
         retrieved = [anchor for anchor in visit.anchors if anchor.rank is not None]
         if visit.kind == CANDIDATE and retrieved:
             positions = np.array([anchor.position for anchor in retrieved], np.int32)
-            entropy = np.array([anchor.entropy for anchor in retrieved])
+            entropy = np.array([baselines[work.root_id][anchor.position] for anchor in retrieved])
             places.append(i)
             candidates.append(Candidate(work.root_ids, work.chunk_ids[visit.key], positions, entropy))
     gains = screen_gains(screen, model, candidates, separator_ids, batch_tokens)
