@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame
@@ -95,7 +96,8 @@ def _index_files(runner: Runner) -> list[Check]:
         files = read_manifest(directory)["files"]
     except IndexFileError as error:
         return [Check("index: its manifest can be read", 1, 1, str(error))]
-    wrong = [f["path"] for f in files if not (directory / f["path"]).is_file() or file_sha256(directory / f["path"]) != f["sha256"]]
+    paths = {directory / Path(f["path"]).name: f["sha256"] for f in files}
+    wrong = [path.name for path, sha256 in paths.items() if not path.is_file() or file_sha256(path) != sha256]
     return [Check("index: its files are those of its manifest", len(files), len(wrong), wrong[0] if wrong else "")]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,6 +68,50 @@ def test_index_files_are_verified(tmp_path: Path) -> None:
     (folder / MANIFEST).write_text("{}")
     with pytest.raises(IndexFileError, match="changed since"):
         node_copy(IndexHandle(handle.directory, "third", handle.manifest_sha256, handle.node_cache))
+
+
+def _pickle(folder: Path) -> None:
+    np.save(folder / "chunk_ids.npy", np.array([{"os": "system"}] * 5, object), allow_pickle=True)
+
+
+def _huge(folder: Path) -> None:
+    # The header's number of floats, raised beyond what the file can hold.
+    raw = bytearray((folder / "vectors.faiss").read_bytes())
+    at = raw.index((5 * 8).to_bytes(8, "little"))
+    raw[at : at + 8] = (2**39).to_bytes(8, "little")
+    (folder / "vectors.faiss").write_bytes(raw)
+
+
+def _other_kind(folder: Path) -> None:
+    faiss.write_index(faiss.IndexLSH(8, 16), str(folder / "vectors.faiss"))
+
+
+def _truncated(folder: Path) -> None:
+    raw = (folder / "vectors.faiss").read_bytes()
+    (folder / "vectors.faiss").write_bytes(raw[: len(raw) // 2])
+
+
+def _shorter(folder: Path) -> None:
+    np.save(folder / "text_hashes.npy", np.ones(4, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_pickle, "chunk_ids.npy: not a plain array"),
+        (_huge, "not an index that can be read"),
+        (_other_kind, "IndexLSH, not an exact index"),
+        (_truncated, "not an index that can be read"),
+        (_shorter, "text_hashes.npy: must hold 5"),
+    ],
+)
+def test_crafted_index_files_are_refused(damage: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    """Even where the manifest was made to fit them: a hash says who wrote a file, not that it is harmless."""
+    folder, ones = tmp_path / "index", np.ones(5, np.int64)
+    write_index(folder, np.arange(5), ones, ones, unit_vectors(np.random.default_rng(0), 5, 8))
+    damage(folder)
+    with pytest.raises(IndexFileError, match=said):
+        OpenIndex(folder)
 
 
 def test_hash_equals_sparks(spark: SparkSession) -> None:

@@ -104,7 +104,7 @@ def node_copy(handle: IndexHandle) -> Path:
         if file_sha256(source / MANIFEST) != handle.manifest_sha256:
             raise IndexFileError(f"{source / MANIFEST}: changed since the run started; build the index again")
         for entry in read_manifest(source)["files"]:
-            copy = building / Path(entry["path"]).name
+            copy = building / Path(entry["path"]).name  # never a path out of the folder
             shutil.copyfile(source / copy.name, copy)
             if file_sha256(copy) != entry["sha256"]:
                 raise IndexFileError(
@@ -114,13 +114,40 @@ def node_copy(handle: IndexHandle) -> Path:
     return target
 
 
+def _read_vectors(path: Path) -> Any:
+    # A crafted header must not make it reserve more than the file can hold.
+    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise IndexFileError(f"{path}: not an index that can be read: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(index, faiss.IndexFlatIP):
+        raise IndexFileError(f"{path}: is a {type(index).__name__}, not an exact index; build it again")
+    return index
+
+
+def _read_array(path: Path, length: int) -> Ints:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise IndexFileError(f"{path}: not a plain array: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(array, np.ndarray) or array.dtype != np.int64 or array.shape != (length,):
+        raise IndexFileError(f"{path}: must hold {length} 64-bit numbers; build the index again")
+    return array
+
+
 class OpenIndex:
-    """An index in a worker: vectors memory-mapped, ids and hashes beside them."""
+    """An index in a worker: vectors memory-mapped, ids and hashes beside them.
+
+    Raises:
+        IndexFileError: a file is not what an index of ours holds, whatever its manifest says of it.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._index = faiss.read_index(str(directory / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        self.chunk_ids: Ints = np.load(directory / "chunk_ids.npy", mmap_mode="r", allow_pickle=False)
-        self._by = {name: _Lookup(np.load(directory / f"{name}.npy", allow_pickle=False)) for name in ("doc_hashes", "text_hashes")}
+        self._index = _read_vectors(directory / "vectors.faiss")
+        self.chunk_ids = _read_array(directory / "chunk_ids.npy", self._index.ntotal)
+        names = ("doc_hashes", "text_hashes")
+        self._by = {name: _Lookup(_read_array(directory / f"{name}.npy", self._index.ntotal)) for name in names}
 
     def __len__(self) -> int:
         return len(self.chunk_ids)
