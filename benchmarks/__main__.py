@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import ROOT
 from benchmarks.plots import Line, draw, read_results
+from benchmarks.timing import RESULTS
 
 SCRIPTS = ("scoring", "verification", "embedding", "screens", "spark")
 

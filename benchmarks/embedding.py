@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.common import ENCODER, SIZES, documents, model_folder, record, say, seconds
+from benchmarks.common import ENCODER, SIZES, documents, model_folder
+from benchmarks.timing import record, say, seconds
 from entropylong.corpus.chunking import chunk_text
 from entropylong.models.encoder import Encoder
 

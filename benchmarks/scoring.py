@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import LM, SIZES, START_ID, documents, model_folder, record, say, seconds
+from benchmarks.common import LM, SIZES, START_ID, documents, model_folder
+from benchmarks.timing import record, say, seconds
 from entropylong.entropy.scoring import Profile, score_texts
 from entropylong.models.causal_lm import CausalLM
 

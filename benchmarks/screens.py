@@ -9,8 +9,9 @@ import argparse
 
 import numpy as np
 
-from benchmarks.common import DEMO, LM, START_ID, model_folder, record, say, seconds
+from benchmarks.common import DEMO, LM, START_ID, model_folder
 from benchmarks.material import Material, Root
+from benchmarks.timing import record, say, seconds
 from entropylong.config_files import load_config
 from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.acceptance import RETRIEVED, SAME_ROOT, Cells, Rule, judge

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import ROOT, record
+from benchmarks.common import ROOT
+from benchmarks.timing import record
 from entropylong.config_files import load_config
 from entropylong.runner import Runner
 from entropylong.spark import session

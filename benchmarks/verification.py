@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import LM, SIZES, START_ID, model_folder, record, say, seconds
+from benchmarks.common import LM, SIZES, START_ID, model_folder
 from benchmarks.material import Material, Root
+from benchmarks.timing import record, say, seconds
 from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.measuring import Pair, measure
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from entropylong.config_files import load_config
 from entropylong.errors import ConfigError, ModelError
 from entropylong.models.causal_lm import CausalLM
+from entropylong.models.compiled import compile_layers
 from entropylong.models.encoder import Encoder
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.window import check_window
@@ -122,3 +123,31 @@ def test_window(tiny_lm: Path) -> None:
     config = load_config(CONF / "demo.yaml", ["roots.max_tokens=1900", "pack.length=4096", "contexts.max_tokens=256"])
     with pytest.raises(ConfigError, match=r"beyond the window of .* \(2048\); at most 1776 fit"):
         check_window(config, tiny_lm)
+
+
+def test_compiled_layers_give_the_same(tiny_lm: Path) -> None:
+    """Any batch size and length; the way with keys and values goes around them."""
+    model = CausalLM(tiny_lm, document_start_id=0)
+    shapes = [torch.arange(2, 2 + b * t).reshape(b, t) % model.vocabulary for b, t in ((2, 16), (3, 40), (1, 7))]
+    with torch.inference_mode():
+        plain = [model.hidden(ids) for ids in shapes]
+        after = model.keys_values([5, 6, 7])
+        behind = model.hidden(shapes[0], after)
+        assert compile_layers(model.body, lambda: model.hidden(shapes[0]), backend="aot_eager")
+        for ids, states in zip(shapes, plain, strict=True):
+            torch.testing.assert_close(model.hidden(ids), states)
+        again = model.keys_values([5, 6, 7])
+        torch.testing.assert_close(model.hidden(shapes[0], again), behind)
+
+
+def test_a_machine_that_cannot_compile_goes_on_uncompiled(tiny_lm: Path) -> None:
+    def broken(graph: object, inputs: object) -> None:
+        raise OSError("no C compiler")
+
+    model = CausalLM(tiny_lm, document_start_id=0)
+    ids = torch.arange(2, 34).reshape(2, 16)
+    with torch.inference_mode():
+        plain = model.hidden(ids)
+        with pytest.warns(UserWarning, match="run uncompiled on this machine.*no C compiler"):
+            assert not compile_layers(model.body, lambda: model.hidden(ids), backend=broken)  # type: ignore[arg-type]
+        torch.testing.assert_close(model.hidden(ids), plain)

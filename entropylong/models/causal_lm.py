@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from entropylong.errors import ModelError
+from entropylong.models.compiled import compile_layers, eager
 from entropylong.models.linear import linear, pack_linears
 from entropylong.models.shape import shape_of
 
@@ -86,6 +87,10 @@ class CausalLM:
             raise ModelError(
                 f"{self.path}: its logits are not head(hidden states) (scaling or soft-capping?); such models are not supported"
             )
+        if self.device.type == "cuda":
+            trial = ids.expand(2, -1)
+            with torch.inference_mode():
+                compile_layers(self.body, lambda: self.hidden(trial))
 
     def hidden(self, ids: torch.Tensor, after: KeyValues | None = None) -> torch.Tensor:
         """Last hidden states `[batch, time, width]` of right-padded ids `[batch, time]`.
@@ -101,14 +106,16 @@ class CausalLM:
             states = self.body(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         else:
             cache = DynamicCache([(k.expand(len(ids), -1, -1, -1), v.expand(len(ids), -1, -1, -1)) for k, v in after])
-            states = self.body(input_ids=ids.to(self.device), past_key_values=cache, use_cache=True).last_hidden_state
+            with eager():
+                states = self.body(input_ids=ids.to(self.device), past_key_values=cache, use_cache=True).last_hidden_state
         return states
 
     @torch.inference_mode()
     def keys_values(self, ids: Sequence[int] | Ids) -> KeyValues:
         """Keys and values of a sequence's tokens, a pair of `[1, heads, tokens, width]` a layer, for `hidden(after=...)`."""
         batch = torch.tensor(np.asarray(ids, np.int64)[None], device=self.device)
-        cache = self.body(input_ids=batch, use_cache=True).past_key_values
+        with eager():
+            cache = self.body(input_ids=batch, use_cache=True).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
