@@ -97,6 +97,10 @@ class Query(Section):
 
 class Retrieval(Section):
     top_k: Positive
+    mode: Annotated[Literal["auto", "broadcast", "partitioned"], Operational]
+    cells: Positive | None
+    nprobe: Positive
+    min_recall: Annotated[float, Field(ge=0, le=1, json_schema_extra={OPERATIONAL: True})]
 
 
 class Contexts(Section):
@@ -161,6 +165,7 @@ class Run(Section):
     files_per_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     roots_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     encode_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    vectors_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
 
 
 class Plan(Section):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
@@ -16,12 +15,12 @@ from pyspark.sql.streaming.query import StreamingQuery
 from entropylong.config import Config
 from entropylong.corpus.readers import Unit
 from entropylong.corpus.stage import all_units, read_table, read_units, resolve_duplicates, source_version, sources_in_order
-from entropylong.errors import EntropyLongError, NothingToDo, TableError
+from entropylong.errors import EntropyLongError, TableError
 from entropylong.hashing import digest
+from entropylong.index_engine import check_recall, drive_index, drive_partitioned, is_partitioned
 from entropylong.progress import StepProgress
-from entropylong.retrieval.stage import build_index, snapshot
 from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.artifacts import Artifact, fingerprint
+from entropylong.tables.artifacts import Artifact
 from entropylong.tables.store import Store, root_cause
 from entropylong.verification.cells import cells
 
@@ -31,14 +30,18 @@ if TYPE_CHECKING:
 
 def drive(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress, fresh: bool = False) -> None:
     """Do what is left of a step. `fresh`: no row of its fingerprint is committed yet."""
+    if step.writes == "candidates":
+        check_recall(runner, runner.ctx.fingerprints["index"])
     if step.kind is Kind.FILES:
         _drive_files(runner, artifact, progress)
     elif step.kind is Kind.STREAM:
         _drive_stream(step, runner, artifact, progress, fresh)
+    elif step.writes == "candidates" and is_partitioned(runner, runner.ctx.fingerprints["index"]):
+        drive_partitioned(step, runner, artifact, progress)
     elif step.kind is Kind.BATCH:
         _drive_batch(step, runner, artifact, progress)
     elif step.writes == "index":
-        _drive_index(runner, artifact)
+        drive_index(runner, artifact)
     else:
         _drive_pack(step, runner, artifact)
 
@@ -202,49 +205,37 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
 
 
 def _drive_batch(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
-    value, feeder = artifact.fingerprint, step.reads[0]
-    frames = runner.frames(step)
+    value, frames = artifact.fingerprint, runner.frames(step)
+    commit_units(step, runner, value, frames, left_of(step, runner, value, frames), progress)
+
+
+def left_of(step: Stage, runner: Runner, value: str, frames: Frames, rows: DataFrame | None = None) -> DataFrame:
+    """Driving rows (or those given) whose keys are not in the step's output."""
     done = step.keys_done(runner.ctx, runner.store.read(step.writes, value)).select(*step.key)
-    todo = step.driving(runner.ctx, frames).join(done, list(step.key), how="left_anti")
+    driving = step.driving(runner.ctx, frames) if rows is None else rows
+    return driving.join(done, list(step.key), how="left_anti")
+
+
+def commit_units(
+    step: Stage, runner: Runner, value: str, frames: Frames, todo: DataFrame, progress: StepProgress | None = None
+) -> None:
+    """Build and append what is to do, some roots at a time, one commit each."""
     roots = todo.select("root_id").distinct().count()
     units = -(-roots // runner.config.run.roots_per_unit)
     unit_of = F.pmod(F.xxhash64("root_id"), F.lit(units))
-    sizes = step.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect()
+    sizes = step.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect() if units else []
     for unit, size in sorted((int(row[0]), int(row[1])) for row in sizes):
         # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
         rows = todo.where(unit_of == unit)
-        progress.batch(size)
+        if progress:
+            progress.batch(size)
         name = f"{step.name}-{value}-{runner.store.version(step.writes)}-{unit}-of-{units}"
-        runner.store.append(step.writes, step.build(runner.ctx.sized(size), {**frames, feeder: rows}), value, (name, 1))
-        progress.commit()
+        runner.store.append(step.writes, step.build(runner.ctx.sized(size), {**frames, step.reads[0]: rows}), value, (name, 1))
+        if progress:
+            progress.commit()
 
 
 # --- whole data -------------------------------------------------------------------------------------------------------
-
-
-def new_index_artifact(step: Stage, runner: Runner) -> Artifact:
-    """The first generation of an index: the chunks and vectors that are committed now are its snapshot."""
-    frames = runner.frames(step)
-    total = F.sum(F.xxhash64("chunk_id").cast("decimal(38,0)"))
-    count, content = snapshot(frames["chunks"], frames["chunk_vectors"]).agg(F.count(F.lit(1)), total).collect()[0]
-    if not count:
-        raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both")
-    versions = {table: runner.store.version(table) for table in step.reads}
-    # By content, not by Delta version: the same snapshot has one fingerprint, in however many commits it came.
-    pinned: dict[str, Any] = {"chunks": count, "content": str(content)}
-    upstream = {table: runner.ctx.fingerprints[table] for table in step.reads}
-    value = fingerprint(step.writes, step.version, {}, {}, upstream, pinned)
-    return Artifact(value, step.name, step.writes, {}, {}, upstream, versions, pinned)
-
-
-def _drive_index(runner: Runner, artifact: Artifact) -> None:
-    frames = {
-        table: runner.store.read_ok(table, runner.ctx.fingerprints[table], version)
-        for table, version in artifact.input_versions.items()
-    }
-    directory = runner.workspace.index(artifact.fingerprint)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    build_index(snapshot(frames["chunks"], frames["chunk_vectors"]), Path(directory))
 
 
 def _drive_pack(step: Stage, runner: Runner, artifact: Artifact) -> None:

@@ -49,6 +49,10 @@ class IndexFileError(EntropyLongError):
     """An index file is missing or does not match its manifest."""
 
 
+class RecallTooLow(EntropyLongError):
+    """The index would miss more of the true neighbours than `retrieval.min_recall` allows."""
+
+
 class QuarantineExceeded(EntropyLongError):
     """More rows were refused than `quarantine.max_rate` allows."""
 

@@ -20,6 +20,7 @@ from entropylong.context import make_context
 from entropylong.corpus.stage import is_chosen
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
+from entropylong.index_engine import new_index_artifact, serves
 from entropylong.pins import body_dtype, root_threshold
 from entropylong.pipeline import step_writing, steps_of
 from entropylong.progress import step_progress
@@ -195,9 +196,7 @@ class Runner:
             left = len(engines.units_left(self.store, self.config, value)) + len(engines.tables_left(self, value))
             return Counts(sum(found.values()) + left, left, found)
         if step.kind is Kind.WHOLE:
-            is_there = (
-                (self.workspace.index(value) / MANIFEST).is_file() if step.writes == "index" else self.store.exists(step.writes)
-            )
+            is_there = serves(self, value) if step.writes == "index" else self.store.exists(step.writes)
             return Counts(1, 0 if is_there and self._is_whole(step) else 1, found)
         self.resolve_roots()
         if self.ctx.root_threshold is None:
@@ -299,7 +298,7 @@ class Runner:
     def _start(self, step: Stage) -> Artifact:
         artifact = self.artifact(step)
         if artifact is None:  # an index that was never built: its snapshot is pinned now
-            artifact = engines.new_index_artifact(step, self)
+            artifact = new_index_artifact(step, self)
         self.registry.record(artifact)
         if step.writes not in ("index",):
             self.store.create(step.writes)

@@ -1,32 +1,37 @@
-"""The exact index: files with a manifest, opened memory-mapped once a worker; search with own chunks and copies left out.
+"""The files of an index: written atomically with a manifest, copied once a node, memory-mapped in each worker. Pure numpy.
 
-Pure numpy and faiss. Vectors are float16 as stored; scores are recomputed in float64 from those, and equal scores are
-ordered by chunk id, so that a ranking depends on the data alone.
+Always there: the centroids of the cells, a pool of chunks for random controls, and what was measured of its recall. In broadcast
+mode also all vectors, sorted by cell; in partitioned mode those stay in the table `index_cells`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
 from entropylong.errors import IndexFileError
 from entropylong.hashing import file_sha256, xxhash64
+from entropylong.retrieval.cells import Cells
+from entropylong.retrieval.grid import Grid, cosine
+from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
 
 MANIFEST = "manifest.json"
-# More neighbours than asked for are fetched, so that ties at the cut are decided by chunk id and not by the heap.
-TIE_MARGIN = 16
+BROADCAST, PARTITIONED = "broadcast", "partitioned"
+# Random controls are drawn from so many chunks, those with the smallest ids: a chunk_id is a hash, so they are a sample.
+POOL = 1_000_000
+# Vectors and queries that are compared at a time: 100 MB each at 384 dimensions, and as much in between.
+BLOCK_VECTORS, BLOCK_QUERIES = 65536, 4096
 
-Ints = npt.NDArray[np.int64]
-Halves = npt.NDArray[np.float16]
+COMMON = ("centroids", "sizes", "pool_ids", "pool_hashes", "probes_needed")
+_BROADCAST_FILES = ("vectors", "chunk_ids", "text_hashes", "offsets")
 
 
 @dataclass(frozen=True)
@@ -48,28 +53,60 @@ class Hit:
     score: float
 
 
-def write_index(directory: Path, chunk_ids: Ints, doc_hashes: Ints, text_hashes: Ints, vectors: Halves) -> None:
-    """Write the files of an exact index, atomically: built aside, renamed when whole.
+def ranked(scores: Sequence[float], ids: Sequence[int]) -> list[Hit]:
+    """Hits of one query from scores on the grid, best first; places without a chunk are left out."""
+    return [Hit(i, rank, cosine(s)) for rank, (s, i) in enumerate(zip(scores, ids, strict=True), start=1) if i != NO_ID]
 
-    Args:
-        chunk_ids: ascending, `[n]`.
-        doc_hashes, text_hashes: xxhash64 of each chunk's doc_id and text `[n]`, to leave out own chunks and copies.
-        vectors: L2-normalised `[n, d]`.
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """One array, whole or not at all."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("wb") as out:
+        np.save(out, array, allow_pickle=False)
+    aside.replace(path)
+
+
+def write_vectors(directory: Path, n: int, d: int, cells: int, parts: Iterable[tuple[Ints, Ints, Ints, Grid]]) -> None:
+    """The files of broadcast mode, from parts (cell of each chunk, chunk_ids, text_hashes, vectors) in order of cell and id.
+
+    A part at a time passes through memory.
     """
-    building = directory.with_name(directory.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    for start in range(0, len(vectors), 65536):
-        index.add(vectors[start : start + 65536].astype(np.float32))
-    faiss.write_index(index, str(building / "vectors.faiss"))
-    for name, array in (("chunk_ids", chunk_ids), ("doc_hashes", doc_hashes), ("text_hashes", text_hashes)):
-        np.save(building / f"{name}.npy", array, allow_pickle=False)
-    files = [{"path": p.name, "sha256": file_sha256(p), "bytes": p.stat().st_size} for p in sorted(building.iterdir())]
-    manifest = {"kind": "flat", "n": len(chunk_ids), "d": int(vectors.shape[1]), "files": files}
-    (building / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    shutil.rmtree(directory, ignore_errors=True)
-    building.replace(directory)
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "vectors": (np.int16, (n, d)), "chunk_ids": (np.int64, (n,)), "text_hashes": (np.int64, (n,)),
+    }  # fmt: skip
+    files = {
+        name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            directory / f"{name}.npy.part", mode="w+", dtype=dtype, shape=shape
+        )
+        for name, (dtype, shape) in shapes.items()
+    }
+    counts = np.zeros(cells, np.int64)
+    start = 0
+    for cell_ids, chunk_ids, text_hashes, vectors in parts:
+        end = start + len(chunk_ids)
+        files["chunk_ids"][start:end], files["text_hashes"][start:end], files["vectors"][start:end] = (
+            chunk_ids,
+            text_hashes,
+            vectors,
+        )
+        counts += np.bincount(cell_ids, minlength=cells)
+        start = end
+    if start != n:
+        raise IndexFileError(f"{directory}: {start} vectors were read of {n}; run `entropylong run index` again")
+    for name, file in files.items():
+        file.flush()
+        (directory / f"{name}.npy.part").replace(directory / f"{name}.npy")
+    write_array(directory / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def seal(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest, last of all: with it the index is there."""
+    names = [*COMMON, *(_BROADCAST_FILES if facts["mode"] == BROADCAST else ())]
+    paths = [directory / f"{name}.npy" for name in names]
+    files = [{"path": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths]
+    aside = directory / f"{MANIFEST}.part"
+    aside.write_text(json.dumps({**facts, "files": files}, indent=1))
+    aside.replace(directory / MANIFEST)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -105,105 +142,108 @@ def node_copy(handle: IndexHandle) -> Path:
             raise IndexFileError(f"{source / MANIFEST}: changed since the run started; build the index again")
         for entry in read_manifest(source)["files"]:
             copy = building / Path(entry["path"]).name  # never a path out of the folder
-            shutil.copyfile(source / copy.name, copy)
+            try:
+                shutil.copyfile(source / copy.name, copy)
+            except FileNotFoundError:
+                raise IndexFileError(f"{source / copy.name}: is gone; remove {source} and run `entropylong run index`") from None
             if file_sha256(copy) != entry["sha256"]:
                 raise IndexFileError(
                     f"{source / copy.name}: does not match its manifest; remove {source} and run `entropylong run index`"
                 )
+        shutil.copyfile(source / MANIFEST, building / MANIFEST)
         building.replace(target)
     return target
 
 
-def _read_vectors(path: Path) -> Any:
-    # A crafted header must not make it reserve more than the file can hold.
-    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise IndexFileError(f"{path}: not an index that can be read: {' '.join(str(error).split())[:160]}") from None
-    if not isinstance(index, faiss.IndexFlatIP):
-        raise IndexFileError(f"{path}: is a {type(index).__name__}, not an exact index; build it again")
-    return index
+def read_array(path: Path, dtype: Any, *shape: int | None) -> npt.NDArray[Any]:
+    """A plain array, memory-mapped; its pages are shared by the workers of a node.
 
+    Args:
+        path: an .npy file.
+        dtype: that it must have.
+        shape: that it must have; None: any length.
 
-def _read_array(path: Path, length: int) -> Ints:
+    Raises:
+        IndexFileError: it is not such an array, whatever its manifest says of it.
+    """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise IndexFileError(f"{path}: not a plain array: {' '.join(str(error).split())[:160]}") from None
-    if not isinstance(array, np.ndarray) or array.dtype != np.int64 or array.shape != (length,):
-        raise IndexFileError(f"{path}: must hold {length} 64-bit numbers; build the index again")
+    fits = array.ndim == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
+    if array.dtype != dtype or not fits:
+        wanted = " x ".join("n" if n is None else str(n) for n in shape)
+        raise IndexFileError(f"{path}: must hold {wanted} numbers of type {np.dtype(dtype)}; build the index again")
     return array
 
 
 class OpenIndex:
-    """An index in a worker: vectors memory-mapped, ids and hashes beside them.
+    """An index in a worker: cells, the pool, and in broadcast mode all vectors, memory-mapped.
 
     Raises:
         IndexFileError: a file is not what an index of ours holds, whatever its manifest says of it.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._index = _read_vectors(directory / "vectors.faiss")
-        self.chunk_ids = _read_array(directory / "chunk_ids.npy", self._index.ntotal)
-        names = ("doc_hashes", "text_hashes")
-        self._by = {name: _Lookup(_read_array(directory / f"{name}.npy", self._index.ntotal)) for name in names}
+        facts = read_manifest(directory)
+        n, d, cells = (int(facts[name]) for name in ("n", "d", "cells"))
+        self.mode = str(facts["mode"])
+        self.cells = Cells(read_array(directory / "centroids.npy", np.int16, cells, d))
+        self._pool_ids = read_array(directory / "pool_ids.npy", np.int64, min(n, POOL))
+        self._pool_hashes = read_array(directory / "pool_hashes.npy", np.int64, min(n, POOL))
+        if self.mode == BROADCAST:
+            self._vectors = read_array(directory / "vectors.npy", np.int16, n, d)
+            self._ids = read_array(directory / "chunk_ids.npy", np.int64, n)
+            self._hashes = read_array(directory / "text_hashes.npy", np.int64, n)
+            self._offsets = read_array(directory / "offsets.npy", np.int64, cells + 1)
+            if self._offsets[0] != 0 or self._offsets[-1] != n or (np.diff(self._offsets) < 0).any():
+                raise IndexFileError(f"{directory / 'offsets.npy'}: does not cut {n} vectors into cells; build the index again")
 
-    def __len__(self) -> int:
-        return len(self.chunk_ids)
+    def search(self, queries: Grid, owners: Ints, own: Sequence[Sequence[int]], top_k: int, nprobe: int) -> Nearest:
+        """The top_k chunks of each query in its `nprobe` nearest cells, its owner's texts left out. Broadcast mode.
 
-    def excluded_rows(self, doc_id: str, text_hashes: Sequence[int]) -> Ints:
-        """Rows that can never be candidates of a root: its own chunks, and chunks with the text of one of its chunks."""
-        own = self._by["doc_hashes"].rows([xxhash64(doc_id)])
-        rows: Ints = np.unique(np.concatenate([own, self._by["text_hashes"].rows(text_hashes)]))
-        return rows
+        Args:
+            queries: `[m, d]` on the grid.
+            owners: number of each query's root `[m]`.
+            own: hashes of the texts of each root's own chunks.
+        """
+        exclusions = Exclusions(own)
+        found = Nearest.empty(len(queries), top_k)
+        for start in range(0, len(queries), BLOCK_QUERIES):
+            block = np.arange(start, min(start + BLOCK_QUERIES, len(queries)))
+            values = queries[block].astype(np.float32)
+            probes = self.cells.nearest(values, nprobe)
+            for cell in np.unique(probes).tolist():
+                asking = np.flatnonzero((probes == cell).any(axis=1))
+                for vectors in self._in_cell(cell):
+                    part = nearest(values[asking], vectors, top_k, owners[block[asking]], exclusions)
+                    found.merge(block[asking], part)
+        return found
 
-    def search(self, queries: Halves, top_k: int, excluded: Ints) -> list[list[Hit]]:
-        """The top_k chunks by cosine for each query `[queries, d]`, the excluded rows left out."""
-        parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded)))  # type: ignore[call-arg]
-        wanted = min(top_k + TIE_MARGIN, len(self))
-        _, rows = self._index.search(queries.astype(np.float32), wanted, params=parameters)
-        return [self._rank(query, found[found >= 0], top_k) for query, found in zip(queries, rows, strict=True)]
+    def _in_cell(self, cell: int) -> Iterable[Vectors]:
+        first, last = int(self._offsets[cell]), int(self._offsets[cell + 1])
+        for start in range(first, last, BLOCK_VECTORS):
+            rows = slice(start, min(start + BLOCK_VECTORS, last))
+            yield Vectors(self._vectors[rows].astype(np.float32), self._ids[rows], self._hashes[rows])
 
-    def _rank(self, query: npt.NDArray[np.float16], rows: Ints, top_k: int) -> list[Hit]:
-        if not len(rows):
-            return []
-        vectors = self._index.reconstruct_batch(rows).astype(np.float64)
-        scores = (vectors * query.astype(np.float64)).sum(axis=1)
-        ids = self.chunk_ids[rows]
-        order = np.lexsort((ids, -scores))[:top_k]
-        return [Hit(int(ids[i]), rank, float(scores[i])) for rank, i in enumerate(order.tolist(), start=1)]
+    def random_chunks(self, count: int, salt: Sequence[str | int], own: set[int], taken: set[int]) -> list[int]:
+        """Up to `count` distinct chunk ids from the pool, chosen by hash of the salt.
 
-    def random_chunks(self, count: int, salt: Sequence[str | int], excluded: set[int]) -> list[int]:
-        """Up to `count` distinct chunk ids, chosen by hash of the salt; rows in `excluded` are passed over."""
+        Args:
+            count: how many.
+            salt: what the choice depends on.
+            own: hashes of the texts that are left out.
+            taken: chunk ids that are left out.
+        """
         chosen: list[int] = []
-        seen = set(excluded)
         for attempt in range(20 * count + 20):
             if len(chosen) == count:
                 break
-            row = xxhash64(*salt, attempt) % len(self)
-            if row not in seen:
-                seen.add(row)
-                chosen.append(int(self.chunk_ids[row]))
+            row = xxhash64(*salt, attempt) % len(self._pool_ids)
+            chunk = int(self._pool_ids[row])
+            if chunk not in taken and chunk not in chosen and int(self._pool_hashes[row]) not in own:
+                chosen.append(chunk)
         return chosen
-
-    def rows_of(self, chunk_ids: Sequence[int]) -> set[int]:
-        """Rows of known chunk ids."""
-        return set(np.searchsorted(self.chunk_ids, np.array(chunk_ids, np.int64)).tolist())
-
-
-class _Lookup:
-    """Rows by hash value, through a sorted copy."""
-
-    def __init__(self, hashes: Ints) -> None:
-        self._order = np.argsort(hashes, kind="stable")
-        self._sorted = hashes[self._order]
-
-    def rows(self, values: Sequence[int]) -> Ints:
-        wanted = np.array(sorted(set(values)), np.int64)
-        starts, ends = np.searchsorted(self._sorted, wanted, "left"), np.searchsorted(self._sorted, wanted, "right")
-        spans = [self._order[a:b] for a, b in zip(starts, ends, strict=True)]
-        return np.concatenate([np.zeros(0, np.int64), *spans])
 
 
 _open: dict[str, OpenIndex] = {}

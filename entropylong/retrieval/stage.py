@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.balance import spread
+from entropylong.config import Chunks
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.stage import is_chosen, root_doc_id
-from entropylong.errors import NothingToDo
 from entropylong.hashing import xxhash64
 from entropylong.models.cache import load
-from entropylong.retrieval.index import open_index, write_index
+from entropylong.retrieval.grid import from_bytes, to_grid
+from entropylong.retrieval.index import open_index, ranked
+from entropylong.retrieval.partitioned import merge, routes
 from entropylong.retrieval.windows import window_text
 from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
@@ -71,23 +73,35 @@ def query_vectors(ctx: Context, frames: Frames) -> DataFrame:
 
 def candidates(ctx: Context, frames: Frames) -> DataFrame:
     """Query vectors -> their nearest chunks. Executors: the index, memory-mapped; pure numpy and faiss."""
-    handle, top_k, rule = ctx.index, ctx.config.retrieval.top_k, ctx.config.chunks
+    handle, retrieval, rule = ctx.index, ctx.config.retrieval, ctx.config.chunks
 
     def run(rows: Rows) -> Iterator[dict[str, Any]]:
         index = open_index(handle)  # type: ignore[arg-type]
-        for row in rows:
-            own = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
-            excluded = index.excluded_rows(row["doc_id"], [xxhash64(text) for text in own])
-            queries = np.stack([np.frombuffer(q["vector"], "<f2") for q in row["queries"]])
-            for query, hits in zip(row["queries"], index.search(queries, top_k, excluded), strict=True):
-                key = {"root_id": row["root_id"], "position": query["position"]}
-                if hits:
-                    yield key | {"hits": [vars(hit) for hit in hits], "outcome": OK}
-                else:
-                    yield key | refused("NO_CANDIDATE", "the index holds no chunk but the root's own", "skipped")
+        keys = [(row["root_id"], query["position"]) for row in rows for query in row["queries"]]
+        owners = np.repeat(np.arange(len(rows)), [len(row["queries"]) for row in rows])
+        grid = to_grid(from_bytes([query["vector"] for row in rows for query in row["queries"]]))
+        own = [own_hashes(row["text"], rule) for row in rows]
+        found = index.search(grid, owners, own, retrieval.top_k, retrieval.nprobe)
+        for (root, position), scores, ids in zip(keys, found.scores.tolist(), found.ids.tolist(), strict=True):
+            key = {"root_id": root, "position": position}
+            if hits := ranked(scores, ids):
+                yield key | {"hits": [vars(hit) for hit in hits], "outcome": OK}
+            else:
+                yield key | refused("NO_CANDIDATE", "the probed cells hold no chunk but the root's own", "skipped")
 
+    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run)
+
+
+def own_hashes(text: str, rule: Chunks) -> list[int]:
+    """Hashes of the texts of a document's own chunks: what its roots never retrieve, and neither any copy of it."""
+    own = chunk_text(text, unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
+    return [xxhash64(chunk) for chunk in own]
+
+
+def with_queries(ctx: Context, frames: Frames) -> DataFrame:
+    """Roots with their queries and their document's text."""
     queries = frames["anchors"].groupBy("root_id").agg(F.collect_list(F.struct("position", "vector")).alias("queries"))
-    return map_rows(with_text(ctx, queries, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run)
+    return with_text(ctx, queries, frames)
 
 
 def with_text(ctx: Context, roots: DataFrame, frames: Frames) -> DataFrame:
@@ -106,33 +120,8 @@ def _with_vectors(ctx: Context, frames: Frames) -> DataFrame:
     return anchor_positions(ctx, frames).join(vectors, ["root_id", "position"], how="inner")
 
 
-def snapshot(chunks: DataFrame, vectors: DataFrame) -> DataFrame:
-    """The rows of an index: ids, hashes and vectors."""
-    return chunks.select("chunk_id", F.xxhash64("doc_id").alias("doc_hash"), "text_hash").join(
-        vectors.select("chunk_id", "vector"), "chunk_id", how="inner"
-    )
-
-
-def build_index(rows: DataFrame, directory: Path) -> int:
-    """Write the exact index of a snapshot. Driver side: all vectors pass through its memory.
-
-    Returns:
-        The number of vectors.
-    """
-    table = rows.orderBy("chunk_id").toArrow()
-    if not table.num_rows:
-        raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both, and text in it")
-    ids = table["chunk_id"].to_numpy()
-    if len(np.unique(ids)) != len(ids):
-        raise NothingToDo("index: two chunks have one chunk_id (a hash collision); change a doc_id of the two")
-    joined = b"".join(table["vector"].to_pylist())
-    vectors = np.frombuffer(joined, "<f2").reshape(len(ids), -1)
-    write_index(directory, ids, table["doc_hash"].to_numpy(), table["text_hash"].to_numpy(), vectors)
-    return len(ids)
-
-
 def _no_build(ctx: Context, frames: Frames) -> DataFrame:
-    raise AssertionError("the runner calls build_index")
+    raise AssertionError("the runner builds it in units of its own")
 
 
 EMBED = Stage(
@@ -149,15 +138,15 @@ EMBED = Stage(
 )
 INDEX = Stage(
     name="index",
-    version=1,
+    version=2,
     kind=Kind.WHOLE,
     reads=("chunk_vectors", "chunks"),
     writes="index",
     key=("chunk_id",),
-    config=(),
+    config=("retrieval.cells", "seed"),
     build=_no_build,
     needs_whole=("documents", "chunks", "chunk_vectors"),
-    purpose="an exact index over a pinned snapshot of the vectors",
+    purpose="cells of a pinned snapshot of the vectors; one cell, an exact index, for a small corpus",
 )
 QUERIES = Stage(
     name="search",
@@ -175,14 +164,17 @@ QUERIES = Stage(
 )
 SEARCH = Stage(
     name="search",
-    version=1,
+    version=2,
     kind=Kind.BATCH,
     reads=("anchors", "query_vectors", "documents"),
     writes="candidates",
     key=("root_id", "position"),
-    config=("retrieval",),
+    config=("retrieval.top_k", "retrieval.nprobe"),
     build=candidates,
     driving=_with_vectors,
     upstream=("query_vectors", "index"),
     purpose="the nearest chunks of each anchor, own chunks and copies of them left out (paper, Stage 2)",
 )
+# A partitioned search, in place of SEARCH.build: the same driving rows, first to query_cells, at last from partial_candidates.
+ROUTE = replace(SEARCH, writes="query_cells", build=routes)
+MERGE = replace(SEARCH, build=merge)

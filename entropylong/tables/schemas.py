@@ -68,6 +68,7 @@ class TableSchema:
 _ID = "Id of the document: as given, or a 128-bit hash of its text"
 _ROOT = "The root: its doc_id"
 _CHUNK = "xxhash64(doc_id, ordinal)"
+_GRID = "int16, little-endian, in steps of 1/4000 (retrieval/grid.py)"
 _POSITION = "0-based token position in the root"
 
 DOCUMENTS = TableSchema(
@@ -107,6 +108,18 @@ CHUNK_VECTORS = TableSchema(
     ("chunk_id",),
     {"vector_set": "vector IS NOT NULL AND length(vector) > 0"},
 )
+INDEX_CELLS = TableSchema(
+    "index_cells",
+    "a chunk under an index",
+    (
+        ("chunk_id", "BIGINT", _CHUNK),
+        ("cell_id", "INT", "The nearest cell of the coarse quantizer"),
+        ("text_hash", "BIGINT", "xxhash64(text)"),
+        ("vector", "BINARY", _GRID),
+    ),
+    ("chunk_id",),
+    {"vector_set": "cell_id >= 0 AND text_hash IS NOT NULL AND vector IS NOT NULL AND length(vector) > 0"},
+)
 SCORED_DOCUMENTS = TableSchema(
     "scored_documents",
     "a root under a model",
@@ -144,6 +157,31 @@ QUERY_VECTORS = TableSchema(
     ),
     ("root_id", "position"),
     {"vector_set": "vector IS NOT NULL AND length(vector) > 0"},
+)
+QUERY_CELLS = TableSchema(
+    "query_cells",
+    "an anchor's query on its way through a partitioned search",
+    (
+        ("root_id", "STRING", _ROOT),
+        ("position", "INT", _POSITION),
+        ("vector", "BINARY", _GRID),
+        ("own", "ARRAY<BIGINT>", "xxhash64 of the texts of the root's own chunks"),
+        ("cells", "ARRAY<INT>", "The nearest cells, nearest first"),
+    ),
+    ("root_id", "position"),
+    {"cells_set": "size(cells) > 0 AND vector IS NOT NULL"},
+)
+PARTIAL_CANDIDATES = TableSchema(
+    "partial_candidates",
+    "what an anchor's query found in a range of cells",
+    (
+        ("root_id", "STRING", _ROOT),
+        ("position", "INT", _POSITION),
+        ("first_cell", "INT", "First cell of the range"),
+        ("hits", "ARRAY<STRUCT<loss: INT, chunk_id: BIGINT>>", "Best first; loss: minus the score in steps of the grid"),
+    ),
+    ("root_id", "position", "first_cell"),
+    {"hits_set": "hits IS NOT NULL"},
 )
 CANDIDATES = TableSchema(
     "candidates",
@@ -252,7 +290,7 @@ ARTIFACTS = TableSchema(
 TABLES = {
     schema.name: schema
     for schema in (
-        DOCUMENTS, CHUNKS, CHUNK_VECTORS, SCORED_DOCUMENTS, ANCHORS, QUERY_VECTORS, CANDIDATES, PAIRS, GAINS, SEQUENCES,
-        METRICS, ARTIFACTS,
+        DOCUMENTS, CHUNKS, CHUNK_VECTORS, INDEX_CELLS, SCORED_DOCUMENTS, ANCHORS, QUERY_VECTORS, QUERY_CELLS, PARTIAL_CANDIDATES,
+        CANDIDATES, PAIRS, GAINS, SEQUENCES, METRICS, ARTIFACTS,
     )
 }  # fmt: skip

@@ -119,6 +119,12 @@ class Store:
         except (PySparkException, Py4JJavaError) as error:
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
 
+    def drop(self, table: str, fingerprint: str) -> None:
+        """Drop all rows of a fingerprint: its whole partition, so no file is written anew."""
+        if self.exists(table) and self.read(table, fingerprint).head(1):
+            self._versions.pop(table, None)
+            self._delta(table).delete(F.col("fingerprint") == fingerprint)
+
     def refresh_views(self, fingerprints: Mapping[str, str]) -> None:
         """Session views current_<table>: the ok rows of the active fingerprints."""
         for table, fingerprint in fingerprints.items():

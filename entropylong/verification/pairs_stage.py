@@ -8,13 +8,11 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.stage import is_chosen
-from entropylong.hashing import xxhash64
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.retrieval.index import open_index
-from entropylong.retrieval.stage import with_text
+from entropylong.retrieval.stage import own_hashes, with_text
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import OK, PAIRS
 from entropylong.udf import Rows, map_rows, refused
@@ -69,10 +67,8 @@ def _plan(ctx: Context, frames: Frames) -> DataFrame:
             if not hits:
                 yield {"root_id": row["root_id"]} | refused("NO_CANDIDATE", "no anchor of the root has a candidate", "skipped")
                 continue
-            own = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
-            excluded = set(index.excluded_rows(row["doc_id"], [xxhash64(text) for text in own]).tolist())
-            excluded |= index.rows_of([chunk for found in hits.values() for chunk, _ in found])
-            random = index.random_chunks(controls, (seed, row["root_id"]), excluded)
+            taken = {chunk for found in hits.values() for chunk, _ in found}
+            random = index.random_chunks(controls, (seed, row["root_id"]), set(own_hashes(row["text"], rule)), taken)
             for pair in plan_root([Anchor(**anchor) for anchor in row["anchors"]], hits, random, scope):
                 anchors = [vars(anchor) for anchor in pair.anchors]
                 yield {"root_id": row["root_id"], "outcome": OK} | vars(pair) | {"anchors": anchors}
