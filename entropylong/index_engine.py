@@ -13,20 +13,11 @@ from pyspark.sql import functions as F
 from entropylong.errors import IndexFileError, NothingToDo, RecallTooLow, UsageError
 from entropylong.progress import StepProgress
 from entropylong.retrieval import build
-from entropylong.retrieval.cells import SAMPLE_A_CELL, cell_count, train_cells
-from entropylong.retrieval.index import (
-    BROADCAST,
-    MANIFEST,
-    PARTITIONED,
-    POOL,
-    read_array,
-    read_manifest,
-    seal,
-    write_array,
-    write_vectors,
-)
+from entropylong.retrieval.cells import train_cells
+from entropylong.retrieval.index import MANIFEST, read_array, read_manifest, seal, write_array, write_vectors
 from entropylong.retrieval.partitioned import by_ranges, search_range
 from entropylong.retrieval.scoring import Ints
+from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, POOL, SAMPLE_A_CELL, cell_count, choose_mode
 from entropylong.retrieval.stage import MERGE, ROUTE
 from entropylong.stages import Stage
 from entropylong.tables.artifacts import Artifact, fingerprint
@@ -35,27 +26,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from entropylong.runner import Runner
-
-# Of an executor's memory: what an index may take there in broadcast mode.
-MEMORY_SHARE = 0.5
-# Beside a vector: its id and the hash of its text.
-ID_BYTES = 16
-
-
-def choose_mode(wanted: str, n: int, d: int, memory: int) -> tuple[str, str]:
-    """`retrieval.mode` as given, or by size; and why.
-
-    Args:
-        wanted: the config's value.
-        n, d: vectors and their dimensions.
-        memory: bytes that an executor has.
-    """
-    size = n * (2 * d + ID_BYTES)
-    if wanted != "auto":
-        return wanted, f"{wanted}, as retrieval.mode says"
-    mode = BROADCAST if size <= MEMORY_SHARE * memory else PARTITIONED
-    than = "at most" if mode == BROADCAST else "more than"
-    return mode, f"{mode}, as {n:,} vectors take {size / 1e9:,.3f} GB, {than} half of the {memory / 1e9:,.0f} GB of an executor"
 
 
 def executor_memory(spark: SparkSession) -> int:

@@ -14,11 +14,9 @@ from pyspark.sql import functions as F
 
 from entropylong.errors import IndexFileError
 from entropylong.hashing import file_sha256, xxhash64
-from entropylong.index_engine import choose_mode
-from entropylong.retrieval.cells import Cells, cell_count, train_cells
+from entropylong.retrieval.cells import Cells, train_cells
 from entropylong.retrieval.grid import SCALE, to_grid
 from entropylong.retrieval.index import (
-    BROADCAST,
     MANIFEST,
     IndexHandle,
     OpenIndex,
@@ -30,6 +28,7 @@ from entropylong.retrieval.index import (
 )
 from entropylong.retrieval.partitioned import by_ranges, cut
 from entropylong.retrieval.scoring import NO_ID, Nearest, Vectors, nearest
+from entropylong.retrieval.sizing import BROADCAST, cell_count, choose_mode
 from entropylong.retrieval.windows import window_ids
 
 
@@ -158,8 +157,8 @@ def test_ranges_hold_all_cells_once() -> None:
 @pytest.mark.parametrize(
     ("wanted", "n", "memory", "mode", "said"),
     [
-        ("auto", 10**6, 4 << 30, "broadcast", "broadcast, as 1,000,000 vectors take 0.784 GB, at most half of the 4 GB"),
-        ("auto", 10**9, 64 << 30, "partitioned", "take 784.000 GB, more than half of the 69 GB of an executor"),
+        ("auto", 10**6, 4 << 30, "broadcast", "broadcast, as 1,000,000 vectors take 0.78 GB, at most half of the 4 GB"),
+        ("auto", 10**9, 64 << 30, "partitioned", "take 784 GB, more than half of the 69 GB of an executor"),
         ("partitioned", 10, 4 << 30, "partitioned", "as retrieval.mode says"),
     ],
 )

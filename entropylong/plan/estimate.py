@@ -12,6 +12,7 @@ from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import KNOWN, ModelShape, shape_of
 from entropylong.plan.corpus import CorpusSize, Sampled, corpus_size
 from entropylong.plan.devices import Rate, rate_of
+from entropylong.plan.retrieval import CORE_FLOPS, NODE_BYTES, RetrievalPlan, plan_retrieval
 from entropylong.plan.sizes import ANCHOR_SHARE, Sizes, sizes_of
 from entropylong.plan.verification import Way, ways_to_verify
 
@@ -21,14 +22,10 @@ TEXT_BYTES, ID_BYTES = 0.52, 1.7
 ID_ROW_BYTES, ANCHOR_ROW_BYTES = 4, 24
 # Of a row's other columns, and of a table's statistics.
 ROW_BYTES = 32
-# Of a chunk, in the lookup by document and by text that each worker of a search has of its own.
-LOOKUP_BYTES = 32
-# What one core reaches in FAISS's exact inner products, in FLOP/s.
-CORE_FLOPS = 50e9
 # Scratch of the head, and what Python, torch and Arrow take beside a model.
 WORKER_BYTES = 1.5e9
-# More than one node's memory, or more core hours than anybody would spend, is told.
-NODE_BYTES, MANY_CORE_HOURS = 500e9, 100_000
+# More memory than a node has, or more core hours than anybody would spend, is told.
+MANY_CORE_HOURS = 100_000
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class StagePlan:
     Attributes:
         rows: that it writes.
         tokens, flops, device_hours: of its forward passes.
-        core_hours: of its search.
-        memory: bytes that one worker (of `index` the driver, of `search` a node) holds.
+        core_hours: of its search, or of assigning chunks to cells.
+        memory: bytes that one worker holds (of `index` the driver, of a search in broadcast mode a node).
         shuffle: bytes of rows between its tasks, before compression.
         storage: bytes that it adds to the tables.
     """
@@ -117,7 +114,14 @@ def make_plan(config: Config, sample_table: Callable[[str, Source], Sampled]) ->
     rate = rate_of(config, shape)
     ways = ways_to_verify(config, sizes, shape, model_shape(config, small, None) if small else None)
     stages = _stages(config, corpus, sizes, shape, encoder, rate, next(way for way in ways if way.configured))
-    return Plan(sizes, stages, ways, rate, _assumptions(config, corpus, rate), _warnings(config, sizes, stages))
+    return Plan(
+        sizes,
+        stages,
+        ways,
+        rate,
+        _assumptions(config, corpus, rate, plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)),
+        _warnings(config, sizes, stages),
+    )
 
 
 def model_shape(config: Config, name: str, revision: str | None) -> ModelShape:
@@ -142,8 +146,7 @@ def _stages(
     readings = sizes.pairs * reads + sizes.controls * sizes.anchors
     pair_row = ids + text_bytes(sizes) + ANCHOR_ROW_BYTES * readings / pairs
     pair_ids = sizes.root_tokens + sizes.context_tokens
-    index = sizes.chunks * (4 * encoder.width + 24)
-    search_flops = 2 * sizes.queries * sizes.chunks * encoder.width
+    found = plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)
     verified = {"tokens": way.work.tokens, "flops": way.work.flops, "device_hours": way.work.flops / rate.flops / 3600}
     packed = sizes.sequences * config.pack.length
     return [
@@ -153,13 +156,13 @@ def _stages(
         StagePlan("chunk", sizes.chunks, storage=TEXT_BYTES * corpus_chars + ROW_BYTES * sizes.chunks),
         StagePlan("embed", sizes.chunks, **forward(encoder, sizes.chunks, sizes.chunk_tokens),
                   memory=_weights(config, encoder) + WORKER_BYTES, shuffle=corpus_chars, storage=sizes.chunks * (vector + 8)),
-        # All vectors pass through the driver, in float16 and in float32.
-        StagePlan("index", sizes.chunks, memory=index + sizes.chunks * vector, shuffle=sizes.chunks * vector, storage=index),
+        StagePlan("index", sizes.chunks, core_hours=found.index_core_hours or None, memory=found.index_memory,
+                  shuffle=found.index_shuffle, storage=found.index_storage),
         StagePlan("score", sizes.roots, **forward(shape, sizes.roots, sizes.root_tokens + 1, sizes.root_tokens), memory=lm,
                   shuffle=sizes.roots * text, storage=sizes.roots * (ROW_BYTES + sizes.root_tokens * (ID_BYTES + 8))),
         StagePlan("anchors", sizes.roots, storage=sizes.roots * (ROW_BYTES + 12 * sizes.anchors)),
-        StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window), core_hours=search_flops / CORE_FLOPS / 3600,
-                  memory=index + LOOKUP_BYTES * sizes.chunks, shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector,
+        StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window), core_hours=found.search_core_hours, memory=found.search_memory,
+                  shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector + found.search_shuffle,
                   storage=sizes.queries * (vector + 16 + 12 * config.retrieval.top_k)),
         # By root, by chunk, by pair, and by root again: with the root's ids in every row.
         StagePlan("pairs", pairs, shuffle=3 * pairs * pair_row,
@@ -182,7 +185,7 @@ def _weights(config: Config, shape: ModelShape) -> float:
     return shape.body_parameters * body + shape.width * shape.vocabulary * (body + 4)
 
 
-def _assumptions(config: Config, corpus: CorpusSize, rate: Rate) -> list[str]:
+def _assumptions(config: Config, corpus: CorpusSize, rate: Rate, retrieval: RetrievalPlan) -> list[str]:
     plan = config.plan
     anchors = (
         f"plan.anchors_per_root = {plan.anchors_per_root:g}"
@@ -200,7 +203,7 @@ def _assumptions(config: Config, corpus: CorpusSize, rate: Rate) -> list[str]:
         "anchors lie evenly over a root: the last of n at n / (n + 1) of it",
         rate.basis + "; the encoder is taken to reach the same",
         "the encoder reads whole chunks: at most, as one with a short window cuts them",
-        f"exact search: {CORE_FLOPS / 1e9:.0f} GFLOP/s a core",
+        f"retrieval: {retrieval.mode_and_cells}; {CORE_FLOPS / 1e9:.0f} GFLOP/s a core",
         f"on disk {TEXT_BYTES} bytes a character and {ID_BYTES} a token id; shuffles before compression, once and without retries",
         "ingest, chunk, anchors and pack are bound by the storage: no hours are reckoned for them, nor for starting Spark",
     ]
@@ -209,11 +212,11 @@ def _assumptions(config: Config, corpus: CorpusSize, rate: Rate) -> list[str]:
 def _warnings(config: Config, sizes: Sizes, stages: list[StagePlan]) -> list[str]:
     by_name = {stage.stage: stage for stage in stages}
     found = []
-    driver, search = by_name["index"].memory or 0.0, by_name["search"].core_hours or 0.0
-    if driver > NODE_BYTES:
-        found.append(f"index: {driver / 1e12:,.1f} TB on the driver and on every node; an exact index of one file is no way here")
+    node, search = by_name["search"].memory or 0.0, by_name["search"].core_hours or 0.0
+    if node > NODE_BYTES:
+        found.append(f"search: {node / 1e12:,.1f} TB of vectors on every node; retrieval.mode=partitioned reads them once instead")
     if search > MANY_CORE_HOURS:
-        found.append(f"search: {search:,.0f} core hours, as the exact index compares each query with each chunk")
+        found.append(f"search: {search:,.0f} core hours; fewer anchors (anchors.max_per_root) or retrieval.nprobe cut it most")
     if config.verify.budget_tokens is None and (by_name["verify"].device_hours or 0.0) > 1000:
         found.append("verify: every pair is measured; verify.budget_tokens, anchors.max_per_root and retrieval.top_k cut it most")
     if sizes.sequences < 1:

@@ -15,8 +15,8 @@ from entropylong.errors import NothingToDo
 from entropylong.hashing import share_threshold
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, from_bytes, to_grid
-from entropylong.retrieval.index import BLOCK_VECTORS
 from entropylong.retrieval.scoring import Exclusions, Ints, Nearest, Vectors, nearest
+from entropylong.retrieval.sizing import BLOCK_VECTORS
 from entropylong.stages import Context
 from entropylong.tables.schemas import INDEX_CELLS, OK
 from entropylong.udf import Rows, map_rows

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import faiss
 import numpy as np
 
 from entropylong.retrieval.grid import SCALE, Floats, Grid
 from entropylong.retrieval.scoring import Ints, Vectors, nearest
+from entropylong.retrieval.sizing import SAMPLE_A_CELL
 
-# Below this a search that compares with every vector is quick enough, and exact.
-EXACT_BELOW = 1_000_000
-# Sampled vectors a cell; faiss asks for 39 at least.
-SAMPLE_A_CELL = 64
 ITERATIONS = 10
-
-
-def cell_count(n: int, wanted: int | None) -> int:
-    """`retrieval.cells` as given, or by size: one cell (exact search) for a small corpus, else about 2 sqrt(n), a power of two."""
-    if wanted is not None:
-        return max(1, min(wanted, n))
-    return 1 if n < EXACT_BELOW else 2 ** round(math.log2(2 * math.sqrt(n)))
 
 
 def train_cells(sample: Grid, cells: int, seed: int) -> Grid:

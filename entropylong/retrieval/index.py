@@ -22,13 +22,9 @@ from entropylong.hashing import file_sha256, xxhash64
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, cosine
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
+from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS, BROADCAST, POOL
 
 MANIFEST = "manifest.json"
-BROADCAST, PARTITIONED = "broadcast", "partitioned"
-# Random controls are drawn from so many chunks, those with the smallest ids: a chunk_id is a hash, so they are a sample.
-POOL = 1_000_000
-# Vectors and queries that are compared at a time: 100 MB each at 384 dimensions, and as much in between.
-BLOCK_VECTORS, BLOCK_QUERIES = 65536, 4096
 
 COMMON = ("centroids", "sizes", "pool_ids", "pool_hashes", "probes_needed")
 _BROADCAST_FILES = ("vectors", "chunk_ids", "text_hashes", "offsets")

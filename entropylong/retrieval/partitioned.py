@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 
 from entropylong.balance import WAVES, lpt, partition_salts
 from entropylong.retrieval.grid import SCALE, Grid, from_bytes, to_grid
-from entropylong.retrieval.index import BLOCK_QUERIES, BLOCK_VECTORS, open_index
+from entropylong.retrieval.index import open_index
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
+from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS
 from entropylong.stages import Context, Frames
 from entropylong.tables.schemas import OK, QUERY_CELLS, struct_of
 from entropylong.udf import Row, Rows, local_frame, map_rows, refused, rows_of_batches
