@@ -114,14 +114,8 @@ def make_plan(config: Config, sample_table: Callable[[str, Source], Sampled]) ->
     rate = rate_of(config, shape)
     ways = ways_to_verify(config, sizes, shape, model_shape(config, small, None) if small else None)
     stages = _stages(config, corpus, sizes, shape, encoder, rate, next(way for way in ways if way.configured))
-    return Plan(
-        sizes,
-        stages,
-        ways,
-        rate,
-        _assumptions(config, corpus, rate, plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)),
-        _warnings(config, sizes, stages),
-    )
+    retrieval = plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)
+    return Plan(sizes, stages, ways, rate, _assumptions(config, corpus, rate, retrieval), _warnings(config, sizes, stages))
 
 
 def model_shape(config: Config, name: str, revision: str | None) -> ModelShape:
@@ -161,7 +155,8 @@ def _stages(
         StagePlan("score", sizes.roots, **forward(shape, sizes.roots, sizes.root_tokens + 1, sizes.root_tokens), memory=lm,
                   shuffle=sizes.roots * text, storage=sizes.roots * (ROW_BYTES + sizes.root_tokens * (ID_BYTES + 8))),
         StagePlan("anchors", sizes.roots, storage=sizes.roots * (ROW_BYTES + 12 * sizes.anchors)),
-        StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window), core_hours=found.search_core_hours, memory=found.search_memory,
+        StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window),
+                  core_hours=found.search_core_hours, memory=found.search_memory,
                   shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector + found.search_shuffle,
                   storage=sizes.queries * (vector + 16 + 12 * config.retrieval.top_k)),
         # By root, by chunk, by pair, and by root again: with the root's ids in every row.

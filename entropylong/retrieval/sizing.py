@@ -44,7 +44,5 @@ def choose_mode(wanted: str, n: float, d: int, memory: float) -> tuple[str, str]
     size = index_bytes(n, d)
     mode = BROADCAST if size <= MEMORY_SHARE * memory else PARTITIONED
     than = "at most" if mode == BROADCAST else "more than"
-    return (
-        mode,
-        f"{mode}, as {n:,.0f} vectors take {size / 1e9:,.{0 if size > 1e10 else 2}f} GB, {than} half of the {memory / 1e9:,.0f} GB of an executor",
-    )
+    takes, has = f"{size / 1e9:,.{0 if size > 1e10 else 2}f} GB", f"{memory / 1e9:,.0f} GB"
+    return mode, f"{mode}, as {n:,.0f} vectors take {takes}, {than} half of the {has} of an executor"
