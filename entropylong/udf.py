@@ -66,7 +66,7 @@ def map_stream(
     code, forward = meter.code, meter.forward
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from _metered(_record_batches(function(rows_of_batches(iter(batches))), arrow), code, forward)
+        yield from _metered(_record_batches(function(_rows(iter(batches))), arrow), code, forward)
 
     return frame.mapInArrow(run, schema.ddl)
 
@@ -85,8 +85,7 @@ def _metered(results: Iterator[pa.RecordBatch], code: Accumulator[float], forwar
     forward.add(FORWARD.seconds - forward_before)
 
 
-def rows_of_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
-    """The rows of a task's record batches; the wait for them is no time of ours."""
+def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
     while True:
         with WAITING:
             batch = next(batches, None)

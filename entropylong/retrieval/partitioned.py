@@ -7,7 +7,7 @@ Three steps, each committed: every query's cells (`query_cells`); a range of cel
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vect
 from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS
 from entropylong.stages import Context, Frames
 from entropylong.tables.schemas import OK, QUERY_CELLS, struct_of
-from entropylong.udf import Row, Rows, local_frame, map_rows, refused, rows_of_batches
+from entropylong.udf import Row, Rows, local_frame, map_rows, refused
 
 # A cell with more queries is searched by several tasks.
 PART_QUERIES = 16 * BLOCK_QUERIES
@@ -83,9 +83,11 @@ def search_range(ctx: Context, queries: DataFrame, vectors: DataFrame, first: in
     ordered = both.repartition(tasks, "task").sortWithinPartitions(*group, "is_query")
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows = rows_of_batches(iter(batches))
-        for _, of_part in groupby(rows, key=lambda row: (row["cell_id"], row["vector_part"], row["query_part"])):
-            yield from _search_part(of_part, top_k)
+        part = _Part(top_k)
+        for batch in batches:
+            for piece in _pieces(batch, [*group, "is_query"]):
+                yield from part.take(piece)
+        yield from part.search()
 
     hit = F.transform(
         F.arrays_zip("losses", "chunk_ids"), lambda h: F.struct(h["losses"].alias("loss"), h["chunk_ids"].alias("chunk_id"))
@@ -134,51 +136,68 @@ def cut(sizes: Ints, counts: Ints, first: int, cores: int) -> tuple[int, Rows]:
     return tasks, [part | {"task": salts[task]} for part, task in zip(parts, lpt(costs, tasks), strict=True)]
 
 
-def _search_part(rows: Iterator[Row], top_k: int) -> Iterator[pa.RecordBatch]:
-    """The vectors of a part come first, then its queries."""
-    vectors: Rows = []
-    queries: Rows = []
-    loaded: Vectors | None = None
-    for row in rows:
-        if not row["is_query"]:
-            vectors.append(row)
-            continue
-        if loaded is None:
-            loaded = _vectors(vectors)
-        queries.append(row)
-        if len(queries) == BLOCK_QUERIES:
-            yield _search_block(queries, loaded, top_k)
-            queries = []
-    if queries and loaded is not None:
-        yield _search_block(queries, loaded, top_k)
+def _pieces(batch: pa.RecordBatch, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The batch cut where any of the columns changes."""
+    if not batch.num_rows:
+        return
+    keys = np.stack([batch[name].cast(pa.int32()).to_numpy(zero_copy_only=False) for name in columns])
+    cuts = [0, *(np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1).tolist(), batch.num_rows]
+    for start, end in pairwise(cuts):
+        yield batch.slice(start, end - start)
 
 
-def _grid(rows: Rows) -> Grid:
-    return np.frombuffer(b"".join(row["vector"] for row in rows), "<i2").reshape(len(rows), -1)
+class _Part:
+    """One part of a cell at a time: its vectors come first and stay in memory, its queries stream past, a block at a time."""
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+        self._key: tuple[int, ...] = ()
+        self._vectors: list[pa.RecordBatch] = []
+        self._queries: list[pa.RecordBatch] = []
+        self._loaded: Vectors | None = None
+
+    def take(self, piece: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Rows of one part and one side."""
+        key = tuple(piece[name][0].as_py() for name in ("cell_id", "vector_part", "query_part"))
+        if key != self._key:
+            yield from self.search()
+            self._key, self._vectors, self._loaded = key, [], None
+        if not piece["is_query"][0].as_py():
+            self._vectors.append(piece)
+            return
+        self._queries.append(piece)
+        if sum(held.num_rows for held in self._queries) >= BLOCK_QUERIES:
+            yield from self.search()
+
+    def search(self) -> Iterator[pa.RecordBatch]:
+        """Compare the queries that are held."""
+        if self._queries and self._vectors:
+            if self._loaded is None:
+                rows = pa.Table.from_batches(self._vectors)
+                ids, hashes = (rows[name].to_numpy() for name in ("chunk_id", "text_hash"))
+                self._loaded, self._vectors = Vectors(_grid(rows["vector"]).astype(np.float32), ids, hashes), self._vectors[:1]
+            queries = pa.Table.from_batches(self._queries)
+            roots, owners = np.unique(np.array(queries["root_id"].to_pylist(), object), return_inverse=True)
+            first = {owner: row for row, owner in reversed(list(enumerate(owners.tolist())))}
+            own = [queries["own"][first[owner]].as_py() for owner in range(len(roots))]
+            found = nearest(_grid(queries["vector"]).astype(np.float32), self._loaded, self._top_k, owners, Exclusions(own))
+            yield _found_batch(queries, found)
+        self._queries = []
 
 
-def _vectors(rows: Rows) -> Vectors:
-    ids, hashes = (np.array([row[name] for row in rows], np.int64) for name in ("chunk_id", "text_hash"))
-    return Vectors(_grid(rows).astype(np.float32), ids, hashes)
+def _grid(column: pa.ChunkedArray) -> Grid:
+    return np.frombuffer(b"".join(column.to_pylist()), "<i2").reshape(len(column), -1)
 
 
-def _search_block(rows: Rows, vectors: Vectors, top_k: int) -> pa.RecordBatch:
-    roots = {root: number for number, root in enumerate(dict.fromkeys(row["root_id"] for row in rows))}
-    owners = np.array([roots[row["root_id"]] for row in rows], np.int64)
-    own = {row["root_id"]: row["own"] for row in rows}
-    found = nearest(_grid(rows).astype(np.float32), vectors, top_k, owners, Exclusions([own[root] for root in roots]))
-    return _found_batch(rows, found)
-
-
-def _found_batch(rows: Rows, found: Nearest) -> pa.RecordBatch:
+def _found_batch(queries: pa.Table, found: Nearest) -> pa.RecordBatch:
     # Built from whole arrays: a Python object a hit would take longer than the search.
     is_hit = found.ids != NO_ID
     offsets = pa.array(np.concatenate([[0], np.cumsum(is_hit.sum(axis=1))]).astype(np.int32))
     losses = (-found.scores[is_hit]).astype(np.int32)
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([row["root_id"] for row in rows], pa.string()),
-            pa.array([row["position"] for row in rows], pa.int32()),
+            queries["root_id"].combine_chunks(),
+            queries["position"].combine_chunks(),
             pa.ListArray.from_arrays(offsets, pa.array(found.ids[is_hit])),
             pa.ListArray.from_arrays(offsets, pa.array(losses)),
         ],
