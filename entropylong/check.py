@@ -71,17 +71,18 @@ def _keys(runner: Runner) -> list[Check]:
 
 
 def _active(runner: Runner) -> list[tuple[str, DataFrame]]:
-    tables = [step.writes for step in STEPS if step.writes != "index" and runner.store.exists(step.writes)]
+    every = ["index_cells", *(step.writes for step in STEPS if step.writes != "index")]
+    tables = [table for table in every if runner.store.exists(table)]
     return [(t, runner.store.read(t, value)) for t in tables if (value := runner.fingerprint(t)) is not None]
 
 
 def _registered(runner: Runner) -> list[Check]:
     """Every fingerprint in a table stands in `artifacts`: rows that nothing explains could never be read or dropped."""
     values = {
-        (step.writes, row.fingerprint)
+        (table, row.fingerprint)
         for step in STEPS
-        if step.writes != "index"
-        for row in runner.store.read(step.writes).select("fingerprint").distinct().collect()
+        for table in {step.writes, *step.beside} - {"index"}
+        for row in runner.store.read(table).select("fingerprint").distinct().collect()
     }
     unknown = sorted(f"{table} {value}" for table, value in values if runner.registry.get(value) is None)
     return [Check("fingerprints: all stand in artifacts", len(values), len(unknown), unknown[0] if unknown else "")]
@@ -93,12 +94,22 @@ def _index_files(runner: Runner) -> list[Check]:
         return []
     directory = runner.workspace.index(value)
     try:
-        files = read_manifest(directory)["files"]
+        facts = read_manifest(directory)
     except IndexFileError as error:
         return [Check("index: its manifest can be read", 1, 1, str(error))]
-    paths = {directory / Path(f["path"]).name: f["sha256"] for f in files}
+    paths = {directory / Path(f["path"]).name: f["sha256"] for f in facts["files"]}
     wrong = [path.name for path, sha256 in paths.items() if not path.is_file() or file_sha256(path) != sha256]
-    return [Check("index: its files are those of its manifest", len(files), len(wrong), wrong[0] if wrong else "")]
+    cells = runner.store.read_ok("index_cells", value)
+    strangers = cells.join(_of_chunks(runner), "chunk_id", how="left_anti").count()
+    missing = abs(int(facts["n"]) - cells.count()) + strangers
+    return [
+        Check("index: its files are those of its manifest", len(paths), len(wrong), wrong[0] if wrong else ""),
+        Check("index_cells: a row each chunk of the index, and no other", int(facts["n"]), missing),
+    ]
+
+
+def _of_chunks(runner: Runner) -> DataFrame:
+    return runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-").select("chunk_id")
 
 
 def _covered(runner: Runner, sequences: DataFrame) -> Check:

@@ -83,7 +83,9 @@ def drive_index(runner: Runner, artifact: Artifact) -> None:
     write_array(directory / "pool_ids.npy", pool["chunk_id"].to_numpy())
     write_array(directory / "pool_hashes.npy", pool["text_hash"].to_numpy())
     if not (directory / "centroids.npy").is_file():
-        # Once: trained again they could differ, and chunks may be assigned already.
+        # Once: trained again they could differ, so what was assigned by lost ones goes too. (Of one cell there is no other.)
+        if cells > 1:
+            runner.store.drop("index_cells", artifact.fingerprint)
         sample = build.sampled(rows, n, max(SAMPLE_A_CELL * cells, 256), "vector")
         write_array(directory / "centroids.npy", train_cells(build.grid_of(sample["vector"]), cells, runner.config.seed))
     centroids = read_array(directory / "centroids.npy", np.int16, cells, None)

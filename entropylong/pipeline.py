@@ -28,5 +28,5 @@ def steps_of(names: list[str] | tuple[str, ...]) -> list[Stage]:
 
 
 def step_writing(table: str) -> Stage:
-    """The step that writes a table."""
-    return next(step for step in STEPS if step.writes == table)
+    """The step that writes a table, or writes to it on its way."""
+    return next(step for step in STEPS if table in (step.writes, *step.beside))

@@ -109,6 +109,7 @@ class Stage:
         only_unmeasured: its keys are what no earlier plan measured; to have none is no mistake as long as it is fed at all.
         config: dotted semantic keys that its result depends on.
         upstream: tables whose fingerprints are hashed in (default: all of `reads`).
+        beside: further tables that its rows under the same fingerprint go to, on the way to what it writes.
         models: "model" and/or "encoder", if it runs them.
     """
 
@@ -131,6 +132,7 @@ class Stage:
     upstream: tuple[str, ...] | None = None
     models: tuple[str, ...] = ()
     purpose: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def hashed_upstream(self) -> tuple[str, ...]:

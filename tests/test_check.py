@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from entropylong.check import Check, check_workspace
 from entropylong.errors import WorkspaceError
@@ -72,12 +73,19 @@ def test_lost_doubled_and_unexplained_rows_are_named(copied: Path, open_runner: 
 
 def test_a_damaged_index_file_is_named(copied: Path, open_runner: OpenRunner) -> None:
     (index,) = (copied / "index").iterdir()
-    with (index / "vectors.faiss").open("r+b") as file:
+    with (index / "vectors.npy").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\x00\x01\x02\x03")
     checks = check_workspace(open_runner(copied))
     assert wrong(checks) == {"index: its files are those of its manifest": 1}
-    assert [check.example for check in checks if check.wrong] == ["vectors.faiss"]
+    assert [check.example for check in checks if check.wrong] == ["vectors.npy"]
+
+
+def test_a_lost_vector_is_named(copied: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(copied)
+    cells = DeltaTable.forPath(runner.spark, runner.store.location("index_cells"))
+    cells.delete(F.col("chunk_id") == runner.store.read("index_cells").agg(F.max("chunk_id")).collect()[0][0])
+    assert wrong(check_workspace(open_runner(copied))) == {"index_cells: a row each chunk of the index, and no other": 1}
 
 
 def test_it_waits_for_no_run(copied: Path, open_runner: OpenRunner) -> None:

@@ -15,7 +15,7 @@ from entropylong.retrieval.index import read_manifest
 from entropylong.tables.store import Store
 from tests.conftest import OpenRunner, quiet, rows_of
 
-CELLS = ["retrieval.cells=6", "retrieval.nprobe=2", "retrieval.min_recall=0", "run.vectors_per_unit=9", "run.roots_per_unit=5"]
+CELLS = ["retrieval.cells=6", "retrieval.nprobe=2", "retrieval.min_recall=0", "run.vectors_per_unit=18", "run.roots_per_unit=6"]
 SEARCH = ["index", "search"]
 
 

@@ -146,6 +146,7 @@ INDEX = Stage(
     config=("retrieval.cells", "seed"),
     build=_no_build,
     needs_whole=("documents", "chunks", "chunk_vectors"),
+    beside=("index_cells",),
     purpose="cells of a pinned snapshot of the vectors; one cell, an exact index, for a small corpus",
 )
 QUERIES = Stage(
@@ -173,6 +174,7 @@ SEARCH = Stage(
     build=candidates,
     driving=_with_vectors,
     upstream=("query_vectors", "index"),
+    beside=("query_cells", "partial_candidates"),
     purpose="the nearest chunks of each anchor, own chunks and copies of them left out (paper, Stage 2)",
 )
 # A partitioned search, in place of SEARCH.build: the same driving rows, first to query_cells, at last from partial_candidates.
