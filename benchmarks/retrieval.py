@@ -85,7 +85,8 @@ class WorkerMemory:
         while not self._stop.wait(0.2):
             for place in Path("/proc").glob("[0-9]*"):
                 try:
-                    if b"entropylong.worker_daemon" in (place / "cmdline").read_bytes():
+                    # An argument of its own: the JVM's command line names the module too, among its settings.
+                    if b"entropylong.worker_daemon" in (place / "cmdline").read_bytes().split(b"\0"):
                         resident = int((place / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
                         self.peak = max(self.peak, resident)
                 except (OSError, IndexError):

@@ -241,23 +241,39 @@ def check(
 
 @app.command()
 def quarantine(
-    words: Overrides = None,
+    words: Words = None,
     config: ConfigOption = "base",
     input_path: InputOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rows a table.")] = 50,
+    retry: Annotated[bool, typer.Option("--retry", help="Take them out, so that the next run tries them again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the rows that were refused as errors, with their reasons.
+    """List the rows that were refused as errors, with their reasons; or give them another try.
 
-    Example: entropylong quarantine --config conf/demo.yaml --limit 10
+    Examples:
+
+        entropylong quarantine --config conf/demo.yaml --limit 10
+
+        entropylong quarantine score verify --retry --config conf/demo.yaml
     """
     import json
 
     from rich.console import Console
 
-    from entropylong.status import quarantine_rows, quarantine_table
+    from entropylong.quarantine import quarantine_rows, quarantine_table, retry_rows
 
-    rows = quarantine_rows(open_runner(config, only_overrides(words), input_path), limit)
+    names, overrides = split_words(words)
+    runner = open_runner(config, overrides, input_path)
+    if retry:
+        again = retry_rows(runner, names)
+        said = ", ".join(f"{count} of {name}" for name, count in again.items())
+        print(
+            f"To be tried again: {said}; run: entropylong run ..." if again else "No row was refused as an error by these stages."
+        )
+        return
+    if names:
+        raise UsageError(f"{names[0]!r} is not an override key.sub=value; stages are named with --retry alone")
+    rows = quarantine_rows(runner, limit)
     if as_json:
         print(json.dumps(rows))
     elif rows:

@@ -18,6 +18,7 @@ from entropylong.corpus.stage import all_units, read_table, read_units, resolve_
 from entropylong.errors import EntropyLongError, TableError
 from entropylong.hashing import digest
 from entropylong.index_engine import check_recall, drive_index, drive_partitioned, is_partitioned
+from entropylong.poison import append_or_isolate
 from entropylong.progress import StepProgress
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.artifacts import Artifact
@@ -181,8 +182,11 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
             if size == 0:
                 return
             progress.batch(size)
-            output = step.build(runner.ctx.sized(size), {feeder: rows, **others})
-            runner.store.append(table, output, value, (f"{step.name}-{value}-{query[0].id}", batch_id))
+            append_or_isolate(
+                step, runner, value, rows,
+                lambda part: step.build(runner.ctx.sized(size), {feeder: part, **others}),
+                (f"{step.name}-{value}-{query[0].id}", batch_id),
+            )  # fmt: skip
             progress.commit()
         except BaseException as error:
             failure.append(error)
@@ -230,7 +234,11 @@ def commit_units(
         if progress:
             progress.batch(size)
         name = f"{step.name}-{value}-{runner.store.version(step.writes)}-{unit}-of-{units}"
-        runner.store.append(step.writes, step.build(runner.ctx.sized(size), {**frames, step.reads[0]: rows}), value, (name, 1))
+
+        def build(part: DataFrame, size: int = size) -> DataFrame:
+            return step.build(runner.ctx.sized(size), {**frames, step.reads[0]: part})
+
+        append_or_isolate(step, runner, value, rows, build, (name, 1))
         if progress:
             progress.commit()
 

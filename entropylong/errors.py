@@ -45,6 +45,10 @@ class TableError(EntropyLongError):
     """A table cannot be read or written."""
 
 
+class WorkerDied(TableError):
+    """A Python worker of Spark's ended without a word: killed by the system, or by a row."""
+
+
 class IndexFileError(EntropyLongError):
     """An index file is missing or does not match its manifest."""
 

@@ -83,6 +83,11 @@ class Context:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
+def own_keys(ctx: Context, rows: DataFrame) -> DataFrame:
+    """Driving rows as refused rows: the columns that name them."""
+    return rows.select(*[name for name in ("doc_id", "root_id", "chunk_id", "position") if name in rows.columns])
+
+
 def subtract_rows(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
     """Driving rows whose key is not done."""
     return rows.join(done, list(key), how="left_anti")
@@ -100,6 +105,7 @@ class Stage:
         driving: ok rows of the driving table -> rows to work on (filters, explodes). Must keep the key.
         keys_todo, keys_done: driving rows, and (context, rows of the output table, refused ones too) -> rows with the key.
         subtract: (context, driving rows, keys that are done, key) -> driving rows that are still to do.
+        refusal: (context, driving rows) -> the rows of the output that refuse them, but for their outcome.
         selects: semantic keys that decide which rows are computed, but no value in them: they are not hashed.
         choice: what else than its input's fingerprint decides which rows `driving` lets through (a stream's checkpoint
             belongs to it).
@@ -125,6 +131,7 @@ class Stage:
     keys_todo: Callable[[DataFrame], DataFrame] = lambda frame: frame
     keys_done: Callable[[Context, DataFrame], DataFrame] = lambda ctx, frame: frame
     subtract: Callable[[Context, DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
+    refusal: Callable[[Context, DataFrame], DataFrame] = own_keys
     selects: tuple[str, ...] = ()
     choice: Callable[[Context], object] = lambda ctx: None
     needs_whole: tuple[str, ...] = ()

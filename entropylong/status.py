@@ -71,28 +71,3 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
         eta = f"{row['eta_seconds']:.0f} s" if row["eta_seconds"] else ""
         table.add_row(row["stage"], row["table"], *("-" if n is None else f"{n:,}" for n in numbers), rate, eta)
     return table
-
-
-def quarantine_rows(runner: Runner, limit: int) -> list[dict[str, Any]]:
-    """The error rows of all tables under the active fingerprints, at most `limit` a table."""
-    found: list[dict[str, Any]] = []
-    for step in STEPS:
-        artifact = runner.artifact(step)
-        if artifact is None or step.writes == "index":
-            continue
-        rows = runner.store.read(step.writes, artifact.fingerprint).where(f"outcome = '{ERROR}'")
-        ids = [c for c in ("doc_id", "root_id", "chunk_id", "pair_id", "position", "origin") if c in rows.columns]
-        for row in rows.select(*ids, "code", "detail").orderBy("code", *ids).limit(limit).collect():
-            keys = {name: row[name] for name in ids if row[name] is not None}
-            found.append({"stage": step.name, "table": step.writes, "key": keys, "code": row.code, "detail": row.detail})
-    return found
-
-
-def quarantine_table(rows: list[dict[str, Any]]) -> Table:
-    """The same for people."""
-    table = Table(title="Quarantine: rows refused as errors")
-    for column in ("stage", "key", "code", "detail"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(row["stage"], ", ".join(f"{k}={v}" for k, v in row["key"].items()), row["code"], row["detail"])
-    return table

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
+from entropylong.isolate import isolated, refused
 from entropylong.models.clock import FORWARD, WAITING
 from entropylong.tables.schemas import TableSchema
 
@@ -44,15 +45,39 @@ class Meter:
         return {"accelerator_busy": busy, "arrow_jvm_share": 1.0 - ours}
 
 
-def map_rows(frame: DataFrame, schema: TableSchema, function: Callable[[Rows], Iterable[Row]]) -> DataFrame:
-    """Apply `function` to the rows of each Arrow batch on the executors; its rows have the columns of `schema`."""
+def map_rows(
+    frame: DataFrame,
+    schema: TableSchema,
+    function: Callable[[Rows], Iterable[Row]],
+    keys: Callable[[Row], Iterable[Row]] | None = None,
+) -> DataFrame:
+    """Apply `function` to the rows of each Arrow batch on the executors; its rows have the columns of `schema`.
+
+    A row on which it raises becomes an error row, code ROW_FAILED.
+
+    Args:
+        frame: the rows.
+        schema: of what it gives.
+        function: rows in, rows out.
+        keys: a row in -> the keys of the rows that should have come of it; None: those of its columns that name things.
+    """
     arrow = to_arrow_schema(schema.struct)
+    keys_of = keys or _own_keys
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            yield from _record_batches(function(batch.to_pylist()), arrow)
+            rows = isolated(batch.to_pylist(), lambda part: list(function(list(part))), lambda row, why: _lost(keys_of(row), why))
+            yield from _record_batches(rows, arrow)
 
     return frame.mapInArrow(run, schema.ddl)
+
+
+def _own_keys(row: Row) -> Iterable[Row]:
+    return [{name: row[name] for name in ("doc_id", "root_id", "chunk_id", "pair_id", "position") if name in row}]
+
+
+def _lost(keys: Iterable[Row], why: str) -> Rows:
+    return [key | refused("ROW_FAILED", why) for key in keys]
 
 
 def map_stream(
@@ -118,8 +143,3 @@ def local_frame(spark: SparkSession, rows: Rows, schema: StructType) -> DataFram
     """A small DataFrame from rows of the driver. By Arrow: from a list, Spark would start Python workers to read it."""
     table = pa.Table.from_pylist(rows, schema=to_arrow_schema(schema))
     return spark.createDataFrame(table, schema)
-
-
-def refused(code: str, detail: str, outcome: str = "error") -> dict[str, Any]:
-    """The three columns of a refused row."""
-    return {"outcome": outcome, "code": code, "detail": detail[:512]}

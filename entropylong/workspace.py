@@ -40,7 +40,11 @@ class Workspace:
 
     def checkpoint(self, table: str, fingerprint: str, choice: str) -> Path:
         """Where a stream remembers what it has read: a cache, the output table is the truth."""
-        return self.path / "checkpoints" / table / fingerprint / choice
+        return self.checkpoints(table, fingerprint) / choice
+
+    def checkpoints(self, table: str, fingerprint: str) -> Path:
+        """All that streams into a table remember under a fingerprint."""
+        return self.path / "checkpoints" / table / fingerprint
 
     def index(self, fingerprint: str) -> Path:
         """Files of an index."""

@@ -110,7 +110,7 @@ def test_a_corpus_without_text_is_told(rows: list[dict[str, object]], said: str,
 
 def test_quarantine_and_inspect_say_why(finished: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
     from entropylong.inspect import inspect_root
-    from entropylong.status import quarantine_rows
+    from entropylong.quarantine import quarantine_rows
 
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": None}, {"doc_id": "b", "text": "fine"}])
     runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=source)

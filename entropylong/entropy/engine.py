@@ -17,6 +17,7 @@ import torch
 
 from entropylong.entropy.head import entropy_rows
 from entropylong.errors import ModelError
+from entropylong.isolate import reason_of
 from entropylong.models.causal_lm import CausalLM, Ids, KeyValues
 from entropylong.models.clock import FORWARD
 
@@ -33,10 +34,12 @@ class Reading:
     Attributes:
         entropy: Shannon entropy of the next-token distribution before each position, `[positions]`.
         nll: negative log-likelihood of the token that stands there, `[positions]`.
+        failure: why the model gave no number; both are NaN then.
     """
 
     entropy: Floats
     nll: Floats
+    failure: str = ""
 
 
 NOTHING_READ = Reading(np.zeros(0, np.float32), np.zeros(0, np.float32))
@@ -145,7 +148,8 @@ def batch_size(descending: Sequence[int], budget: int) -> int:
 
 
 def read_batch(model: CausalLM, batch: Sequence[Request], after: KeyValues | None = None) -> list[tuple[Request, Reading]]:
-    """One forward pass over a batch, or several over parts of it where the device's memory asks for it.
+    """One forward pass over a batch, or several over parts of it: where the device's memory asks for it, and to find the one
+    sequence on which the model fails.
 
     Args:
         model: the causal LM; its `token_limit` is lowered where memory runs out.
@@ -156,20 +160,32 @@ def read_batch(model: CausalLM, batch: Sequence[Request], after: KeyValues | Non
     try:
         with FORWARD:
             return list(zip(batch, _forward(model, batch, after), strict=True))
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
+    except Exception as error:  # a model may raise anything
+        no_memory, why = _is_out_of_memory(error), reason_of(error)
     # Outside of the except clause, which would keep the tensors of the failed pass alive.
-    if model.device.type == "cuda":
+    if model.device.type == "cuda" and no_memory:
         torch.cuda.empty_cache()
+    if len(batch) == 1 and not no_memory:
+        _require_sound(model, why)
+        nothing = np.full(len(batch[0].positions), np.nan, np.float32)
+        return [(batch[0], Reading(nothing, nothing, why))]
     if len(batch) == 1:
         raise ModelError(
             f"a sequence of {tokens} tokens alone does not fit the memory of {model.device}; "
             "lower roots.max_tokens or contexts.max_tokens, or take a larger device"
         )
-    model.token_limit = max(1, tokens // 2)
+    if no_memory:
+        model.token_limit = max(1, tokens // 2)
     middle = len(batch) // 2
     return read_batch(model, batch[:middle], after) + read_batch(model, batch[middle:], after)
+
+
+def _require_sound(model: CausalLM, why: str) -> None:
+    """A sequence is to blame only where another one goes through."""
+    try:
+        _forward(model, [Request(np.zeros(2, np.int32), np.ones(1, np.int32))], None)
+    except Exception as error:
+        raise ModelError(f"the model fails on any input ({reason_of(error)}); first seen as: {why}") from None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from entropylong.entropy.engine import Reading, Request, read_stream
 from entropylong.entropy.roots import SPLIT, root_ids, split_ids
+from entropylong.isolate import reason_of
 from entropylong.models.causal_lm import CausalLM, Ids
 from entropylong.prefetch import prefetch
 
@@ -84,7 +85,7 @@ def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long
     try:
         ids = np.array(model.encode(text), np.int32)
     except Exception as error:  # a tokenizer may raise anything on a poisonous text: it costs this row only
-        return Refusal("error", "TOKENIZER_FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}"[:512])
+        return Refusal("error", "TOKENIZER_FAILED", reason_of(error))
     if len(ids) < min_tokens:
         return Refusal("skipped", "TOO_SHORT", f"{len(ids)} tokens, fewer than roots.min_tokens ({min_tokens})")
     if len(ids) > max_tokens and long == "skip":
@@ -93,6 +94,8 @@ def _tokenise(model: CausalLM, text: str, min_tokens: int, max_tokens: int, long
 
 
 def _profile(ids: Ids, reading: Reading, first: int) -> Profile | Refusal:
+    if reading.failure:
+        return Refusal("error", "MODEL_FAILED", reading.failure)
     finite = np.isfinite(reading.entropy) & np.isfinite(reading.nll)
     if not finite.all():
         at = int(np.flatnonzero(~finite)[0]) + first

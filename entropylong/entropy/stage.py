@@ -12,13 +12,14 @@ from pyspark.sql import functions as F
 from entropylong.balance import spread
 from entropylong.corpus.stage import is_root
 from entropylong.entropy.anchors import find_anchors
-from entropylong.entropy.roots import doc_id_of
+from entropylong.entropy.roots import PIECE, SPLIT, doc_id_of
 from entropylong.entropy.scoring import Refusal, score_texts
 from entropylong.entropy.words import word_starts
+from entropylong.isolate import refused
 from entropylong.models.cache import load
 from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
 from entropylong.tables.schemas import ANCHORS, OK, SCORED_DOCUMENTS
-from entropylong.udf import Row, Rows, map_rows, map_stream, refused
+from entropylong.udf import Row, Rows, map_rows, map_stream
 
 
 def score(ctx: Context, frames: Frames) -> DataFrame:
@@ -55,6 +56,13 @@ def score(ctx: Context, frames: Frames) -> DataFrame:
 def _roots(ctx: Context, frames: Frames) -> DataFrame:
     names = ctx.config.sources_with_role("root")
     return frames["documents"].where(F.col("source").isin(names) & is_root(ctx, F.col("doc_id")))
+
+
+def _refusal(ctx: Context, rows: DataFrame) -> DataFrame:
+    """Of a document that kills its worker: nobody knows how many pieces it has, so it is refused whole."""
+    own = F.col("doc_id")
+    first = F.when(own.rlike(PIECE), F.concat(own, F.lit("#0"))).otherwise(own)
+    return rows.select((first if ctx.config.roots.long == SPLIT else own).alias("root_id"), "doc_id")
 
 
 def anchors(ctx: Context, frames: Frames) -> DataFrame:
@@ -96,6 +104,7 @@ SCORE = Stage(
     config=("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id"),
     build=score,
     driving=_roots,
+    refusal=_refusal,
     choice=lambda ctx: [ctx.root_threshold, ctx.config.sources_with_role("root")],
     models=("model",),
     purpose="entropy of every position of every root (paper, Stage 1)",

@@ -15,13 +15,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.balance import WAVES, lpt, partition_salts
+from entropylong.isolate import refused
 from entropylong.retrieval.grid import SCALE, Grid, from_bytes, to_grid
 from entropylong.retrieval.index import open_index
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS
 from entropylong.stages import Context, Frames
 from entropylong.tables.schemas import OK, QUERY_CELLS, struct_of
-from entropylong.udf import Row, Rows, local_frame, map_rows, refused
+from entropylong.udf import Row, Rows, local_frame, map_rows
 
 # A cell with more queries is searched by several tasks.
 PART_QUERIES = 16 * BLOCK_QUERIES
@@ -36,7 +37,7 @@ _FOUND_ARROW = pa.schema(
 def routes(ctx: Context, frames: Frames) -> DataFrame:
     """Queries -> their cells, with all that a search of them needs. Executors: the centroids."""
     handle, nprobe, rule = ctx.index, ctx.config.retrieval.nprobe, ctx.config.chunks
-    from entropylong.retrieval.stage import own_hashes, with_queries
+    from entropylong.retrieval.stage import keys_of_queries, own_hashes, with_queries
 
     def run(rows: Rows) -> Iterator[Row]:
         cells = open_index(handle).cells  # type: ignore[arg-type]
@@ -48,7 +49,7 @@ def routes(ctx: Context, frames: Frames) -> DataFrame:
                 key = {"root_id": row["root_id"], "position": query["position"]}
                 yield key | {"vector": vector.tobytes(), "own": own, "cells": where, "outcome": OK}
 
-    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), QUERY_CELLS, run)
+    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), QUERY_CELLS, run, keys_of_queries)
 
 
 def search_range(ctx: Context, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints) -> DataFrame:

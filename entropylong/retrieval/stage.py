@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from entropylong.config import Chunks
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.stage import is_chosen, root_doc_id
 from entropylong.hashing import xxhash64
+from entropylong.isolate import isolated, refused
 from entropylong.models.cache import load
 from entropylong.retrieval.grid import from_bytes, to_grid
 from entropylong.retrieval.index import open_index, ranked
@@ -23,7 +24,7 @@ from entropylong.retrieval.partitioned import merge, routes
 from entropylong.retrieval.windows import window_text
 from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
-from entropylong.udf import Row, Rows, map_rows, map_stream, refused
+from entropylong.udf import Row, Rows, map_rows, map_stream
 
 # Batches of texts that are sorted by length together.
 BUFFER_BATCHES = 16
@@ -36,9 +37,12 @@ def embed(ctx: Context, frames: Frames) -> DataFrame:
     def run(rows: Iterator[Row]) -> Iterator[Row]:
         encoder = load(worker)
         while buffer := list(islice(rows, BUFFER_BATCHES * size)):
-            vectors = encoder.encode([row["text"] for row in buffer], prompt, size)
-            for row, vector in zip(buffer, vectors, strict=True):
-                yield {"chunk_id": row["chunk_id"]} | vector_columns(vector)
+
+            def encoded(part: Sequence[Row]) -> Rows:
+                vectors = encoder.encode([row["text"] for row in part], prompt, size)
+                return [{"chunk_id": row["chunk_id"]} | vector_columns(vector) for row, vector in zip(part, vectors, strict=True)]
+
+            yield from isolated(buffer, encoded, lambda row, why: [{"chunk_id": row["chunk_id"]} | refused("MODEL_FAILED", why)])
 
     chunks = spread(ctx, frames["chunks"].select("chunk_id", "text"), ["chunk_id"], F.length("text") / CHARS_A_TOKEN)
     return map_stream(chunks, CHUNK_VECTORS, ctx.meter, run)
@@ -68,7 +72,16 @@ def query_vectors(ctx: Context, frames: Frames) -> DataFrame:
 
     positions = frames["anchors"].groupBy("root_id").agg(F.sort_array(F.collect_list("position")).alias("positions"))
     roots = positions.join(frames["scored_documents"].select("root_id", "input_ids"), "root_id", how="inner")
-    return map_rows(roots.repartition(ctx.parallelism, "root_id"), QUERY_VECTORS, run)
+    return map_rows(roots.repartition(ctx.parallelism, "root_id"), QUERY_VECTORS, run, _keys_of_positions)
+
+
+def _keys_of_positions(row: Row) -> Rows:
+    return [{"root_id": row["root_id"], "position": position} for position in row["positions"]]
+
+
+def keys_of_queries(row: Row) -> Rows:
+    """Of a root with its queries."""
+    return [{"root_id": row["root_id"], "position": query["position"]} for query in row["queries"]]
 
 
 def candidates(ctx: Context, frames: Frames) -> DataFrame:
@@ -89,7 +102,7 @@ def candidates(ctx: Context, frames: Frames) -> DataFrame:
             else:
                 yield key | refused("NO_CANDIDATE", "the probed cells hold no chunk but the root's own", "skipped")
 
-    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run)
+    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run, keys_of_queries)
 
 
 def own_hashes(text: str, rule: Chunks) -> list[int]:

@@ -16,8 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import CATALOG_SCHEMA
-from entropylong.errors import TableError
-from entropylong.tables.schemas import OK, TABLES, TableSchema
+from entropylong.errors import TableError, WorkerDied
+from entropylong.tables.schemas import ERROR, OK, TABLES, TableSchema
 from entropylong.udf import local_frame
 
 _PROPERTIES = {"delta.enableDeletionVectors": "false"}
@@ -97,8 +97,10 @@ class Store:
         return self.read(table, fingerprint, version).where(F.col("outcome") == OK)
 
     def read_stream(self, table: str, fingerprint: str, files_per_batch: int) -> DataFrame:
-        """The ok rows of one fingerprint as a stream; dropped partitions of other fingerprints are no error."""
-        reader = self.spark.readStream.format("delta").option("ignoreDeletes", "true").option("maxFilesPerTrigger", files_per_batch)
+        """The ok rows of one fingerprint as a stream; dropped fingerprints, error rows taken out and compaction give no rows."""
+        reader = (
+            self.spark.readStream.format("delta").option("skipChangeCommits", "true").option("maxFilesPerTrigger", files_per_batch)
+        )
         frame = reader.table(self.address(table)) if self._catalog else reader.load(self.location(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
@@ -117,6 +119,8 @@ class Store:
         try:
             writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.location(table))
         except (PySparkException, Py4JJavaError) as error:
+            if "Python worker exited unexpectedly" in str(error):
+                raise WorkerDied(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
 
     def drop(self, table: str, fingerprint: str) -> None:
@@ -124,6 +128,15 @@ class Store:
         if self.exists(table) and self.read(table, fingerprint).head(1):
             self._versions.pop(table, None)
             self._delta(table).delete(F.col("fingerprint") == fingerprint)
+
+    def drop_errors(self, table: str, fingerprint: str) -> int:
+        """Delete the error rows of a fingerprint; their number."""
+        wrong = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR)
+        count = self.read(table).where(wrong).count()
+        if count:
+            self._versions.pop(table, None)
+            self._delta(table).delete(wrong)
+        return count
 
     def refresh_views(self, fingerprints: Mapping[str, str]) -> None:
         """Session views current_<table>: the ok rows of the active fingerprints."""

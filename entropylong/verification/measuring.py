@@ -47,6 +47,7 @@ class PairReading:
     entropy_with: Floats
     nll_with: Floats
     copy_len: Ints
+    failure: str = ""
 
 
 def measure(
@@ -101,7 +102,7 @@ def _requests(model: CausalLM, pairs: Iterable[Pair], separator_ids: Sequence[in
 
 
 def _result(request: Request, reading: Reading) -> tuple[Pair, PairReading]:
-    return request.tag.pair, PairReading(reading.entropy, reading.nll, request.tag.copies)
+    return request.tag.pair, PairReading(reading.entropy, reading.nll, request.tag.copies, reading.failure)
 
 
 def _groups(requests: Iterable[Request]) -> Iterator[list[Request]]:

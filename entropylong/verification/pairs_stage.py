@@ -9,13 +9,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.corpus.stage import is_chosen
+from entropylong.isolate import refused
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.retrieval.index import open_index
 from entropylong.retrieval.stage import own_hashes, with_text
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import OK, PAIRS
-from entropylong.udf import Rows, map_rows, refused
+from entropylong.udf import Rows, map_rows
 from entropylong.verification.planning import Anchor, plan_root
 
 

@@ -13,10 +13,11 @@ from pyspark.sql import functions as F
 
 from entropylong.balance import spread
 from entropylong.hashing import digest
+from entropylong.isolate import refused
 from entropylong.models.cache import load
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import GAINS, OK, SKIPPED
-from entropylong.udf import Row, map_stream, refused
+from entropylong.udf import Row, map_stream
 from entropylong.verification.cells import acceptance_rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
@@ -147,13 +148,19 @@ def _gains_row(row: Row, positions: Ints, reading: PairReading) -> Row:
     result = _pair_columns(row)
     if not (np.isfinite(reading.entropy_with).all() and np.isfinite(reading.nll_with).all()):
         lost = [{"position": p} for p in positions.tolist()]
-        return result | {"readings": lost} | refused("NON_FINITE", "the model's logits are not finite")
+        code = "MODEL_FAILED" if reading.failure else "NON_FINITE"
+        return result | {"readings": lost} | refused(code, reading.failure or "the model's logits are not finite")
     columns = (positions, reading.entropy_with, reading.nll_with, reading.copy_len)
     readings = [
         {"position": p, "entropy_with": h, "nll_with": n, "copy_len": c}
         for p, h, n, c in zip(*(column.tolist() for column in columns), strict=True)
     ]
     return result | {"outcome": OK, "readings": readings}
+
+
+def _refusal(ctx: Context, rows: DataFrame) -> DataFrame:
+    lost = F.transform("positions", lambda position: F.struct(position.alias("position")))
+    return rows.select("pair_id", "root_id", "chunk_id", "kind", lost.alias("readings"))
 
 
 def _to_read(ctx: Context, frames: Frames) -> DataFrame:
@@ -200,5 +207,6 @@ VERIFY = Stage(
     only_unmeasured=True,
     upstream=(),
     models=("model",),
+    refusal=_refusal,
     purpose="one forward pass a pair: entropy at every anchor with the chunk in front (paper, Stage 3)",
 )
