@@ -9,7 +9,7 @@ LOCK ?= requirements-cpu.lock
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format lock clean mlflow
+.PHONY: help setup demo test bench faults lint format lock clean mlflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: lint ## Lint, types and the whole test suite
 
 bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
 	@$(BIN)/python -m benchmarks
+
+faults: $(STAMP) ## Kills and failures in each stage; what a rerun loses or doubles (nothing): runs/faults, in 25 minutes
+	@$(BIN)/python -m faults
 
 lint: $(STAMP) ## Format check, lint, types
 	@$(BIN)/ruff format --check .
