@@ -108,7 +108,10 @@ def runner_over(spark: SparkSession, n: int) -> tuple[Any, Artifact]:
     context = Context(config, spark, nobody, nobody, cores, meter, cast(Any, None), say=say, fingerprints=tables)
     artifact = Artifact("benchmark-index", "index", "index", {}, {}, {}, {t: store.version(t) for t in tables},
                         {"chunks": n, "cells": cells_of(n)})  # fmt: skip
-    namespace = SimpleNamespace(spark=spark, store=store, config=config, ctx=context, workspace=Workspace(str(place)))
+    nothing_known = SimpleNamespace(get=lambda value: None)
+    namespace = SimpleNamespace(
+        registry=nothing_known, spark=spark, store=store, config=config, ctx=context, workspace=Workspace(str(place))
+    )
     return namespace, artifact
 
 

@@ -240,6 +240,72 @@ def check(
 
 
 @app.command()
+def refresh(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    input_path: InputOption = None,
+) -> None:
+    """Make a new generation of the index, over all corpus text that is there now. Until then new text is stored, not retrieved.
+
+    The next run searches in it; what was measured of a pair is not measured again.
+
+    Example: entropylong refresh --config conf/demo.yaml
+    """
+    runner = open_runner(config, only_overrides(words), input_path, ["ingest", "chunk", "embed", "index"])
+    is_new = runner.refresh(announce=lambda line: print(line, flush=True))
+    print(
+        f"Index {runner.fingerprint('index')}: "
+        + ("a new generation; go on with: entropylong run" if is_new else "the corpus is as it was.")
+    )
+
+
+@app.command()
+def gc(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    input_path: InputOption = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop it. Other configs that share the tables lose theirs.")] = False,
+) -> None:
+    """List (or drop) what stands in the tables under fingerprints that this config does not use: old generations, other settings.
+
+    Examples:
+
+        entropylong gc --config conf/demo.yaml
+
+        entropylong gc --drop --config conf/demo.yaml
+    """
+    from rich.console import Console
+
+    from entropylong.maintenance import drop_leftovers, leftovers, leftovers_table
+
+    runner = open_runner(config, only_overrides(words), input_path)
+    found = drop_leftovers(runner) if drop else leftovers(runner)
+    if found:
+        Console().print(leftovers_table(found, drop))
+    else:
+        print("All rows belong to this config.")
+
+
+@app.command()
+def compact(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    input_path: InputOption = None,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Also delete files that no version in use needs.")] = False,
+) -> None:
+    """Write the tables' small files anew as large ones. Rows, fingerprints and what is behind stay as they are.
+
+    Example: entropylong compact --vacuum --config conf/demo.yaml
+    """
+    from rich.console import Console
+
+    from entropylong.maintenance import compact as compact_tables
+    from entropylong.maintenance import compacted_table
+
+    Console().print(compacted_table(compact_tables(open_runner(config, only_overrides(words), input_path), vacuum)))
+
+
+@app.command()
 def quarantine(
     words: Words = None,
     config: ConfigOption = "base",

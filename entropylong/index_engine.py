@@ -20,7 +20,7 @@ from entropylong.retrieval.scoring import Ints
 from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, POOL, SAMPLE_A_CELL, cell_count, choose_mode
 from entropylong.retrieval.stage import MERGE, ROUTE
 from entropylong.stages import Stage
-from entropylong.tables.artifacts import Artifact, fingerprint
+from entropylong.tables.artifacts import COMPLETE, Artifact, fingerprint
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -70,6 +70,9 @@ def serves(runner: Runner, value: str) -> bool:
 
 def drive_index(runner: Runner, artifact: Artifact) -> None:
     """Train the cells, assign every chunk to its own, measure the recall, write the files. Each part is kept once it is done."""
+    known = runner.registry.get(artifact.fingerprint)
+    if known is not None and known.state == COMPLETE and serves(runner, artifact.fingerprint):
+        return  # a refresh of a corpus that has not changed
     chunks, vectors = (
         runner.store.read_ok(table, runner.ctx.fingerprints[table], artifact.input_versions[table])
         for table in ("chunks", "chunk_vectors")

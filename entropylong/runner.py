@@ -53,6 +53,8 @@ class Runner:
         self._cells: DataFrame | None = None
         # While a run is at work: fingerprints of which it left nothing to do.
         self._finished: set[str | None] | None = None
+        # While a new generation of the index is asked for and not there.
+        self._refresh = False
         # Rows by (outcome, code) of each table, as the last run of its step saw them.
         self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
 
@@ -107,7 +109,7 @@ class Runner:
         """What is resolved once and hashed: the snapshot of an index, the content that packing starts from."""
         if step.writes == "index":
             # The generation that is in use stays, whatever arrived since: new corpus text takes effect by a new one.
-            built = self.registry.latest("index", config, upstream)
+            built = None if self._refresh else self.registry.latest("index", config, upstream)
             return dict(built.pinned) if built else None
         if step.writes == "sequences":
             self.resolve_roots()
@@ -220,6 +222,25 @@ class Runner:
             finally:
                 self._finished = None
 
+    def refresh(self, announce: Any = print) -> bool:
+        """A new generation of the index, over all corpus text that is there now; later runs search in it.
+
+        Candidates of the old one stay beside the new; of their pairs, what was measured is not measured again.
+
+        Returns:
+            Whether the corpus had changed, so that there is a new generation.
+        """
+        before = self.fingerprint("index")
+        self.run(["ingest", "chunk", "embed"], announce)
+        with self.workspace.locked():
+            self._look_again(announce)
+            self._refresh, self._finished = True, set()
+            try:
+                self._run(steps_of(["index"]), announce, self._finished)
+                return self.fingerprint("index") != before
+            finally:
+                self._refresh, self._finished = False, None
+
     def _look_again(self, announce: Any) -> None:
         """Nothing that was seen before the lock was held may decide what a run does."""
         self.store.forget_versions()
@@ -297,8 +318,9 @@ class Runner:
 
     def _start(self, step: Stage) -> Artifact:
         artifact = self.artifact(step)
-        if artifact is None:  # an index that was never built: its snapshot is pinned now
+        if artifact is None:  # a generation of the index: its snapshot is pinned now
             artifact = new_index_artifact(step, self)
+            self._refresh = False  # from now on it is this one that is resolved
         self.registry.record(artifact)
         if step.writes not in ("index",):
             self.store.create(step.writes)

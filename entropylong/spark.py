@@ -38,6 +38,8 @@ _LOCAL_SETTINGS = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
     "spark.databricks.delta.snapshotPartitions": "1",
+    # Tasks that list a table's folder for VACUUM: ten thousand by default, half a minute a table.
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
     # Statistics pick the files of a large table; to look for them in a small one takes longer than to read it.
     "spark.databricks.delta.stats.collect": "false",
     "spark.databricks.delta.stats.skipping": "false",

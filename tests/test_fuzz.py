@@ -52,7 +52,7 @@ def test_a_thousand_fuzzed_documents(tmp_path: Path, open_runner: OpenRunner) ->
     folder.mkdir()
     (folder / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     runner = open_runner(
-        tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=1", "roots.limit=40", "controls.per_root=1", source=folder
+        tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=64", "anchors.alpha=1.0", "controls.per_root=1", source=folder
     )
     runner.run(announce=quiet)
     rows = runner.store.read("documents", runner.fingerprint("documents"))
@@ -61,5 +61,5 @@ def test_a_thousand_fuzzed_documents(tmp_path: Path, open_runner: OpenRunner) ->
     assert by_outcome["ok"] > 200 and by_outcome["error"] > 100
     assert rows.where("outcome <> 'ok' AND (code IS NULL OR detail IS NULL)").count() == 0, "each with its reason"
     assert [check for check in check_workspace(open_runner(
-        tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=1", "roots.limit=40", "controls.per_root=1", source=folder
+        tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=64", "anchors.alpha=1.0", "controls.per_root=1", source=folder
     )) if check.wrong] == []  # fmt: skip

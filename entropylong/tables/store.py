@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from delta.tables import DeltaTable
@@ -128,6 +129,26 @@ class Store:
         if self.exists(table) and self.read(table, fingerprint).head(1):
             self._versions.pop(table, None)
             self._delta(table).delete(F.col("fingerprint") == fingerprint)
+
+    def files(self, table: str) -> tuple[int, int]:
+        """The table's live files: their number, and their bytes."""
+        row = self.spark.sql(f"DESCRIBE DETAIL {self.address(table)}").select("numFiles", "sizeInBytes").collect()[0]
+        return int(row.numFiles), int(row.sizeInBytes)
+
+    def compact(self, table: str) -> None:
+        """Write small files anew as large ones; no row changes, and streams are given none again."""
+        self._versions.pop(table, None)
+        self._delta(table).optimize().executeCompaction()
+
+    def vacuum(self, table: str, hours: int) -> None:
+        """Delete files that no version of the last `hours` needs."""
+        self._versions.pop(table, None)
+        self._delta(table).vacuum(float(hours))
+
+    def version_time(self, table: str, version: int) -> datetime:
+        """When a version was committed."""
+        row = self._delta(table).history().where(F.col("version") == version).select("timestamp").collect()
+        return row[0][0].astimezone(UTC) if row else datetime.now(UTC)
 
     def drop_errors(self, table: str, fingerprint: str) -> int:
         """Delete the error rows of a fingerprint; their number."""

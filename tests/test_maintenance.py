@@ -1,0 +1,64 @@
+"""Upkeep changes no row that is in use: generations dropped whole, files written anew, old files deleted with care."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from entropylong import maintenance
+from entropylong.maintenance import compact, drop_leftovers, leftovers
+from entropylong.tables.schemas import TABLES
+from entropylong.tables.store import Store
+from tests.conftest import OpenRunner, quiet, rows_of
+
+COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id", "position", "hits"],
+           "sequences": ["sequence_id", "input_ids"]}  # fmt: skip
+
+
+def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+    other = open_runner(copied, "anchors.alpha=1.5")
+    other.run(announce=quiet)
+    value = other.fingerprint("anchors")
+    runner = open_runner(copied)
+    found = leftovers(runner)
+    assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
+    assert {left.fingerprint for left in found if left.table == "anchors"} == {value}
+    assert drop_leftovers(runner) == found and leftovers(runner) == []
+    assert runner.store.read("anchors", value).count() == 0 and runner.registry.get(value or "-") is None
+    assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
+    again = open_runner(copied)
+    assert again.run(announce=quiet).steps == [], "what this config uses is all there"
+    for table, columns in COLUMNS.items():
+        if table == "candidates":
+            continue  # of an anchor, under any alpha: both settings share them
+        assert rows_of(again, table, columns) == rows_of(open_runner(finished), table, columns)
+    back = open_runner(copied, "anchors.alpha=1.5")
+    redone = {step.step.writes for step in back.run(announce=quiet).steps}
+    assert "anchors" in redone and "scored_documents" not in redone, "dropped is dropped, and can be made again"
+
+
+def test_compaction_changes_no_row_and_leaves_nothing_behind(
+    copied: Path, finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "FEW_FILES", 1)
+    done = {one.table: one for one in compact(open_runner(copied), vacuum=True)}
+    assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
+    assert done["documents"].files_after < done["documents"].files_before
+    runner = open_runner(copied)
+    assert runner.run(announce=quiet).steps == [], "streams are given nothing again"
+    for table, columns in COLUMNS.items():
+        assert rows_of(runner, table, columns) == rows_of(open_runner(finished), table, columns)
+    pinned = runner.registry.get(runner.fingerprint("index") or "-")
+    assert pinned is not None
+    assert runner.store.read("chunks", version=pinned.input_versions["chunks"]).count() > 0, "a pinned version can be read"
+
+
+def test_retention_reaches_back_to_what_an_index_was_built_from(
+    finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = open_runner(finished)
+    assert maintenance._retention_hours(runner) == 168
+    monkeypatch.setattr(Store, "version_time", lambda self, table, version: datetime.now(UTC) - timedelta(days=30))
+    assert maintenance._retention_hours(runner) in (721, 722)
