@@ -63,9 +63,7 @@ def serves(runner: Runner, value: str) -> bool:
     directory = runner.workspace.index(value)
     if not (directory / MANIFEST).is_file():
         return False
-    facts = read_manifest(directory)
-    mode, _ = choose_mode(runner.config.retrieval.mode, facts["n"], facts["d"], executor_memory(runner.spark))
-    return mode == PARTITIONED or facts["mode"] == BROADCAST
+    return is_partitioned(runner, value) or read_manifest(directory)["mode"] == BROADCAST
 
 
 def drive_index(runner: Runner, artifact: Artifact) -> None:
@@ -146,8 +144,7 @@ def recall(directory: Path, nprobe: int) -> float:
 def check_recall(runner: Runner, value: str) -> None:
     """Raise RecallTooLow where a search would miss more than the config allows."""
     retrieval, directory = runner.config.retrieval, runner.workspace.index(value)
-    found = recall(directory, retrieval.nprobe)
-    if found < retrieval.min_recall:
+    if (found := recall(directory, retrieval.nprobe)) < retrieval.min_recall:
         needed = read_array(directory / "probes_needed.npy", np.int64, None)
         enough = int(np.quantile(needed, retrieval.min_recall, method="higher"))
         raise RecallTooLow(

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from entropylong.errors import EnvironmentProblem, WorkerDied
 from entropylong.isolate import refused
 from entropylong.stages import Stage
+from entropylong.tables.schemas import NAMES
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -52,7 +53,7 @@ def _halves(
     step: Stage, runner: Runner, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
     transaction: tuple[str, int], depth: int, path: str, found: list[int],
 ) -> None:  # fmt: skip
-    named = F.xxhash64(*[name for name in ("doc_id", "root_id", "chunk_id", "pair_id", "position") if name in rows.columns])
+    named = F.xxhash64(*[name for name in NAMES if name in rows.columns])
     for bit in (0, 1):
         half = rows.where(F.shiftrightunsigned(named, depth).bitwiseAND(F.lit(1).cast("bigint")) == bit)
         size = half.count()

@@ -11,7 +11,7 @@ from rich.table import Table
 from entropylong.errors import UsageError
 from entropylong.pipeline import STEPS, steps_of
 from entropylong.stages import Kind
-from entropylong.tables.schemas import ERROR
+from entropylong.tables.schemas import ERROR, NAMES
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -25,7 +25,7 @@ def quarantine_rows(runner: Runner, limit: int) -> list[dict[str, Any]]:
         if artifact is None or step.writes == "index":
             continue
         rows = runner.store.read(step.writes, artifact.fingerprint).where(f"outcome = '{ERROR}'")
-        ids = [c for c in ("doc_id", "root_id", "chunk_id", "pair_id", "position", "origin") if c in rows.columns]
+        ids = [c for c in (*NAMES, "origin") if c in rows.columns]
         for row in rows.select(*ids, "code", "detail").orderBy("code", *ids).limit(limit).collect():
             keys = {name: row[name] for name in ids if row[name] is not None}
             found.append({"stage": step.name, "table": step.writes, "key": keys, "code": row.code, "detail": row.detail})

@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from entropylong.config import Config
 from entropylong.models.cache import WorkerModel
 from entropylong.models.shape import ModelShape
+from entropylong.tables.schemas import NAMES
 from entropylong.udf import Meter
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Context:
 
 def own_keys(ctx: Context, rows: DataFrame) -> DataFrame:
     """Driving rows as refused rows: the columns that name them."""
-    return rows.select(*[name for name in ("doc_id", "root_id", "chunk_id", "position") if name in rows.columns])
+    return rows.select(*[name for name in NAMES if name in rows.columns])
 
 
 def subtract_rows(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:

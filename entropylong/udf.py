@@ -14,7 +14,7 @@ from pyspark.sql.types import StructType
 
 from entropylong.isolate import isolated, refused
 from entropylong.models.clock import FORWARD, WAITING
-from entropylong.tables.schemas import TableSchema
+from entropylong.tables.schemas import NAMES, TableSchema
 
 Rows = list[dict[str, Any]]
 Row = dict[str, Any]
@@ -73,7 +73,7 @@ def map_rows(
 
 
 def _own_keys(row: Row) -> Iterable[Row]:
-    return [{name: row[name] for name in ("doc_id", "root_id", "chunk_id", "pair_id", "position") if name in row}]
+    return [{name: row[name] for name in NAMES if name in row}]
 
 
 def _lost(keys: Iterable[Row], why: str) -> Rows:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from entropylong.pipeline import STEPS
+from entropylong.pipeline import STEPS, step_writing
 from entropylong.runner import Runner
 
 TOLERANCE = 1e-5
@@ -31,7 +31,7 @@ class Difference:
 
 def rows_by_key(runner: Runner, table: str) -> tuple[dict[Any, dict[str, Any]], int]:
     """The rows of the active fingerprint by key, and how many are beyond one a key."""
-    step = next(s for s in STEPS if s.writes == table)
+    step = step_writing(table)
     frame = runner.store.read(table, runner.fingerprint(table)).drop("fingerprint")
     key = KEYS.get(table, tuple(k for k in step.key if k in frame.columns))
     if table == "chunks":

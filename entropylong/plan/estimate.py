@@ -113,8 +113,8 @@ def make_plan(config: Config, sample_table: Callable[[str, Source], Sampled]) ->
     small = config.verify.screen.model if config.verify.screen.kind == "small_model" else None
     rate = rate_of(config, shape)
     ways = ways_to_verify(config, sizes, shape, model_shape(config, small, None) if small else None)
-    stages = _stages(config, corpus, sizes, shape, encoder, rate, next(way for way in ways if way.configured))
     retrieval = plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)
+    stages = _stages(config, corpus, sizes, shape, encoder, rate, next(way for way in ways if way.configured), retrieval)
     return Plan(sizes, stages, ways, rate, _assumptions(config, corpus, rate, retrieval), _warnings(config, sizes, stages))
 
 
@@ -124,7 +124,14 @@ def model_shape(config: Config, name: str, revision: str | None) -> ModelShape:
 
 
 def _stages(
-    config: Config, corpus: CorpusSize, sizes: Sizes, shape: ModelShape, encoder: ModelShape, rate: Rate, way: Way
+    config: Config,
+    corpus: CorpusSize,
+    sizes: Sizes,
+    shape: ModelShape,
+    encoder: ModelShape,
+    rate: Rate,
+    way: Way,
+    found: RetrievalPlan,
 ) -> list[StagePlan]:
     lm, text = _weights(config, shape) + WORKER_BYTES, corpus.chars
     vector, ids = 2 * encoder.width, ID_ROW_BYTES * sizes.root_tokens
@@ -140,7 +147,6 @@ def _stages(
     readings = sizes.pairs * reads + sizes.controls * sizes.anchors
     pair_row = ids + text_bytes(sizes) + ANCHOR_ROW_BYTES * readings / pairs
     pair_ids = sizes.root_tokens + sizes.context_tokens
-    found = plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)
     verified = {"tokens": way.work.tokens, "flops": way.work.flops, "device_hours": way.work.flops / rate.flops / 3600}
     packed = sizes.sequences * config.pack.length
     return [

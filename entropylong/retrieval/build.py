@@ -14,7 +14,7 @@ from entropylong.balance import partition_salts
 from entropylong.errors import NothingToDo
 from entropylong.hashing import share_threshold
 from entropylong.retrieval.cells import Cells
-from entropylong.retrieval.grid import Grid, from_bytes, to_grid
+from entropylong.retrieval.grid import Grid, from_bytes, grid_from_bytes, to_grid
 from entropylong.retrieval.scoring import Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_VECTORS
 from entropylong.stages import Context
@@ -47,11 +47,12 @@ def grid_of(stored: pa.ChunkedArray) -> Grid:
 
 def assign(ctx: Context, rows: DataFrame, centroids: Grid) -> DataFrame:
     """The rows with their cell, vectors on the grid, in files that are sorted by cell. Executors: pure numpy."""
-    shared = ctx.spark.sparkContext.broadcast(centroids)
+    # The cells, not their centroids: a worker makes them once, not with each batch.
+    shared = ctx.spark.sparkContext.broadcast(Cells(centroids))
 
     def run(batch: Rows) -> Iterator[dict[str, Any]]:
         grid = to_grid(from_bytes([row["vector"] for row in batch]))
-        cells = Cells(shared.value).nearest(grid.astype(np.float32), 1)[:, 0]
+        cells = shared.value.nearest(grid.astype(np.float32), 1)[:, 0]
         for row, cell, vector in zip(batch, cells.tolist(), grid, strict=True):
             yield {
                 "chunk_id": row["chunk_id"], "cell_id": cell, "text_hash": row["text_hash"], "vector": vector.tobytes(),
@@ -121,8 +122,13 @@ def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Vectors, Ints]]
 
 def _block(held: list[pa.RecordBatch]) -> tuple[Vectors, Ints]:
     table = pa.Table.from_batches(held)
-    values = np.frombuffer(b"".join(table["vector"].to_pylist()), "<i2").reshape(table.num_rows, -1).astype(np.float32)
-    return Vectors(values, table["chunk_id"].to_numpy(), table["text_hash"].to_numpy()), table["cell_id"].to_numpy()
+    return vectors_of(table), table["cell_id"].to_numpy()
+
+
+def vectors_of(table: pa.Table) -> Vectors:
+    """Rows of index_cells, to search."""
+    values = grid_from_bytes(table["vector"].to_pylist()).astype(np.float32)
+    return Vectors(values, table["chunk_id"].to_numpy(), table["text_hash"].to_numpy())
 
 
 def in_parts(cells: DataFrame, sizes: Ints) -> Iterator[tuple[Ints, Ints, Ints, Grid]]:
@@ -136,7 +142,7 @@ def in_parts(cells: DataFrame, sizes: Ints) -> Iterator[tuple[Ints, Ints, Ints, 
         table = rows.select("cell_id", "chunk_id", "text_hash", "vector").toArrow()
         order = np.lexsort((table["chunk_id"].to_numpy(), table["cell_id"].to_numpy()))
         if table.num_rows:
-            grid = np.frombuffer(b"".join(table["vector"].to_pylist()), "<i2").reshape(table.num_rows, -1)
+            grid = grid_from_bytes(table["vector"].to_pylist())
             ids, hashes = table["chunk_id"].to_numpy(), table["text_hash"].to_numpy()
             yield table["cell_id"].to_numpy()[order], ids[order], hashes[order], grid[order]
         first = last

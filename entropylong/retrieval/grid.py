@@ -38,6 +38,12 @@ def from_bytes(stored: list[bytes]) -> npt.NDArray[np.float16]:
     return flat.reshape(len(stored), -1)
 
 
+def grid_from_bytes(stored: list[bytes]) -> Grid:
+    """Vectors as index_cells and query_cells hold them (the grid, int16, little-endian) `[n, d]`."""
+    flat: Grid = np.frombuffer(b"".join(stored), "<i2")
+    return flat.reshape(len(stored), -1)
+
+
 def cosine(score: float) -> float:
     """The cosine that a score of two grid vectors stands for."""
     return float(score) / SCALE**2

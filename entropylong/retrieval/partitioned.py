@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 
 from entropylong.balance import WAVES, lpt, partition_salts
 from entropylong.isolate import refused
-from entropylong.retrieval.grid import SCALE, Grid, from_bytes, to_grid
+from entropylong.retrieval.build import vectors_of
+from entropylong.retrieval.grid import SCALE, from_bytes, grid_from_bytes, to_grid
 from entropylong.retrieval.index import open_index
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS
@@ -162,7 +163,7 @@ class _Part:
         key = tuple(piece[name][0].as_py() for name in ("cell_id", "vector_part", "query_part"))
         if key != self._key:
             yield from self.search()
-            self._key, self._vectors, self._loaded = key, [], None
+            self._key, self._loaded = key, None
         if not piece["is_query"][0].as_py():
             self._vectors.append(piece)
             return
@@ -172,22 +173,17 @@ class _Part:
 
     def search(self) -> Iterator[pa.RecordBatch]:
         """Compare the queries that are held."""
-        if self._queries and self._vectors:
-            if self._loaded is None:
-                rows = pa.Table.from_batches(self._vectors)
-                ids, hashes = (rows[name].to_numpy() for name in ("chunk_id", "text_hash"))
-                self._loaded, self._vectors = Vectors(_grid(rows["vector"]).astype(np.float32), ids, hashes), self._vectors[:1]
+        if self._vectors:
+            self._loaded, self._vectors = vectors_of(pa.Table.from_batches(self._vectors)), []
+        if self._queries and self._loaded is not None:
             queries = pa.Table.from_batches(self._queries)
             roots, owners = np.unique(np.array(queries["root_id"].to_pylist(), object), return_inverse=True)
             first = {owner: row for row, owner in reversed(list(enumerate(owners.tolist())))}
             own = [queries["own"][first[owner]].as_py() for owner in range(len(roots))]
-            found = nearest(_grid(queries["vector"]).astype(np.float32), self._loaded, self._top_k, owners, Exclusions(own))
+            values = grid_from_bytes(queries["vector"].to_pylist()).astype(np.float32)
+            found = nearest(values, self._loaded, self._top_k, owners, Exclusions(own))
             yield _found_batch(queries, found)
         self._queries = []
-
-
-def _grid(column: pa.ChunkedArray) -> Grid:
-    return np.frombuffer(b"".join(column.to_pylist()), "<i2").reshape(len(column), -1)
 
 
 def _found_batch(queries: pa.Table, found: Nearest) -> pa.RecordBatch:

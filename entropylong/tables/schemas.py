@@ -12,6 +12,8 @@ from typing import cast
 
 from pyspark.sql.types import StructField, StructType
 
+# Columns that name a row, in whichever table.
+NAMES = ("doc_id", "root_id", "chunk_id", "pair_id", "position")
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
 DETAIL_CHARS = 512
 
