@@ -5,24 +5,42 @@ Every mistake is told in one line: the file or override, the key, the nearest va
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from entropylong.config import CATALOG_SCHEMA, NAME, SOURCE_ENDINGS, Config, generic, keys_of, walk
+from entropylong.config import CATALOG_SCHEMA, NAME, SOURCE_ENDINGS, TABLE, Config, generic, keys_of, walk
 from entropylong.errors import ConfigError
 
 
 def conf_dir() -> Path:
     """The folder of the shipped config files: inside the wheel, or beside the package in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+    package = resources.files("entropylong")
+    if isinstance(package, Path):
+        return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    return _unzipped()
+
+
+@cache
+def _unzipped() -> Path:
+    """Of a wheel that is imported as it is (spark-submit --py-files)."""
+    folder = Path(tempfile.mkdtemp(prefix="entropylong-conf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in (resources.files("entropylong") / "conf").iterdir():
+        if file.name.endswith(".yaml"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
 
 
 @dataclass(frozen=True)
@@ -196,6 +214,11 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
             fail(f"sources.{name}", "a source's name is lower-case letters, digits and _, starting with a letter")
         if (source.path is None) == (source.table is None):
             fail(f"sources.{name}", "needs either path or table")
+        if source.table is not None and not TABLE.match(source.table):
+            fail(
+                f"sources.{name}.table",
+                f"{source.table!r} is not a table name like catalog.schema.table; a directory goes under path",
+            )
         if source.table is not None and source.kind != "delta":
             fail(f"sources.{name}.table", f"only kind delta reads a table, not kind {source.kind}")
     if config.pack.length < config.roots.max_tokens + config.contexts.max_tokens + 64:

@@ -7,10 +7,11 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from entropylong.config import Config
-from entropylong.models.cache import WorkerModel
-from entropylong.models.shape import shape_of
+from entropylong.layout import check_layout
+from entropylong.models.cache import WorkerModel, gpu_memory
+from entropylong.models.shape import shape_of, weight_bytes
 from entropylong.preflight import prepare_models
-from entropylong.spark import task_threads
+from entropylong.spark import settings_of, task_threads
 from entropylong.stages import Context
 from entropylong.udf import Meter
 
@@ -21,9 +22,14 @@ def make_context(config: Config, spark: SparkSession) -> Context:
     Raises:
         ModelError: a model is not there, or is not of its kind.
         ConfigError: a root with a context does not fit the model's window.
+        EnvironmentProblem: the models do not fit where Spark would load them.
     """
-    cache, model = str(Path(config.node_cache).expanduser()), config.model
+    cache, model = str(Path(config.node_cache).expanduser().absolute()), config.model
     specs, prepared = prepare_models(config)
+    # The type that `auto` settles on is not known yet: float32 is the larger one.
+    body = "float32" if model.dtype == "auto" else model.dtype
+    sizes = [weight_bytes(found.path, None if name == "encoder" else body) for name, found in prepared.items()]
+    check_layout(settings_of(spark), spark.sparkContext.defaultParallelism, sum(sizes), gpu_memory())
     threads = task_threads(spark)
     causal_lm = WorkerModel(
         "causal_lm", specs["model"], prepared["model"].fingerprint, cache, model.dtype, model.document_start_id, threads

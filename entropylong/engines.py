@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.errors import PySparkException
@@ -29,14 +31,18 @@ if TYPE_CHECKING:
     from entropylong.runner import Runner
 
 
-def drive(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress, fresh: bool = False) -> None:
-    """Do what is left of a step. `fresh`: no row of its fingerprint is committed yet."""
+def drive(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
+    """Do what is left of a step.
+
+    Each append leaves out, in the plan of the write itself, the keys that are committed: Delta then knows that it read them, and
+    refuses it where a run on another machine committed to the same rows meanwhile.
+    """
     if step.writes == "candidates":
         check_recall(runner, runner.ctx.fingerprints["index"])
     if step.kind is Kind.FILES:
         _drive_files(runner, artifact, progress)
     elif step.kind is Kind.STREAM:
-        _drive_stream(step, runner, artifact, progress, fresh)
+        _drive_stream(step, runner, artifact, progress)
     elif step.writes == "candidates" and is_partitioned(runner, runner.ctx.fingerprints["index"]):
         drive_partitioned(step, runner, artifact, progress)
     elif step.kind is Kind.BATCH:
@@ -145,7 +151,9 @@ def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> 
         while batch := list(islice(of_role, runner.config.run.files_per_batch)):
             progress.batch(len(batch))
             existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
-            rows = resolve_duplicates(read_units(runner.spark, runner.config, batch), existing, roots)
+            committed = runner.store.read("documents", value).select("source", "origin")
+            records = read_units(runner.spark, runner.config, batch).join(committed, ["source", "origin"], how="left_anti")
+            rows = resolve_duplicates(records, existing, roots)
             # The transaction is named by the units in it: the same batch never lands twice.
             name = f"ingest-{value}-{digest([[u.source, u.name] for u in batch])}"
             runner.store.append("documents", rows, value, (name, 1))
@@ -155,17 +163,34 @@ def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> 
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress, fresh: bool) -> None:
-    value, table, feeder = artifact.fingerprint, step.writes, step.reads[0]
+def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: StepProgress) -> None:
     # A checkpoint belongs to all that decides which rows its stream gives: the feeder's fingerprint (gains are shared by
     # several plans of pairs) and the stage's own choice. Another choice reads from the start and is compared by key.
-    choice = digest([runner.fingerprint(feeder), step.choice(runner.ctx)])
-    checkpoint = runner.workspace.checkpoint(table, value, choice)
-    marker = checkpoint / "output_version"
-    # The output is the truth, the checkpoint a cache: unless the output is exactly as this checkpoint left it (a lost
-    # checkpoint, another writer, a kill before the note below), every batch is compared with it by key.
-    noted = marker.read_text() if marker.is_file() else ""
-    recheck = not fresh and noted != str(runner.store.version(table))
+    choice = digest([runner.fingerprint(step.reads[0]), step.choice(runner.ctx)])
+    checkpoint = runner.workspace.checkpoint(step.writes, artifact.fingerprint, choice)
+    known = checkpoint.is_dir()
+    try:
+        _stream(step, runner, artifact.fingerprint, checkpoint, progress)
+    except _CheckpointUseless as error:
+        if not known:
+            raise TableError(f"{step.name}: {error}") from error
+    if known and progress.left > 0:
+        # The output is the truth, the checkpoint a cache: cut short, of a table that was made anew, or ahead of an output that
+        # is gone. Without it all is read again, and what is committed is left out by its key.
+        runner.ctx.say(f"{step.name}: its checkpoint does not fit the tables; {step.reads[0]} is read from the start")
+        shutil.rmtree(checkpoint)
+        try:
+            _stream(step, runner, artifact.fingerprint, checkpoint, progress)
+        except _CheckpointUseless as error:
+            raise TableError(f"{step.name}: {error}") from error
+
+
+class _CheckpointUseless(Exception):
+    """A stream failed by itself, not in the work on a batch."""
+
+
+def _stream(step: Stage, runner: Runner, value: str, checkpoint: Path, progress: StepProgress) -> None:
+    table, feeder = step.writes, step.reads[0]
     others = {name: frame for name, frame in runner.frames(step).items() if name != feeder}
     started = threading.Event()
     query: list[StreamingQuery] = []
@@ -174,10 +199,8 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
     def commit(batch: DataFrame, batch_id: int) -> None:
         started.wait()
         try:
-            rows = step.driving(runner.ctx, {feeder: batch, **others})
-            if recheck:
-                done = step.keys_done(runner.ctx, runner.store.read(table, value)).select(*step.key)
-                rows = step.subtract(runner.ctx, rows, done, step.key)
+            done = step.keys_done(runner.ctx, runner.store.read(table, value)).select(*step.key)
+            rows = step.subtract(runner.ctx, step.driving(runner.ctx, {feeder: batch, **others}), done, step.key)
             size = step.keys_todo(rows).count()
             if size == 0:
                 return
@@ -194,15 +217,16 @@ def _drive_stream(step: Stage, runner: Runner, artifact: Artifact, progress: Ste
 
     source = runner.store.read_stream(feeder, runner.fingerprint(feeder) or "-", runner.config.run.files_per_batch)
     writer = source.writeStream.foreachBatch(commit).option("checkpointLocation", str(checkpoint))
-    query.append(writer.trigger(availableNow=True).queryName(f"{step.name}-{value}").start())
-    started.set()
     try:
+        query.append(writer.trigger(availableNow=True).start())
+        started.set()
         query[0].awaitTermination()
     except PySparkException as error:
-        if failure and isinstance(failure[0], EntropyLongError):
+        if not failure:
+            raise _CheckpointUseless(root_cause(error)) from error
+        if isinstance(failure[0], EntropyLongError):
             raise failure[0] from error
-        raise TableError(f"{step.name}: {root_cause(failure[0] if failure else error)}") from error
-    marker.write_text(str(runner.store.version(table)))
+        raise TableError(f"{step.name}: {root_cause(failure[0])}") from error
 
 
 # --- batches of roots -------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ class TableError(EntropyLongError):
     """A table cannot be read or written."""
 
 
+class ConcurrentRun(TableError):
+    """A run on another machine committed to the same rows meanwhile: Delta refused this write."""
+
+
 class WorkerDied(TableError):
     """A Python worker of Spark's ended without a word: killed by the system, or by a row."""
 

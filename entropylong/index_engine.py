@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyspark.sql import functions as F
 
-from entropylong.errors import IndexFileError, NothingToDo, RecallTooLow, UsageError
+from entropylong.errors import IndexFileError, NothingToDo, RecallTooLow
+from entropylong.layout import executor_memory
 from entropylong.progress import StepProgress
 from entropylong.retrieval import build
 from entropylong.retrieval.cells import train_cells
@@ -19,25 +18,14 @@ from entropylong.retrieval.partitioned import by_ranges, search_range
 from entropylong.retrieval.scoring import Ints
 from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, POOL, SAMPLE_A_CELL, cell_count, choose_mode
 from entropylong.retrieval.stage import MERGE, ROUTE
+from entropylong.spark import settings_of
 from entropylong.stages import Stage
 from entropylong.tables.artifacts import COMPLETE, Artifact, fingerprint
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
     from entropylong.runner import Runner
-
-
-def executor_memory(spark: SparkSession) -> int:
-    """Bytes: of this machine in local mode, else what spark.executor.memory states."""
-    master = spark.sparkContext.master or ""
-    if master.startswith("local") and not master.startswith("local-cluster"):
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    stated = spark.sparkContext.getConf().get("spark.executor.memory") or "1g"
-    found = re.fullmatch(r"(\d+)([kmgt]?)b?", stated.lower())
-    if found is None:
-        raise UsageError(f"spark.executor.memory {stated!r} is not a size like 8g")
-    return int(found[1]) << 10 * "_kmgt".index(found[2] or "_")
 
 
 def new_index_artifact(step: Stage, runner: Runner) -> Artifact:
@@ -91,7 +79,7 @@ def drive_index(runner: Runner, artifact: Artifact) -> None:
         write_array(directory / "centroids.npy", train_cells(build.grid_of(sample["vector"]), cells, runner.config.seed))
     centroids = read_array(directory / "centroids.npy", np.int16, cells, None)
     d = int(centroids.shape[1])
-    mode, why = choose_mode(runner.config.retrieval.mode, n, d, executor_memory(runner.spark))
+    mode, why = choose_mode(runner.config.retrieval.mode, n, d, executor_memory(settings_of(runner.spark)))
     kind = "exact, one cell" if cells == 1 else f"{cells:,} cells"
     runner.ctx.say(f"index: {n:,} vectors of {d} dimensions, {kind}; {why}")
     _assign(runner, artifact.fingerprint, rows, n, np.asarray(centroids))
@@ -159,7 +147,7 @@ def check_recall(runner: Runner, value: str) -> None:
 def is_partitioned(runner: Runner, value: str) -> bool:
     """Whether searches of an index go by cells through a shuffle."""
     facts = read_manifest(runner.workspace.index(value))
-    mode, _ = choose_mode(runner.config.retrieval.mode, facts["n"], facts["d"], executor_memory(runner.spark))
+    mode, _ = choose_mode(runner.config.retrieval.mode, facts["n"], facts["d"], executor_memory(settings_of(runner.spark)))
     return mode == PARTITIONED
 
 

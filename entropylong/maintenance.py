@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.pipeline import STEPS
+from entropylong.tables.artifacts import differs_by
 from entropylong.tables.schemas import ARTIFACTS, TABLES
 
 if TYPE_CHECKING:
@@ -24,11 +26,12 @@ LEAST_HOURS = 168
 
 @dataclass(frozen=True)
 class Leftover:
-    """Rows of a fingerprint that the config does not use."""
+    """Rows of a fingerprint that the config does not use, and how its settings differ."""
 
     table: str
     fingerprint: str
     rows: int
+    differs_by: str
 
 
 def leftovers(runner: Runner) -> list[Leftover]:
@@ -40,8 +43,19 @@ def leftovers(runner: Runner) -> list[Leftover]:
                 continue
             active = runner.fingerprint(table)
             counted = runner.store.read(table).groupBy("fingerprint").count().collect()
-            found += [Leftover(table, row.fingerprint, row["count"]) for row in counted if row.fingerprint != active]
+            found += [
+                Leftover(table, row.fingerprint, row["count"], _differs(runner, row.fingerprint, active))
+                for row in counted
+                if row.fingerprint != active
+            ]
     return sorted(found, key=lambda left: (left.table, left.fingerprint))
+
+
+def _differs(runner: Runner, value: str, active: str | None) -> str:
+    one, other = runner.registry.get(value), runner.registry.get(active or "-")
+    if one is None:
+        return "unknown: it does not stand in artifacts"
+    return differs_by(one, other) if other is not None else "this config's have not begun"
 
 
 def drop_leftovers(runner: Runner) -> list[Leftover]:
@@ -107,13 +121,13 @@ def _retention_hours(runner: Runner) -> int:
     return max([LEAST_HOURS, *(math.ceil(age) + 1 for age in ages)])
 
 
-def leftovers_table(found: list[Leftover], dropped: bool) -> Table:
+def leftovers_table(found: list[Leftover], title: str) -> Table:
     """The same for people."""
-    table = Table(title="Dropped" if dropped else "Not used by this config (drop it with --drop)", title_justify="left")
-    for column in ("table", "fingerprint", "rows"):
-        table.add_column(column, justify="right" if column == "rows" else "left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("table", "fingerprint", "rows", "differs by"):
+        table.add_column(column, justify="right" if column == "rows" else "left", overflow="fold")
     for left in found:
-        table.add_row(left.table, left.fingerprint, f"{left.rows:,}")
+        table.add_row(left.table, left.fingerprint, f"{left.rows:,}", left.differs_by)
     return table
 
 

@@ -26,15 +26,16 @@ def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, Prep
         ModelError: no such model, or the screen's has another tokenizer.
         ConfigError: verify.screen lacks its model.
     """
-    cache = Path(config.node_cache).expanduser()
+    cache = Path(config.node_cache).expanduser().absolute()
     specs = {
-        name: ModelSpec(section.name, section.revision) for name, section in (("model", config.model), ("encoder", config.encoder))
+        name: ModelSpec(section.name, section.revision).absolute()
+        for name, section in (("model", config.model), ("encoder", config.encoder))
     }
     screen = config.verify.screen
     if screen.kind == "small_model":
         if screen.model is None:
             raise ConfigError("key 'verify.screen.model': kind small_model needs a model with the tokenizer of model.name")
-        specs["screen"] = ModelSpec(screen.model)
+        specs["screen"] = ModelSpec(screen.model).absolute()
     prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
     check_window(config, prepared["model"].path)
     if "screen" in prepared:

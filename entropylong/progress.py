@@ -38,6 +38,11 @@ class StepProgress:
         self._batch = 0
 
     @property
+    def left(self) -> int:
+        """Rows that are not committed."""
+        return self._total - self.committed
+
+    @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
 

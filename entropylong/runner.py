@@ -291,10 +291,9 @@ class Runner:
         with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
             artifact = self._start(step)
             self.ctx.meter.reset()
-            engines.drive(step, self, artifact, progress, fresh=not counts.outcomes)
-            if step.kind in (Kind.STREAM, Kind.BATCH) and progress.committed < counts.left:
-                missing = counts.left - progress.committed
-                raise TableError(f"{label}: {missing} of {counts.left} keys were not computed; run the same command again")
+            engines.drive(step, self, artifact, progress)
+            if step.kind in (Kind.STREAM, Kind.BATCH) and progress.left > 0:
+                raise TableError(f"{label}: {progress.left} of {counts.left} keys were not computed; run the same command again")
             self.registry.complete(artifact)
             if step.kind is Kind.WHOLE:
                 self.registry.flush()  # for an index or a packing this note is what says that it is whole
@@ -321,7 +320,7 @@ class Runner:
         if artifact is None:  # a generation of the index: its snapshot is pinned now
             artifact = new_index_artifact(step, self)
             self._refresh = False  # from now on it is this one that is resolved
-        self.registry.record(artifact)
+        self.registry.record(artifact, again=step.kind is Kind.WHOLE)
         if step.writes not in ("index",):
             self.store.create(step.writes)
         return artifact

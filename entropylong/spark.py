@@ -114,6 +114,11 @@ def java_options(node_cache: Path) -> list[str]:
     ]
 
 
+def settings_of(spark) -> dict[str, str]:  # type: ignore[no-untyped-def]
+    """The settings that the session's application runs under."""
+    return dict(spark.sparkContext.getConf().getAll())
+
+
 def task_threads(spark) -> int:  # type: ignore[no-untyped-def]
     """Threads a Python worker may use: the cores of its task."""
     return int(spark.conf.get("spark.task.cpus", "1"))

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from entropylong.figures import latest_figures
+from entropylong.maintenance import Leftover, leftovers, leftovers_table
 from entropylong.pipeline import STEPS
 from entropylong.tables.schemas import ERROR, SKIPPED
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def status_rows(runner: Runner) -> list[dict[str, Any]]:
-    """One dictionary a step; a step whose input does not exist yet has null counts."""
-    rates = _rates(runner)
+    """One dictionary a step; a step whose input does not exist yet has null counts.
+
+    `others`: what stands beside it in its table under other settings, another model's rows for example.
+    """
+    rates, beside = _rates(runner), leftovers(runner)
     rows: list[dict[str, Any]] = []
     for step in STEPS:
         counts = runner.counts(step)
@@ -43,6 +47,11 @@ def status_rows(runner: Runner) -> list[dict[str, Any]]:
                 "rate": rate,
                 "eta_seconds": counts.left / rate if rate and counts.left else 0.0 if not counts.left else None,
             }
+        row["others"] = [
+            {"fingerprint": left.fingerprint, "rows": left.rows, "differs_by": left.differs_by}
+            for left in beside
+            if left.table == step.writes
+        ]
         rows.append(row)
     return rows
 
@@ -57,6 +66,12 @@ def _rates(runner: Runner) -> dict[str, float]:
         for step in STEPS
         if figures.get(f"seconds_{step.writes}") and f"keys_{step.writes}" in figures
     }
+
+
+def others_table(rows: list[dict[str, Any]]) -> Table | None:
+    """What stands beside, for people; None where there is nothing."""
+    found = [Leftover(row["table"], **other) for row in rows for other in row["others"]]
+    return leftovers_table(found, "Beside them, under other settings (entropylong gc drops it)") if found else None
 
 
 def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:

@@ -15,6 +15,8 @@ import entropylong
 from entropylong.errors import WorkspaceError
 
 FORMAT = 2
+# Its folders; tables too, where they are kept in it.
+_OWN = ("checkpoints", "index", "tables")
 
 
 class Workspace:
@@ -55,7 +57,7 @@ class Workspace:
         """Hold the workspace for one run. The lock falls with its process, however that ends.
 
         Raises:
-            WorkspaceError: another run holds it, or the directory cannot be written.
+            WorkspaceError: another run holds it, the directory cannot be written, or a link in it leads out of it.
         """
         stamp = self.path / "workspace.json"
         try:
@@ -69,12 +71,22 @@ class Workspace:
         except OSError as error:
             raise WorkspaceError(f"{self.path}: cannot be written: {error.strerror}; choose another workspace=DIR") from None
         try:
+            self._refuse_links()
             (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
             if not stamp.is_file():
                 stamp.write_text(json.dumps({"format": FORMAT, "created_by": entropylong.__version__}))
             yield
         finally:
             lock.release()
+
+    def _refuse_links(self) -> None:
+        """What a run writes, drops or trusts in here must be in here."""
+        patterns = [pattern for name in _OWN for pattern in (name, f"{name}/*", f"{name}/*/*")]
+        for path in (path for pattern in patterns for path in self.path.glob(pattern)):
+            if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
+                raise WorkspaceError(
+                    f"{path}: a link out of the workspace, to {path.resolve()}; remove it (tables elsewhere: tables=DIR)"
+                )
 
     def _holder(self) -> str:
         try:

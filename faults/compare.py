@@ -12,7 +12,8 @@ from entropylong.pipeline import STEPS, step_writing
 from entropylong.runner import Runner
 
 TOLERANCE = 1e-5
-KEYS = {"gains": ("pair_id", "root_id", "chunk_id")}
+PAIR = ("pair_id", "root_id", "chunk_id")
+KEYS = {"chunks": ("doc_id", "ordinal"), "pairs": PAIR, "gains": PAIR}
 _PROFILES = {"entropy": "<f4", "nll": "<f4", "vector": "<f2"}
 
 
@@ -29,24 +30,30 @@ class Difference:
         return not (self.lost or self.doubled or self.first)
 
 
-def rows_by_key(runner: Runner, table: str) -> tuple[dict[Any, dict[str, Any]], int]:
+Table = tuple[dict[Any, dict[str, Any]], int]
+
+
+def tables_of(runner: Runner) -> dict[str, Table]:
+    """All tables of a workspace."""
+    return {step.writes: rows_by_key(runner, step.writes) for step in STEPS if step.writes != "index"}
+
+
+def rows_by_key(runner: Runner, table: str) -> Table:
     """The rows of the active fingerprint by key, and how many are beyond one a key."""
     step = step_writing(table)
     frame = runner.store.read(table, runner.fingerprint(table)).drop("fingerprint")
-    key = KEYS.get(table, tuple(k for k in step.key if k in frame.columns))
-    if table == "chunks":
-        key = ("doc_id", "ordinal")
+    key = KEYS.get(table, step.key)
     rows = [row.asDict(recursive=True) for row in frame.collect()]
     found = {tuple(row[k] for k in key): row for row in rows}
     return found, len(rows) - len(found)
 
 
-def compare(control: Runner, suffered: Runner) -> Difference:
+def compare(control: dict[str, Table], suffered: dict[str, Table]) -> Difference:
     """What a rerun left different from a run without a fault."""
     lost = doubled = 0
     first = ""
-    for table in [step.writes for step in STEPS if step.writes != "index"]:
-        (wanted, _), (found, twice) = rows_by_key(control, table), rows_by_key(suffered, table)
+    for table in control:
+        (wanted, _), (found, twice) = control[table], suffered[table]
         lost, doubled = lost + len(wanted.keys() - found.keys()), doubled + twice + len(found.keys() - wanted.keys())
         for key in wanted.keys() & found.keys():
             for name, value in wanted[key].items():

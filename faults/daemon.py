@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from entropylong import udf, worker_daemon
+from entropylong.packing import stage as packing
 
-_original = udf._record_batches
+_original, _original_row = udf._record_batches, packing._row
 # Which kind of process goes: the worker itself, its JVM (the parent of the daemon), or none.
-TASK, WORKER, EXECUTOR, DRIVER, DIVERGE = "task", "worker", "executor", "driver", "diverge"
+TASK, WORKER, EXECUTOR, DRIVER, DIVERGE, SLOW = "task", "worker", "executor", "driver", "diverge", "slow"
 
 
 def happens_now(mark: str) -> bool:
@@ -45,6 +46,14 @@ def _with_fault(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[p
         _strike(kind)
 
 
+def _packed_with_fault(*sequence: Any) -> dict[str, Any]:
+    row = _original_row(*sequence)
+    kind, column, mark = (os.environ[f"FAULT_{name}"] for name in ("KIND", "COLUMN", "MARK"))
+    if column in row and happens_now(mark):
+        _strike(kind)
+    return row
+
+
 def _perturbed(profile: bytes) -> bytes:
     import numpy as np
 
@@ -52,6 +61,9 @@ def _perturbed(profile: bytes) -> bytes:
 
 
 def _strike(kind: str) -> None:
+    if kind == SLOW:
+        time.sleep(12)
+        return
     if kind in (TASK, DIVERGE):
         raise RuntimeError("a fault of this task")
     if kind == WORKER:
@@ -66,6 +78,8 @@ def _strike(kind: str) -> None:
 def main() -> None:
     """Serve with the fault in place."""
     udf._record_batches = _with_fault
+    # Packing gives whole tables, by a way of its own.
+    packing._row = _packed_with_fault
     worker_daemon.main()
 
 

@@ -1,7 +1,7 @@
 """A run that is made to suffer: `python -m faults.victim CONFIG_JSON STAGE [KILL_AT TABLE]`.
 
-KILL_AT: `files` kills its JVM when data files of the table are there and their commit is not; `commit` right after the second
-commit, before any checkpoint knows of it.
+STAGE is one of a run's, or `compact`. KILL_AT: `files` kills its JVM when data files of the table are there and their commit is
+not; `commit` right after the first commit, before any checkpoint knows of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from entropylong import maintenance
 from entropylong.config import Config
 from entropylong.errors import EntropyLongError
 from entropylong.runner import Runner
@@ -28,7 +29,11 @@ def main() -> None:
     if len(sys.argv) > 3:
         {"files": kill_at_files, "commit": kill_at_commit}[sys.argv[3]](sys.argv[4], Path(config.tables), jvm)
     try:
-        Runner(config, spark).run([stage], announce=lambda line: print(line, flush=True))
+        if stage == "compact":
+            maintenance.FEW_FILES = 1
+            maintenance.compact(Runner(config, spark), vacuum=False)
+        else:
+            Runner(config, spark).run([stage], announce=lambda line: print(line, flush=True))
     except EntropyLongError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -41,13 +46,12 @@ def _die(jvm: int) -> None:
 
 
 def kill_at_commit(table: str, tables: Path, jvm: int) -> None:
-    """After the second append of a table (the first, where a stage makes one)."""
-    append, seen, wanted = Store.append, [], 1 if table == "sequences" else 2
+    """After the first append of a table."""
+    append = Store.append
 
     def append_and_die(self: Store, name: str, *rest: object) -> None:
         append(self, name, *rest)  # type: ignore[arg-type]
-        seen.append(name)
-        if seen.count(table) == wanted:
+        if name == table:
             _die(jvm)
 
     Store.append = append_and_die  # type: ignore[method-assign,assignment]

@@ -10,13 +10,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from entropylong.config import Config
 from entropylong.errors import EntropyLongError, TableError, WorkspaceError
+from entropylong.pipeline import steps_of
+from entropylong.tables.schemas import TABLES
+from entropylong.tables.store import Store
 from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
+
+APPEND = Store.append
 
 # A run of its own process in which the JVM dies right after the second append of a table, before the checkpoint knows.
 KILLED = textwrap.dedent(
@@ -62,11 +68,79 @@ def test_jvm_killed_between_write_and_checkpoint(
     assert rows_of(resumed, "scored_documents", ["root_id", "input_ids"]) == all_
 
 
+def _made_anew(workspace: Path) -> None:
+    """The table that feeds the stream is another one with the same rows."""
+    shutil.rmtree(workspace / "tables" / "scored_documents")
+
+
+def _ahead(workspace: Path) -> None:
+    """The checkpoint says that all was read, and the output is gone."""
+
+
+@pytest.mark.parametrize("harm", [_made_anew, _ahead])
+def test_a_checkpoint_that_does_not_fit_is_a_cache_lost(
+    harm: Callable[[Path], None], copied: Path, finished: Path, open_runner: OpenRunner
+) -> None:
+    shutil.rmtree(copied / "tables" / "anchors")
+    harm(copied)
+    said: list[str] = []
+    runner = open_runner(copied)
+    runner.run(["score", "anchors"], announce=said.append)
+    assert any("anchors: its checkpoint does not fit the tables" in line for line in said)
+    assert rows_of(runner, "anchors", ["root_id", "threshold"]) == rows_of(
+        open_runner(finished), "anchors", ["root_id", "threshold"]
+    )
+    assert open_runner(copied).run(announce=quiet).steps == []
+
+
+def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+    """The sequences are gone, their note is not; to pack them again fails half-way."""
+    shutil.rmtree(copied / "tables" / "sequences")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EntropyLongError):
+        patch.setattr(Store, "append", _failing_append)
+        open_runner(copied).run(["pack"], announce=quiet)
+    again = open_runner(copied)
+    again.run(announce=quiet)
+    columns = ["sequence_id", "input_ids"]
+    assert rows_of(again, "sequences", columns) == rows_of(open_runner(finished), "sequences", columns)
+    assert open_runner(copied).run(announce=quiet).steps == []
+
+
+def _failing_append(self: Store, name: str, *rest: object) -> None:
+    if name == "sequences":
+        raise TableError("a fault")
+    APPEND(self, name, *rest)  # type: ignore[arg-type]
+
+
 def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
     with runner.workspace.locked(), pytest.raises(WorkspaceError, match=r"another run is at work here \(process \d+"):
         open_runner(copied).run(announce=quiet)
     assert open_runner(copied).run(["ingest"], announce=quiet).steps == []
+
+
+@pytest.mark.parametrize("stage", ["ingest", "score", "search"])
+def test_a_run_on_another_machine_comes_in_between(
+    stage: str, copied: Path, finished: Path, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a workspace of its own, so no lock; it commits all rows after this run saw none of them, before this one writes."""
+    table = steps_of([stage])[-1].writes
+    shutil.rmtree(copied / "tables" / table)
+    shutil.rmtree(copied / "checkpoints" / table, ignore_errors=True)
+    shutil.copytree(copied, tmp_path / "other", ignore=shutil.ignore_patterns("tables"))
+    append, came = Store.append, []
+
+    def append_after_the_other(self: Store, name: str, *rest: object) -> None:
+        if name == table and not came:
+            came.append(name)
+            open_runner(tmp_path / "other", f"tables={copied / 'tables'}").run([stage], announce=quiet)
+        append(self, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "append", append_after_the_other)
+    open_runner(copied).run([stage], announce=quiet)
+    assert came
+    columns = list(TABLES[table].key)
+    assert rows_of(open_runner(copied), table, columns) == rows_of(open_runner(finished), table, columns)
 
 
 def test_the_lock_falls_with_its_process(tmp_path: Path, open_runner: OpenRunner, copied: Path) -> None:

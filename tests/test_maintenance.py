@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from entropylong import maintenance
 from entropylong.maintenance import compact, drop_leftovers, leftovers
+from entropylong.status import others_table, status_rows
 from entropylong.tables.schemas import TABLES
 from entropylong.tables.store import Store
+from tests import tiny
 from tests.conftest import OpenRunner, quiet, rows_of
 
 COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id", "position", "hits"],
@@ -25,6 +29,7 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     found = leftovers(runner)
     assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
     assert {left.fingerprint for left in found if left.table == "anchors"} == {value}
+    assert {left.differs_by for left in found if left.table == "anchors"} == {"anchors.alpha=1.5"}
     assert drop_leftovers(runner) == found and leftovers(runner) == []
     assert runner.store.read("anchors", value).count() == 0 and runner.registry.get(value or "-") is None
     assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
@@ -37,6 +42,20 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     back = open_runner(copied, "anchors.alpha=1.5")
     redone = {step.step.writes for step in back.run(announce=quiet).steps}
     assert "anchors" in redone and "scored_documents" not in redone, "dropped is dropped, and can be made again"
+
+
+def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+    lm = tiny.make_causal_lm(tmp_path / "other", seed=1)
+    other = open_runner(copied, f"model.name={lm}", "roots.share=0.5")
+    other.run(["score"], announce=quiet)
+    (row,) = [row for row in status_rows(open_runner(copied)) if row["table"] == "scored_documents"]
+    (beside,) = row["others"]
+    assert row["done"] == 12 and 0 < beside["rows"] < 12 and beside["fingerprint"] == other.fingerprint("scored_documents")
+    assert beside["differs_by"].startswith("model ")
+    shown = Console(width=100, record=True, file=StringIO())
+    shown.print(others_table([row]))
+    assert "under other settings" in shown.export_text()
+    assert others_table([{**row, "others": []}]) is None
 
 
 def test_compaction_changes_no_row_and_leaves_nothing_behind(

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -99,11 +100,11 @@ def _demo_unit(source: str, module: str) -> Unit:
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path within it."""
+    """The file system of a path or URI, and the path within it: absolute, as executors have another working directory."""
     if "://" in path:
         system, inner = pafs.FileSystem.from_uri(path)
         return system, str(inner)
-    return pafs.LocalFileSystem(), path
+    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
 
 
 def find(source: str, path: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:

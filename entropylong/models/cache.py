@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from entropylong.errors import ModelError
+from entropylong.errors import EnvironmentProblem, ModelError
 from entropylong.models.prepare import ModelSpec, prepare
 
 
@@ -33,7 +34,8 @@ class WorkerModel:
         return replace(self, kind="tokenizer")
 
 
-_loaded: dict[str, tuple[WorkerModel, Any]] = {}
+# By kind: what was loaded, where, and the thing itself.
+_loaded: dict[str, tuple[WorkerModel, str | None, Any]] = {}
 
 
 def load(model: WorkerModel) -> Any:
@@ -41,18 +43,55 @@ def load(model: WorkerModel) -> Any:
 
     Raises:
         ModelError: this node's files are not those that the driver fingerprinted.
+        EnvironmentProblem: Spark names a GPU that this process cannot see.
     """
+    import torch
+
+    device = task_device()
     current = _loaded.get(model.kind)
-    if current is not None and current[0] == model:
-        return current[1]
+    if current is not None and current[:2] == (model, device):
+        return current[2]
     if _loaded.pop(model.kind, None) is not None:
         gc.collect()  # two causal LMs at once would double a worker's memory: the old one goes first
-    value = _load(model)
-    _loaded[model.kind] = (model, value)
+        torch.cuda.empty_cache()
+    value = _load(model, device)
+    _loaded[model.kind] = (model, device, value)
     return value
 
 
-def _load(model: WorkerModel) -> Any:
+def task_device() -> str | None:
+    """The GPU that Spark assigned to this task, as torch calls it. Without one: the workers of a machine share its GPUs evenly.
+
+    Returns:
+        None where there is no GPU.
+
+    Raises:
+        EnvironmentProblem: that GPU is not among those that this process sees.
+    """
+    import torch
+
+    seen = torch.cuda.device_count()
+    task = sys.modules["pyspark"].TaskContext.get() if "pyspark" in sys.modules else None
+    assigned = task.resources().get("gpu") if task is not None else None
+    if assigned is None:
+        return f"cuda:{os.getpid() % seen}" if seen else None
+    number = int(assigned.addresses[0])
+    if number >= seen:
+        raise EnvironmentProblem(
+            f"Spark assigned GPU {number}, this Python worker sees {seen}; is CUDA_VISIBLE_DEVICES set for executors, "
+            "or does spark.executor.resource.gpu.discoveryScript name GPUs that are not there?"
+        )
+    return f"cuda:{number}"
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of each GPU of this machine."""
+    import torch
+
+    return [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
+
+
+def _load(model: WorkerModel, device: str | None) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
     import transformers
@@ -60,15 +99,17 @@ def _load(model: WorkerModel) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(model.threads)
+    if device is not None:
+        torch.cuda.set_device(device)
     prepared = prepare(model.spec, Path(model.node_cache))
     if prepared.fingerprint != model.fingerprint:
         raise ModelError(f"{model.spec.name}: this node has other files than the driver; remove {prepared.path} here and run again")
     if model.kind == "encoder":
         from entropylong.models.encoder import Encoder
 
-        return Encoder(prepared.path)
+        return Encoder(prepared.path, device)
     if model.kind == "tokenizer":
         return transformers.AutoTokenizer.from_pretrained(prepared.path, trust_remote_code=False)
     from entropylong.models.causal_lm import CausalLM
 
-    return CausalLM(prepared.path, model.dtype, model.document_start_id)
+    return CausalLM(prepared.path, model.dtype, model.document_start_id, device)

@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class ModelSpec:
     name: str
     revision: str | None = None
 
+    def absolute(self) -> ModelSpec:
+        """The same for a process with another working directory."""
+        local = Path(self.name).expanduser().absolute()
+        return replace(self, name=str(local)) if local.exists() else self
+
 
 @dataclass(frozen=True)
 class PreparedModel:
@@ -61,11 +66,25 @@ def prepare(spec: ModelSpec, node_cache: Path) -> PreparedModel:
         found = ", ".join(p.name for p in sorted(folder.iterdir())[:6])
         raise ModelError(f"{spec.name}: holds no .safetensors weights (it has: {found}); convert it with save_pretrained")
     config = _read_json(folder / "config.json", spec.name)
-    if "auto_map" in config and not config.get("model_type"):
-        raise ModelError(
-            f"{spec.name}: needs code of its own (auto_map), which is never run; use a model that transformers carries"
-        )
+    _refuse_code(folder, config, spec.name)
     return PreparedModel(folder, _fingerprint(folder, node_cache))
+
+
+def _refuse_code(folder: Path, config: dict[str, Any], name: str) -> None:
+    """Nothing that a model's folder holds may run: no code of its own, no class from elsewhere, no pickled module."""
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        if config.get("model_type") not in CONFIG_MAPPING:
+            raise ModelError(f"{name}: needs code of its own (auto_map), which is never run; use a model that transformers carries")
+    for module in _modules(folder):
+        kind, part = str(module.get("type")), folder / str(module.get("path", ""))
+        if not kind.startswith("sentence_transformers."):
+            raise ModelError(f"{name}: modules.json names {kind}, code of its own, which is never run; use another encoder")
+        if not part.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{name}: modules.json leads out of the model's folder ({module.get('path')})")
+        if part != folder and list(part.glob("*.bin")) and not list(part.glob("*.safetensors")):
+            raise ModelError(f"{name}: {part.name} holds pickled weights (*.bin), which are never read; save it with safetensors")
 
 
 def _locate(spec: ModelSpec, node_cache: Path) -> Path:
@@ -162,9 +181,17 @@ def remembered(memo: Path, compute: Callable[[], str]) -> str:
 
 def _parts(folder: Path) -> list[Path]:
     """The folder, and those of an encoder's modules (pooling, dense layers)."""
-    modules = folder / "modules.json"
-    listed = json.loads(modules.read_text()) if modules.is_file() else []
-    return [folder, *(folder / str(module["path"]) for module in listed if module.get("path"))]
+    return [folder, *(folder / str(module["path"]) for module in _modules(folder) if module.get("path"))]
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """What an encoder's modules.json lists."""
+    file = folder / "modules.json"
+    try:
+        listed = json.loads(file.read_text()) if file.is_file() else []
+    except ValueError:
+        raise ModelError(f"{file}: not JSON; is this a model folder?") from None
+    return [module for module in listed if isinstance(module, dict)] if isinstance(listed, list) else []
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

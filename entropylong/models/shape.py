@@ -22,6 +22,9 @@ _NAMES = {
 }
 
 
+_ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """A transformer's dimensions.
@@ -68,6 +71,14 @@ class ModelShape:
     def weight(self, tokens: float, keys: float) -> float:
         """The same without the head, in tokens of zero attention."""
         return tokens + keys / self.attention_span
+
+
+def weight_bytes(folder: Path, dtype: str | None = None) -> int:
+    """Bytes of a model folder's weights, in the type they are stored in or in another one ("float32", "bfloat16")."""
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    stated = json.loads((folder / "config.json").read_text())
+    own = str(stated.get("dtype") or stated.get("torch_dtype") or "float32")
+    return stored * _ITEM.get(dtype or own, 4) // _ITEM.get(own, 4)
 
 
 # Published shapes of models that are named in configs but need not be at hand to plan with.

@@ -44,6 +44,16 @@ def fingerprint(
     return digest([stage, version, dict(config), dict(models), dict(upstream), dict(pinned or {})])
 
 
+def differs_by(one: Artifact, other: Artifact) -> str:
+    """What of `one` is not as in `other`: keys with the values of `one`, models, tables that it was made from."""
+    keys = [f"{k}={v}" for k, v in sorted(one.config.items()) if k not in other.config or other.config[k] != v]
+    keys += [f"no {k}" for k in sorted(other.config.keys() - one.config.keys())]
+    models = [f"{name} {value}" for name, value in sorted(one.models.items()) if other.models.get(name) != value]
+    made_from = [f"other {table}" for table, value in sorted(one.upstream.items()) if other.upstream.get(table) != value]
+    pinned = ["another snapshot"] if one.pinned != other.pinned else []
+    return ", ".join(models + keys + made_from + pinned) or "an earlier version of the stage"
+
+
 class Registry:
     """Append-only rows of `artifacts`; the newest row of a fingerprint and state counts.
 
@@ -84,8 +94,15 @@ class Registry:
                 return artifact
         return None
 
-    def record(self, artifact: Artifact) -> None:
-        """Write the artifact's state, unless it stands there already."""
+    def record(self, artifact: Artifact, again: bool = False) -> None:
+        """Write the artifact's state, unless it stands there already.
+
+        Args:
+            artifact: what is begun.
+            again: of something whole that was complete and is gone: it is not complete until it is made once more.
+        """
+        if again:
+            self._known.pop(artifact.fingerprint, None)
         if self._remember(artifact):
             self._write([artifact])
 

@@ -6,6 +6,7 @@ Runs on the driver. A stage never comes here; the runner does.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +18,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import CATALOG_SCHEMA
-from entropylong.errors import TableError, WorkerDied
+from entropylong.errors import ConcurrentRun, TableError, WorkerDied
 from entropylong.tables.schemas import ERROR, OK, TABLES, TableSchema
 from entropylong.udf import local_frame
 
+# Of Delta's error classes: another transaction won.
+_CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
 _PROPERTIES = {"delta.enableDeletionVectors": "false"}
 
 
@@ -60,7 +63,11 @@ class Store:
         return bool(DeltaTable.isDeltaTable(self.spark, self.location(table)))
 
     def create(self, table: str) -> None:
-        """Create the table with comments, properties and constraints, if it is not there."""
+        """Create the table with comments, properties and constraints, if it is not there.
+
+        Raises:
+            TableError: it cannot be made (permission, disk, files that are no table at its place).
+        """
         if self.exists(table):
             return
         schema = TABLES[table]
@@ -71,7 +78,15 @@ class Store:
         checks = {f"delta.constraints.{name}": condition for name, condition in schema.checks.items()}
         for name, value in (_PROPERTIES | checks).items():
             builder = builder.property(name, value)
-        builder.execute()
+        for seconds in (1, 1, 3, None):
+            try:
+                builder.execute()
+                return
+            except (PySparkException, Py4JJavaError) as error:
+                # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
+                if seconds is None:
+                    raise TableError(f"table {table}: cannot be made: {root_cause(error)}") from error
+                time.sleep(seconds)
 
     def version(self, table: str) -> int:
         """Latest Delta version (-1: no table), remembered until this store writes: in a locked workspace no one else does."""
@@ -110,6 +125,7 @@ class Store:
 
         Raises:
             TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
+            ConcurrentRun: what this write has read was added to by another run meanwhile; nothing of it is visible.
         """
         schema = TABLES[table]
         self.create(table)
@@ -122,6 +138,8 @@ class Store:
         except (PySparkException, Py4JJavaError) as error:
             if "Python worker exited unexpectedly" in str(error):
                 raise WorkerDied(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
+            if _CONFLICT.search(str(error)):
+                raise _concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
 
     def drop(self, table: str, fingerprint: str) -> None:
@@ -164,6 +182,13 @@ class Store:
         for table, fingerprint in fingerprints.items():
             if table in TABLES and self.exists(table):
                 self.read_ok(table, fingerprint).createOrReplaceTempView(f"current_{table}")
+
+
+def _concurrent(table: str) -> ConcurrentRun:
+    return ConcurrentRun(
+        f"table {table}: a run on another machine commits to the same rows; nothing of this write is visible; "
+        "let one run finish, then run the same command again"
+    )
 
 
 def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> DataFrame:

@@ -1,0 +1,51 @@
+"""What all commands share: their options, and the way from arguments to a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from entropylong.errors import UsageError
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="YAML config file, or the name of a shipped one: base, demo, paper, cluster.")
+]
+InputOption = Annotated[str | None, typer.Option("--input", help="A file, folder or table that replaces the config's sources.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides key.sub=value.", show_default=False)]
+Words = Annotated[list[str] | None, typer.Argument(help="Stage names and overrides key.sub=value.", show_default=False)]
+
+
+def split_words(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """(stage names or ids, overrides): an override has a = in it."""
+    given = list(words or [])
+    return [w for w in given if "=" not in w], [w for w in given if "=" in w]
+
+
+def open_runner(config: str, overrides: Sequence[str], input_path: str | None = None, names: Sequence[str] | None = None) -> Runner:
+    """The runner of a config file, with a session. What a run of the named stages would trip over is told before Spark starts."""
+    from entropylong.config_files import load_config
+
+    loaded = load_config(config, overrides, input_path)
+    from entropylong.pipeline import steps_of
+    from entropylong.preflight import check_sources, prepare_models
+    from entropylong.runner import Runner
+    from entropylong.spark import session
+    from entropylong.stages import Kind
+
+    if names is not None and any(step.kind is Kind.FILES for step in steps_of(list(names))):
+        check_sources(loaded)
+    prepare_models(loaded)
+    return Runner(loaded, session(loaded))
+
+
+def only_overrides(words: Sequence[str] | None) -> list[str]:
+    """Overrides; anything else among the words is a mistake."""
+    names, overrides = split_words(words)
+    if names:
+        raise UsageError(f"{names[0]!r} is not an override key.sub=value")
+    return overrides
