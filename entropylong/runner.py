@@ -320,7 +320,7 @@ class Runner:
         if artifact is None:  # a generation of the index: its snapshot is pinned now
             artifact = new_index_artifact(step, self)
             self._refresh = False  # from now on it is this one that is resolved
-        self.registry.record(artifact, again=step.kind is Kind.WHOLE)
+        self.registry.record(artifact, again=step.writes == "sequences")
         if step.writes not in ("index",):
             self.store.create(step.writes)
         return artifact
