@@ -61,6 +61,18 @@ class RecallTooLow(EntropyLongError):
     """The index would miss more of the true neighbours than `retrieval.min_recall` allows."""
 
 
+class FeedError(EntropyLongError):
+    """A sealed feed is damaged, gives other rows than it states, or cannot be cut as asked."""
+
+
+class TrainingError(EntropyLongError):
+    """A training run cannot begin as asked, or its loss is not a number."""
+
+
+class CheckpointError(EntropyLongError):
+    """A checkpoint of a training run cannot be written or read."""
+
+
 class QuarantineExceeded(EntropyLongError):
     """More rows were refused than `quarantine.max_rate` allows."""
 

@@ -1,0 +1,49 @@
+"""The trained model as a plain transformers folder: safetensors, config, tokenizer. Pure torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from huggingface_hub import save_torch_state_dict
+
+# What belongs to a model besides weights and config.
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "generation_config.json",
+    "chat_template*",
+)
+
+
+def export_model(lm: Any, source: Path, target: Path) -> None:
+    """Gather the weights on the first rank and write them; every rank calls it.
+
+    Args:
+        lm: the sharded transformers model.
+        source: the folder it came from, for its tokenizer.
+        target: replaced as a whole once all is written.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for name, parameter in lm.named_parameters():  # tied weights are named once
+        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        if dist.get_rank() == 0:
+            # A copy: what was gathered from uneven shards is a view of a larger storage.
+            weights[name] = whole.detach().cpu().clone()
+    if dist.get_rank() == 0:
+        building = target.with_name(f"{target.name}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        save_torch_state_dict(weights, building)
+        lm.config.save_pretrained(building)
+        for file in (file for pattern in _TOKENIZER for file in source.glob(pattern)):
+            shutil.copy(file, building)
+        shutil.rmtree(target, ignore_errors=True)
+        building.replace(target)
+    dist.barrier()

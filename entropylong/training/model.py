@@ -1,0 +1,105 @@
+"""The model as it is trained: one module from token ids to a sum of losses, sharded by FSDP2. Pure torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from entropylong.training.loss import blockwise_cross_entropy
+from entropylong.training.rope import check_rope, with_rope_base
+from entropylong.training.ulysses import NAME, Ulysses
+
+
+class TrainingModel(nn.Module):
+    """A causal LM whose forward pass gives the sum of its losses, so that logits never exist beyond a block of positions.
+
+    Args:
+        lm: a transformers causal LM made with `attn_implementation=NAME`.
+        block: positions whose logits exist at a time.
+    """
+
+    def __init__(self, lm: Any, block: int) -> None:
+        super().__init__()
+        self.lm, self.block = lm, block
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of the cross entropy over this rank's part of a sequence.
+
+        Args:
+            input_ids, labels: `[1, t]`, the part.
+            position_ids: `[1, t]`, in the whole sequence.
+        """
+        states = self.lm.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        return blockwise_cross_entropy(states[0], labels[0], self.lm.get_output_embeddings(), self.block)
+
+
+def load_for_training(path: Path, *, rope_base: float | None, length: int, block: int, checkpointing: bool) -> TrainingModel:
+    """A model folder as it is trained, in float32: FSDP keeps the master weights and casts for the computation.
+
+    Raises:
+        ModelError: its rotary embedding is not as configured.
+    """
+    config = with_rope_base(AutoConfig.from_pretrained(path, trust_remote_code=False), rope_base, length)
+    lm = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=torch.float32, attn_implementation=NAME, use_safetensors=True, trust_remote_code=False
+    )
+    check_rope(lm)
+    if checkpointing:
+        lm.activation_checkpointing_enable({"use_reentrant": False})
+    return TrainingModel(lm, block).train()
+
+
+def shard(model: TrainingModel, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
+    """FSDP2 over all ranks: each layer by itself, the embeddings and the head with the root. Gradients are reduced in float32."""
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    for layer in layers_of(model.lm):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def layers_of(lm: Any) -> Iterator[nn.Module]:
+    """The decoder layers."""
+    for module in lm.base_model.children():
+        if isinstance(module, nn.ModuleList):
+            yield from module
+
+
+def gradients(
+    model: TrainingModel, input_ids: torch.Tensor, labels: torch.Tensor, ulysses: Ulysses, ranks: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the mean loss over all tokens of a global batch that count, one sequence at a time.
+
+    FSDP averages gradients over all ranks, of data and sequence alike, whatever counts on each: so each rank's sum is divided by
+    the global count and multiplied by the number of ranks.
+
+    Args:
+        model: sharded, or whole on one rank.
+        input_ids, labels: `[n, T]`, this data-parallel rank's share of the batch; the labels shifted.
+        ulysses: the ranks that share a sequence.
+        ranks: all of them.
+
+    Returns:
+        The mean loss of the global batch, and how many tokens counted.
+    """
+    count = (labels >= 0).sum().float() / ulysses.size
+    _sum_over_ranks(count, ranks)
+    positions = ulysses.positions(input_ids.shape[1], input_ids.device)
+    total = torch.zeros((), device=input_ids.device)
+    for ids, wanted in zip(input_ids, labels, strict=True):
+        loss = model(ulysses.part(ids)[None], positions, ulysses.part(wanted)[None])
+        (loss * (ranks / count.clamp(min=1))).backward()
+        total += loss.detach()
+    _sum_over_ranks(total, ranks)
+    return total / count.clamp(min=1), count
+
+
+def _sum_over_ranks(value: torch.Tensor, ranks: int) -> None:
+    if ranks > 1:
+        torch.distributed.all_reduce(value)
