@@ -34,7 +34,7 @@ test: lint ## Lint, types and the whole test suite
 bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
 	@$(BIN)/python -m benchmarks
 
-faults: $(STAMP) ## Kills and failures in each stage; what a rerun loses or doubles (nothing): runs/faults, in 25 minutes
+faults: $(STAMP) ## Kills and failures in each stage; what a rerun loses or doubles (nothing): runs/faults, in half an hour
 	@$(BIN)/python -m faults
 
 lint: $(STAMP) ## Format check, lint, types
