@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from entropylong.runner import Runner
 
 ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="YAML config file, or the name of a shipped one: base, demo, paper, cluster.")
+    str, typer.Option("--config", "-c", help="YAML config file, or a shipped one: base, demo, paper, cluster, train_128k, ...")
 ]
 InputOption = Annotated[str | None, typer.Option("--input", help="A file, folder or table that replaces the config's sources.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides key.sub=value.", show_default=False)]

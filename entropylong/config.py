@@ -183,6 +183,47 @@ class Plan(Section):
     tokens_per_second: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
 
 
+class TrainData(Section):
+    """One of the things to train on. What it resolves to (a sealed feed) identifies it, wherever it lies."""
+
+    kind: Literal["sequences", "documents", "chat"]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    recipe: Literal["verified", "noverify"] | None = None
+    tables: Annotated[str | None, Operational] = None
+    fingerprint: str | None = None
+    share: Share = 1.0
+    path: Annotated[str | None, Operational] = None
+
+
+class Train(Section):
+    mode: Literal["pretrain", "sft"]
+    model: str | None
+    data: dict[str, TrainData]
+    loss_on: Literal["all", "assistant"]
+    chat_template: str | None
+    steps: Positive
+    batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_rate: Annotated[float, Field(ge=0, le=1)]
+    warmup: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: Annotated[float, Field(gt=0)]
+    rope_base: Annotated[float | None, Field(gt=0)]
+    dtype: Literal["float32", "bfloat16"]
+    anchor_weight: Annotated[float | None, Field(ge=1)]
+    launch: Annotated[Literal["local", "cluster"], Operational]
+    ranks: Annotated[int | None, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    sequence_parallel: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    attention: Annotated[Literal["sdpa", "varlen"], Operational]
+    logits_block: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    checkpoint_activations: Annotated[bool, Operational]
+    offload_activations: Annotated[bool, Operational]
+    compile: Annotated[bool, Operational]
+    save_every: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    keep: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    mfu: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+
+
 class Config(Section):
     """The whole configuration. `conf/base.yaml` documents each key."""
 
@@ -205,6 +246,7 @@ class Config(Section):
     controls: Controls
     accept: Accept
     pack: Pack
+    train: Train
     quarantine: Quarantine
     tracking: Tracking
     spark: Spark
@@ -227,9 +269,13 @@ class Config(Section):
         return sorted(name for name, source in self.sources.items() if source.role in (role, "both"))
 
 
+# Sections whose keys the user names, and what is below each name.
+NAMED: dict[str, type[Section]] = {"sources": Source, "train.data": TrainData}
+
+
 def generic(key: str) -> str:
     """`sources.docs.path` -> `sources.*.path`: a key without the user's own names."""
-    return re.sub(r"^sources\.[^.]+", "sources.*", key)
+    return re.sub(r"^(sources|train\.data)\.[^.]+", r"\1.*", key)
 
 
 def walk(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -243,11 +289,11 @@ def walk(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def keys_of(model: type[BaseModel], prefix: str = "", only_operational: bool = False) -> Iterator[str]:
-    """Dotted keys of a model, `sources.*` standing for any source."""
+    """Dotted keys of a model, `sources.*` standing for any source, `train.data.*` for any data."""
     for name, field in model.model_fields.items():
         annotation: Any = field.annotation
-        if name == "sources" and not prefix:
-            yield from keys_of(Source, "sources.*.", only_operational)
+        if (named := NAMED.get(f"{prefix}{name}")) is not None:
+            yield from keys_of(named, f"{prefix}{name}.*.", only_operational)
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from keys_of(annotation, f"{prefix}{name}.", only_operational)
         else:

@@ -10,7 +10,7 @@ import difflib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from entropylong.config import CATALOG_SCHEMA, NAME, SOURCE_ENDINGS, TABLE, Config, generic, keys_of, walk
+from entropylong.config import CATALOG_SCHEMA, NAME, NAMED, SOURCE_ENDINGS, TABLE, Config, Train, TrainData, generic, keys_of, walk
 from entropylong.errors import ConfigError
 
 
@@ -177,10 +177,10 @@ def _check_keys(layer: _Layer) -> None:
     valid = set(keys_of(Config))
     for key, value in walk(layer.tree):
         plain = generic(key)
-        if plain in valid or (plain == "sources" and isinstance(value, Mapping)) or plain.startswith("spark.conf"):
+        if plain in valid or (plain in NAMED and isinstance(value, Mapping)) or plain.startswith("spark.conf"):
             continue
         if any(name.startswith(f"{plain}.") for name in valid):
-            if plain == "sources.*" or value is not None:
+            if plain.endswith(".*") or value is not None:
                 raise ConfigError(f"{layer.origin}: key '{key}' must be a mapping of keys, not {value!r}")
             raise ConfigError(f"{layer.origin}: key '{key}' is empty; give its keys or remove it")
         near = difflib.get_close_matches(plain, sorted(valid), n=1, cutoff=0.0)[0]
@@ -237,3 +237,28 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         )
     if config.chunks.max_chars < config.chunks.target_chars:
         fail("chunks.max_chars", f"{config.chunks.max_chars} is below chunks.target_chars ({config.chunks.target_chars})")
+    for name, data in config.train.data.items():
+        _check_data(name, data, config.train, fail)
+
+
+def _check_data(name: str, data: TrainData, train: Train, fail: Callable[[str, str], None]) -> None:
+    key = f"train.data.{name}"
+    if not NAME.match(name):
+        fail(key, "a name is lower-case letters, digits and _, starting with a letter")
+    if (data.kind == "chat") != (train.mode == "sft"):
+        fail(
+            f"{key}.kind", f"train.mode {train.mode} does not train on kind {data.kind} (chat: sft; sequences, documents: pretrain)"
+        )
+    if (data.path is None) == (data.kind == "chat"):
+        fail(
+            f"{key}.path",
+            "kind chat needs a JSON lines file or a folder of them" if data.kind == "chat" else "only kind chat has one",
+        )
+    if data.kind != "sequences" and (data.recipe or data.tables or data.fingerprint):
+        fail(key, f"recipe, tables and fingerprint belong to kind sequences, not to {data.kind}")
+    if data.kind != "documents" and data.share != 1.0:
+        fail(f"{key}.share", f"belongs to kind documents, not to {data.kind}")
+    if data.recipe and data.fingerprint:
+        fail(f"{key}.recipe", "the fingerprint says it already; give one of the two")
+    if data.tables and not data.fingerprint:
+        fail(f"{key}.tables", "needs the fingerprint of the sequences there (entropylong status in their workspace shows it)")

@@ -59,7 +59,7 @@ def _differs(runner: Runner, value: str, active: str | None) -> str:
 
 
 def drop_leftovers(runner: Runner) -> list[Leftover]:
-    """Drop them: whole partitions with their checkpoints, index files and what the registry says of them. Never single rows.
+    """Drop them: whole partitions with their checkpoints, index files, feeds and what the registry says of them. Never single rows.
 
     Raises:
         WorkspaceError: a run is at work.
@@ -73,6 +73,8 @@ def drop_leftovers(runner: Runner) -> list[Leftover]:
             shutil.rmtree(runner.workspace.checkpoints(left.table, left.fingerprint), ignore_errors=True)
         for value in {left.fingerprint for left in found} - active:
             shutil.rmtree(runner.workspace.index(value), ignore_errors=True)
+            for feed in runner.workspace.feeds(value):
+                shutil.rmtree(feed, ignore_errors=True)
             runner.store.drop(ARTIFACTS.name, value)
         runner.registry.reload()
     return found

@@ -40,15 +40,15 @@ def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, Prep
     check_window(config, prepared["model"].path)
     if "screen" in prepared:
         check_window(config, prepared["screen"].path)
-        _check_tokenizer(screen.model or "", prepared["model"].path, prepared["screen"].path)
+        check_tokenizer("verify.screen", screen.model or "", prepared["model"].path, prepared["screen"].path)
     return specs, prepared
 
 
-def _check_tokenizer(name: str, exact: Path, small: Path) -> None:
-    """A screen reads the very ids that the exact model reads."""
-    files = [folder / "tokenizer.json" for folder in (exact, small)]
+def check_tokenizer(key: str, name: str, exact: Path, other: Path) -> None:
+    """Raise ModelError where a second model would read other ids than those that model.name's tokenizer made."""
+    files = [folder / "tokenizer.json" for folder in (exact, other)]
     if not all(file.is_file() for file in files):
-        raise ModelError(f"{name}: verify.screen compares tokenizer.json files, and one of the two models has none")
-    own, other = (json.loads(file.read_text()).get("model") for file in files)
-    if own != other:
-        raise ModelError(f"{name}: another tokenizer than model.name; verify.screen needs one that shares it")
+        raise ModelError(f"{name}: {key} compares tokenizer.json files, and one of the two models has none")
+    own, others = (json.loads(file.read_text()).get("model") for file in files)
+    if own != others:
+        raise ModelError(f"{name}: another tokenizer than model.name; {key} needs one that shares it")

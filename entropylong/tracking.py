@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import entropylong
-from entropylong.config import Config, walk
+from entropylong.config import Config, Tracking, walk
 from entropylong.errors import EnvironmentProblem
 from entropylong.stages import Stage
 from entropylong.tables.artifacts import Artifact
@@ -32,6 +32,29 @@ if TYPE_CHECKING:
 
 _COLUMN_TYPES = {"STRING": "string", "INT": "integer", "BIGINT": "long", "FLOAT": "float", "DOUBLE": "double", "BINARY": "binary"}
 _CREDENTIALS = re.compile(r"//[^/@]+@")
+
+
+def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
+    """A client of the store, and the id of the experiment, made if it is not there.
+
+    Raises:
+        EnvironmentProblem: the store cannot be reached.
+    """
+    # MLflow reports its use to its makers unless told not to; a data team's cluster should not.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        client = MlflowClient(tracking_uri=tracking.uri)
+        known = client.get_experiment_by_name(tracking.experiment)
+        own = tracking.uri.startswith("sqlite:")
+        place = Path(tracking.artifacts).absolute().as_uri() if own else None
+        return client, known.experiment_id if known else client.create_experiment(tracking.experiment, place)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EnvironmentProblem(f"MLflow store {_redact(tracking.uri)}: {_redact(reason)}; mend tracking.uri") from error
 
 
 class Tracker:
@@ -59,22 +82,7 @@ class Tracker:
     def _open(self) -> MlflowClient:
         if self._client is not None:
             return self._client
-        # MLflow reports its use to its makers unless told not to; a data team's cluster should not.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        tracking = self._config.tracking
-        try:
-            client = MlflowClient(tracking_uri=tracking.uri)
-            known = client.get_experiment_by_name(tracking.experiment)
-            own = tracking.uri.startswith("sqlite:")
-            place = Path(tracking.artifacts).absolute().as_uri() if own else None
-            self._experiment = known.experiment_id if known else client.create_experiment(tracking.experiment, place)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise EnvironmentProblem(f"MLflow store {_redact(tracking.uri)}: {_redact(reason)}; mend tracking.uri") from error
+        client, self._experiment = connect(self._config.tracking)
         tags = {"entropylong.run_id": self._run_id, "entropylong.version": entropylong.__version__}
         self._parent = client.create_run(self._experiment, run_name=f"run-{self._run_id}", tags=tags).info.run_id
         log(client, self._parent, params=dict(walk(self._config.model_dump())))

@@ -16,7 +16,7 @@ from entropylong.errors import WorkspaceError
 
 FORMAT = 2
 # Its folders; tables too, where they are kept in it.
-_OWN = ("checkpoints", "index", "tables")
+_OWN = ("checkpoints", "index", "tables", "feeds", "training")
 
 
 class Workspace:
@@ -51,6 +51,10 @@ class Workspace:
     def index(self, fingerprint: str) -> Path:
         """Files of an index."""
         return self.path / "index" / fingerprint
+
+    def feeds(self, fingerprint: str) -> list[Path]:
+        """Sealed feeds of a table's rows under a fingerprint, one a Delta version."""
+        return sorted(self.path.glob(f"feeds/{fingerprint}-v*"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from entropylong.training.loss import shifted_labels
-from entropylong.training.model import gradients, load_for_training, shard
+from entropylong.training.model import Batch, gradients, load_for_training, shard
 from entropylong.training.ulysses import Ulysses
 
 SEQUENCES, LENGTH, CLIP = 4, 64, 0.05
@@ -37,7 +37,7 @@ def main(model: str, out: str, sp: int) -> None:
     mine = slice(
         mesh["data"].get_local_rank() * SEQUENCES * sp // ranks, (mesh["data"].get_local_rank() + 1) * SEQUENCES * sp // ranks
     )
-    loss, count = gradients(trained, ids[mine], shifted_labels(ids, mask)[mine], ulysses, ranks)
+    loss, count = gradients(trained, Batch(ids[mine], shifted_labels(ids, mask)[mine]), ulysses, ranks)
     whole = {name: p.grad.full_tensor().clone() for name, p in trained.lm.named_parameters() if p.grad is not None}
     norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), CLIP).full_tensor()
     clipped = {name: p.grad.full_tensor().clone() for name, p in trained.lm.named_parameters() if p.grad is not None}

@@ -18,7 +18,8 @@ from entropylong.errors import FeedError
 from entropylong.feed.manifest import FeedFile, FeedManifest, read_manifest, write_manifest
 from entropylong.feed.order import GlobalOrder, rank_share
 from entropylong.feed.reader import Feed, FeedState
-from entropylong.feed.seal import COLUMNS, seal_feed
+from entropylong.feed.rows import COLUMNS
+from entropylong.feed.seal import seal_feed
 from entropylong.hashing import file_sha256
 from tests.conftest import OpenRunner
 

@@ -27,11 +27,19 @@ _FILES_A_READER = 256
 
 @dataclass(frozen=True)
 class FeedRow:
-    """A training sequence: token ids and which of them count in the loss, both `[length]`."""
+    """A training sequence, all arrays `[length]`.
+
+    Attributes:
+        loss_mask: 1 where a token counts in the loss.
+        segment: which tokens may attend to each other: those of one number, ascending; -1 on padding.
+        nll_drop: at verified anchors, how much likelier their contexts make the token, in nats; 0 elsewhere.
+    """
 
     sequence_id: int
     input_ids: npt.NDArray[np.int32]
     loss_mask: npt.NDArray[np.int32]
+    segment: npt.NDArray[np.int32]
+    nll_drop: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -182,8 +190,8 @@ class _FileRows:
         manifest, folder = self._feed.manifests[self._number], self._feed.folders[self._number]
         file, rows = manifest.files[number], list[FeedRow]()
         while len(rows) < file.rows and (group := next(groups, None)) is not None:
-            columns = (group.sequence_id, group.input_ids, group.loss_mask)
-            rows += [FeedRow(int(i), ids, mask) for i, ids, mask in zip(*columns, strict=True)]
+            arrays = (group.input_ids, group.loss_mask, group.segment, group.nll_drop)
+            rows += [FeedRow(int(i), *row) for i, *row in zip(group.sequence_id, *arrays, strict=True)]
         if len(rows) != file.rows or any(len(row.input_ids) != manifest.length for row in rows):
             raise FeedError(
                 f"{folder / file.name}: Petastorm gave {len(rows)} rows, the manifest states {file.rows} of {manifest.length} "

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.errors import FeedError
 from entropylong.feed.manifest import MANIFEST, FeedFile, FeedManifest, read_manifest, write_manifest
+from entropylong.feed.rows import COLUMNS
 from entropylong.hashing import file_sha256
 
 # Rows of a file are read together; of a row group they are held together.
 FILE_TOKENS, GROUP_ROWS = 1 << 20, 2
-COLUMNS = pa.schema([("sequence_id", pa.int64()), ("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.int32()))])
 
 
 def seal_feed(rows: DataFrame, folder: Path, *, table: str, fingerprint: str, version: int, length: int) -> FeedManifest:
     """Write a feed, unless it is there. A kill leaves no half of one under its name.
 
     Args:
-        rows: ok rows of `sequences` at that version: sequence_id, input_ids, loss_mask.
+        rows: with the columns of `rows.COLUMNS`.
         folder: on storage that the training ranks see too.
         table, fingerprint, version, length: what the manifest states of the rows.
 
@@ -40,9 +41,13 @@ def seal_feed(rows: DataFrame, folder: Path, *, table: str, fingerprint: str, ve
         building = folder.with_name(f"{folder.name}.building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        files = _write(rows, building, length)
-        manifest = FeedManifest(table, fingerprint, version, length, tuple(files))
-        _check(rows, manifest)
+        rows = rows.persist(StorageLevel.DISK_ONLY)
+        try:
+            files = _write(rows, building, length)
+            manifest = FeedManifest(table, fingerprint, version, length, tuple(files))
+            _check(rows, manifest)
+        finally:
+            rows.unpersist()
         write_manifest(building, manifest)
         building.replace(folder)
     return manifest
@@ -60,25 +65,18 @@ def _write(rows: DataFrame, building: Path, length: int) -> list[FeedFile]:
     def write(table: pa.Table) -> pa.Table:
         number = table["file"][0].as_py()
         path = Path(target) / f"part-{number:06d}.parquet"
-        ordered = sorted(table.to_pylist(), key=lambda row: row["sequence_id"])
-        flat = pa.Table.from_pylist([_flat(row) for row in ordered], schema=COLUMNS)
-        pq.write_table(flat, f"{path}.part", row_group_size=GROUP_ROWS, compression="zstd")
+        ordered = table.select(COLUMNS.names).take(pc.sort_indices(table["sequence_id"])).cast(COLUMNS)
+        pq.write_table(ordered, f"{path}.part", row_group_size=GROUP_ROWS, compression="zstd")
         Path(f"{path}.part").replace(path)
         return pa.table({"name": [path.name], "rows": pa.array([len(ordered)], pa.int32()), "sha256": [file_sha256(path)]})
 
     written = (
-        rows.select("sequence_id", "input_ids", "loss_mask")
+        rows.select(*COLUMNS.names)
         .join(numbered, "sequence_id", how="inner")
         .groupBy("file")
         .applyInArrow(write, "name STRING, rows INT, sha256 STRING")
     )
     return [FeedFile(row.name, row.rows, row.sha256) for row in sorted(written.collect(), key=lambda row: row.name)]
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Petastorm reads flat lists of numbers alone."""
-    ids, mask = row["input_ids"], row["loss_mask"]
-    return {"sequence_id": row["sequence_id"], "input_ids": ids, "loss_mask": [1] * len(ids) if mask is None else list(mask)}
 
 
 def _check(rows: DataFrame, manifest: FeedManifest) -> None:

@@ -81,6 +81,11 @@ def weight_bytes(folder: Path, dtype: str | None = None) -> int:
     return stored * _ITEM.get(dtype or own, 4) // _ITEM.get(own, 4)
 
 
+def is_tied(folder: Path) -> bool:
+    """Whether a model's head is its embedding, so that it has one of the two."""
+    return bool(json.loads((folder / "config.json").read_text()).get("tie_word_embeddings"))
+
+
 # Published shapes of models that are named in configs but need not be at hand to plan with.
 KNOWN: dict[str, ModelShape] = {
     "meta-llama/Meta-Llama-3-8B": ModelShape(32, 4096, 32, 8, 128, 14336, 128256),

@@ -103,19 +103,32 @@ def plan_bins(groups: Sequence[Group], capacity: int, separator: int) -> list[li
     writes such a chunk once and leaves the difference to the filler.
     """
     ordered = sorted(groups, key=lambda g: (-g.tokens(separator), xxhash64(g.root_id), g.root_id))
-    bins: list[list[Group]] = []
+    numbers = best_fit([group.tokens(separator) for group in ordered], capacity, separator)
+    return [[ordered[n] for n in members] for members in numbers]
+
+
+def best_fit(sizes: Sequence[int], capacity: int, gap: int) -> list[list[int]]:
+    """Put sizes into bins, each where it leaves the least space.
+
+    Args:
+        sizes: in the order in which they are placed; decreasing gives good fills. None above the capacity.
+        capacity: of a bin.
+        gap: what comes between two members of a bin.
+
+    Returns:
+        Indices into `sizes`, bin by bin.
+    """
+    bins: list[list[int]] = []
     spaces: list[tuple[int, int]] = []  # (space left, bin), ascending: the first that fits is the best fit
-    for group in ordered:
-        need = group.tokens(separator)
-        # Within a bin that already holds something a separator comes first.
-        at = bisect_left(spaces, (need + separator, -1))
+    for number, size in enumerate(sizes):
+        at = bisect_left(spaces, (size + gap, -1))
         if at < len(spaces):
-            space, number = spaces.pop(at)
-            bins[number].append(group)
-            insort(spaces, (space - need - separator, number))
+            space, chosen = spaces.pop(at)
+            bins[chosen].append(number)
+            insort(spaces, (space - size - gap, chosen))
         else:
-            bins.append([group])
-            insort(spaces, (capacity - need, len(bins) - 1))
+            bins.append([number])
+            insort(spaces, (capacity - size, len(bins) - 1))
     return bins
 
 

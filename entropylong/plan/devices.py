@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from entropylong.config import Config
 from entropylong.models.shape import ModelShape
+
+if TYPE_CHECKING:
+    import torch
 
 # Dense peaks in FLOP/s without sparsity, as their makers state them: bfloat16, float32 outside of tensor cores.
 PEAKS: dict[str, tuple[float, float]] = {
@@ -44,7 +48,11 @@ def rate_of(config: Config, shape: ModelShape) -> Rate:
         basis = f"plan.tokens_per_second: {plan.tokens_per_second:,.0f} tokens/s of {config.model.name} on one {plan.device}"
         return Rate(plan.device, flops, basis)
     if plan.device == HERE:
-        peak, name = _measured_peak(shape), "this machine"
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        peak = _measured_peak(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        name = "this machine"
         basis = f"plan.device here: {peak / 1e9:,.0f} GFLOP/s measured in matrix products of the model's shape"
     else:
         half, single = PEAKS[plan.device]
@@ -56,14 +64,25 @@ def rate_of(config: Config, shape: ModelShape) -> Rate:
     )
 
 
-def _measured_peak(shape: ModelShape) -> float:
-    """FLOP/s of this machine's fastest product of `_TRIAL_ROWS` tokens with a feed-forward matrix, in float32."""
+def peak_here(shape: ModelShape, dtype: str, device: torch.device) -> float:
+    """FLOP/s that a device of this machine can reach at most: as its maker states it, or measured where that is not known."""
+    import torch
+
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        # The longest first: an L40S is no L4.
+        for known in sorted(PEAKS, key=len, reverse=True):
+            if known in name:
+                return PEAKS[known][1 if dtype == "float32" else 0]
+    return _measured_peak(shape, device, getattr(torch, dtype))
+
+
+def _measured_peak(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of this process's fastest product of `_TRIAL_ROWS` tokens with a feed-forward matrix."""
     import torch
 
     from entropylong.models.linear import best_seconds, linear
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     x = torch.randn(_TRIAL_ROWS, shape.width, device=device).to(dtype)
     product = linear(torch.randn(shape.feed_forward, shape.width, device=device).to(dtype), None)
 

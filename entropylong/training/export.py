@@ -22,13 +22,14 @@ _TOKENIZER = (
 )
 
 
-def export_model(lm: Any, source: Path, target: Path) -> None:
+def export_model(lm: Any, source: Path, target: Path, chat_template: str | None = None) -> None:
     """Gather the weights on the first rank and write them; every rank calls it.
 
     Args:
         lm: the sharded transformers model.
         source: the folder it came from, for its tokenizer.
         target: replaced as a whole once all is written.
+        chat_template: what its tokenizer renders conversations with, if not its own.
     """
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in lm.named_parameters():  # tied weights are named once
@@ -44,6 +45,8 @@ def export_model(lm: Any, source: Path, target: Path) -> None:
         lm.config.save_pretrained(building)
         for file in (file for pattern in _TOKENIZER for file in source.glob(pattern)):
             shutil.copy(file, building)
+        if chat_template is not None:
+            (building / "chat_template.jinja").write_text(chat_template)
         shutil.rmtree(target, ignore_errors=True)
         building.replace(target)
     dist.barrier()

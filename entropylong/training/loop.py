@@ -6,11 +6,12 @@ Started by any launcher that sets RANK, WORLD_SIZE and MASTER_ADDR: TorchDistrib
 from __future__ import annotations
 
 import math
+import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +22,35 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from entropylong.errors import TrainingError
 from entropylong.feed.reader import Feed, FeedRow, FeedState
+from entropylong.models.shape import shape_of
+from entropylong.plan.devices import peak_here
+from entropylong.training.attention import check_kernel
 from entropylong.training.checkpoint import Checkpoints
 from entropylong.training.export import export_model
-from entropylong.training.loss import shifted_labels
-from entropylong.training.model import TrainingModel, gradients, load_for_training, shard
+from entropylong.training.loss import anchor_weights, shifted_labels
+from entropylong.training.model import Batch, TrainingModel, gradients, load_for_training, shard
 from entropylong.training.optimizer import adamw, learning_rate, set_rate, warmup_steps
+from entropylong.training.rope import check_rope
+from entropylong.training.settings import TrainSettings, check_ranks, training_flops
+from entropylong.training.steps import STOP, StepFigures
 from entropylong.training.ulysses import Ulysses
 
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """A training run.
-
-    Attributes:
-        model: folder of the model that it begins with.
-        feeds, weights: sealed feeds, and the share of rows of each.
-        folder: of the run's checkpoints and its result.
-        length: tokens of a sequence; batch: sequences of a step, over all ranks.
-        peak, floor, warmup: learning rate, share of it at the end, share of the steps to warm up.
-        sequence_parallel: ranks that share a sequence.
-        block: positions whose logits exist at a time.
-    """
-
-    model: str
-    feeds: tuple[str, ...]
-    weights: tuple[float, ...]
-    folder: str
-    length: int
-    batch: int
-    steps: int
-    peak: float
-    floor: float
-    warmup: float
-    weight_decay: float
-    clip: float
-    rope_base: float | None
-    sequence_parallel: int
-    block: int
-    checkpointing: bool
-    dtype: str
-    save_every: int
-    keep: int
-    seed: int
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@dataclass(frozen=True)
-class StepFigures:
-    """What one step shows."""
-
-    step: int
-    loss: float
-    rate: float
-    gradient_norm: float
-    tokens: int
-    seconds: float
-    data_wait_share: float
-    tokens_per_second: float
-    memory_gib: float
-
-
-def train(settings: TrainSettings, on_step: Callable[[StepFigures], None], say: Callable[[str], None] = print) -> bool:
+def train(
+    settings: TrainSettings,
+    on_step: Callable[[StepFigures], None],
+    say: Callable[[str], None] = print,
+    on_resume: Callable[[int], None] = lambda step: None,
+) -> bool:
     """Train to the end, from the newest whole checkpoint if there is one. Every rank calls it; callbacks run on the first.
+
+    Args:
+        settings: of the run, the same on all ranks.
+        on_step: what each step shows.
+        say: a line for people.
+        on_resume: the step after which it goes on, 0 at the beginning.
 
     Returns:
         Whether the run is at its end; False where it was asked to stop and saved.
@@ -93,11 +62,13 @@ def train(settings: TrainSettings, on_step: Callable[[StepFigures], None], say: 
     with _process_group() as device:
         run = _Run(settings, device, say)
         try:
+            if dist.get_rank() == 0:
+                on_resume(run.first)
             is_whole = run.to_the_end(on_step)
         finally:
             run.checkpoints.finish()  # whatever ends the run, what it saved counts
         if is_whole:
-            export_model(run.model.lm, Path(settings.model), Path(settings.folder) / "model")
+            export_model(run.model.lm, Path(settings.model), Path(settings.folder) / "model", settings.chat_template)
         return is_whole
 
 
@@ -107,22 +78,25 @@ class _Run:
     def __init__(self, settings: TrainSettings, device: torch.device, say: Callable[[str], None]) -> None:
         self.settings, self.device, self._say = settings, device, say
         ranks, sp = dist.get_world_size(), settings.sequence_parallel
-        if ranks % sp:
-            raise TrainingError(f"train.sequence_parallel {sp} does not divide {ranks} ranks")
+        self.shape = shape_of(Path(settings.model))
+        check_ranks(ranks, sp, settings.batch, settings.length, self.shape.heads)
+        check_kernel(settings.attention, device, settings.dtype)
         mesh = init_device_mesh(device.type, (ranks // sp, sp), mesh_dim_names=("data", "sequence"))
-        self.ulysses = Ulysses(mesh["sequence"].get_group())
+        self.ulysses = Ulysses(mesh["sequence"].get_group(), settings.attention)
         feeds = [Path(folder) for folder in settings.feeds]
         self.feed = Feed(feeds, settings.weights, settings.seed, settings.batch, mesh["data"].get_local_rank(), ranks // sp)
         torch.manual_seed(settings.seed)
         self.model: TrainingModel = load_for_training(
-            Path(settings.model), rope_base=settings.rope_base, length=settings.length, block=settings.block,
-            checkpointing=settings.checkpointing,
+            Path(settings.model), rope_base=settings.rope_base, length=settings.length, block=settings.logits_block,
+            checkpointing=settings.checkpoint_activations, compiled=settings.compile,
         ).to(device)  # fmt: skip
-        self.ulysses.check(self.model.lm.config.num_attention_heads, settings.length)
         shard(self.model, mesh["data", "sequence"]._flatten("all"), getattr(torch, settings.dtype))
         self.optimizer = adamw(self.model, settings.weight_decay)
         self.checkpoints = Checkpoints(Path(settings.folder) / "checkpoints", settings.keep, self.tell)
         self.first = self._resume()
+        check_rope(self.model.lm)
+        # Every rank measures, as all of them share the machine while they train.
+        self._peak = ranks * peak_here(self.shape, settings.dtype, device)
         self._batches = iter(self.feed)
         self._warmup = warmup_steps(settings.steps, settings.warmup)
 
@@ -141,7 +115,7 @@ class _Run:
     def to_the_end(self, on_step: Callable[[StepFigures], None]) -> bool:
         """All steps that are left; False where the run was asked to stop before."""
         steps = self.settings.steps
-        with _stop_asked() as asked:
+        with _stop_asked(Path(self.settings.folder)) as asked:
             for step in range(self.first, steps):
                 figures = self.step(step)
                 if dist.get_rank() == 0:
@@ -164,35 +138,68 @@ class _Run:
     def step(self, step: int) -> StepFigures:
         """One optimizer step over a global batch."""
         began = time.perf_counter()
-        ids, labels = _tensors(next(self._batches), self.device)
+        rows = next(self._batches)
+        batch = self._batch(rows)
         waited = time.perf_counter() - began
-        loss, _ = gradients(self.model, ids, labels, self.ulysses, dist.get_world_size())
+        ranks = dist.get_world_size()
+        loss, _ = gradients(self.model, batch, self.ulysses, ranks, self.settings.offload_activations)
         norm: Any = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {step + 1}: loss {float(loss)}, gradient norm {float(norm)}: not a number. Nothing of this step is kept; "
-                "start the same run again with a lower train.peak, or look at the sequences of this step"
+                "start the same run again with a lower train.learning_rate, or look at the sequences of this step"
             )
-        rate = learning_rate(
-            step, steps=self.settings.steps, peak=self.settings.peak, warmup=self._warmup, floor=self.settings.floor
-        )
+        rate = self._rate(step)
         set_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - began
         tokens = self.settings.batch * self.settings.length
-        memory = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
         return StepFigures(
-            step + 1, float(loss), rate, float(norm), tokens, seconds, waited / seconds, tokens / seconds, memory
-        )  # fmt: skip
+            step=step + 1,
+            loss=float(loss),
+            rate=rate,
+            gradient_norm=float(norm),
+            tokens=tokens,
+            seconds=seconds,
+            data_wait_share=waited / seconds,
+            tokens_per_second=tokens / seconds,
+            tokens_per_second_per_rank=tokens / seconds / ranks,
+            mfu=training_flops(self.shape, tokens, self._keys(rows)) / seconds / self._peak,
+            memory_gib=_peak_memory(self.device) / 2**30,
+        )
+
+    def _rate(self, step: int) -> float:
+        run = self.settings
+        return learning_rate(step, steps=run.steps, peak=run.learning_rate, warmup=self._warmup, floor=run.final_rate)
+
+    def _batch(self, rows: list[FeedRow]) -> Batch:
+        """The rank's rows on its device."""
+
+        def stacked(name: str, dtype: type) -> torch.Tensor:
+            return torch.from_numpy(np.stack([getattr(row, name) for row in rows]).astype(dtype))
+
+        ids = stacked("input_ids", np.int64)
+        labels = shifted_labels(ids, stacked("loss_mask", np.int64))
+        most = self.settings.anchor_weight
+        weights = None if most is None else anchor_weights(stacked("nll_drop", np.float32), most).to(self.device)
+        segments = stacked("segment", np.int64) if self.settings.segmented else None
+        return Batch(ids.to(self.device), labels.to(self.device), weights, segments)
+
+    def _keys(self, rows: list[FeedRow]) -> float:
+        """(query, key) products of a global batch, as this rank's rows show them."""
+        if not self.settings.segmented:
+            return self.settings.batch * self.settings.length**2 / 2
+        lengths = np.concatenate([np.diff(np.flatnonzero(np.diff(row.segment, prepend=-2, append=-2))) for row in rows])
+        return float((lengths.astype(np.float64) ** 2).sum() / 2) * self.settings.batch / len(rows)
 
 
-def _tensors(rows: list[FeedRow], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and shifted labels, `[n, T]`."""
-    ids = torch.from_numpy(np.stack([row.input_ids for row in rows]).astype(np.int64))
-    mask = torch.from_numpy(np.stack([row.loss_mask for row in rows]).astype(np.int64))
-    return ids.to(device), shifted_labels(ids, mask).to(device)
+def _peak_memory(device: torch.device) -> int:
+    """Bytes, most at a time: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _any(flag: bool, device: torch.device) -> bool:
@@ -205,8 +212,6 @@ def _any(flag: bool, device: torch.device) -> bool:
 @contextmanager
 def _process_group() -> Iterator[torch.device]:
     """The ranks that the launcher started; NCCL and a GPU each where there are GPUs, else gloo."""
-    import os
-
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -221,11 +226,15 @@ def _process_group() -> Iterator[torch.device]:
 
 
 @contextmanager
-def _stop_asked() -> Iterator[Callable[[], bool]]:
-    """Whether a scheduler asked the process to end (SIGTERM): the step under way is finished and saved first."""
+def _stop_asked(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Whether someone asked the run to end: a scheduler (SIGTERM), a key (SIGINT), or the driver by a file, from another machine.
+
+    The step under way is finished and saved first.
+    """
     asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in _STOP_SIGNALS}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(asked) or (folder / STOP).exists()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -26,8 +26,26 @@ def shifted_labels(input_ids: torch.Tensor, loss_mask: torch.Tensor) -> torch.Te
     return labels
 
 
+def anchor_weights(nll_drop: torch.Tensor, most: float) -> torch.Tensor:
+    """Weight of each position's label: min(exp(NLL without context - NLL with it), most) at verified anchors, else 1.
+
+    After LongCE (Fang et al., 2024, equation 5), with what verification measured in place of a second pass.
+
+    Args:
+        nll_drop: `[..., T]`, of each token, 0 where it is no verified anchor; shifted here as labels are.
+        most: the cap.
+    """
+    weights = torch.ones_like(nll_drop)
+    weights[..., :-1] = torch.where(nll_drop[..., 1:] != 0, nll_drop[..., 1:].exp().clamp(max=most), 1.0)
+    return weights
+
+
 def blockwise_cross_entropy(
-    hidden: torch.Tensor, labels: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor], block: int = BLOCK
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    block: int = BLOCK,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum of the cross entropy over all positions with a label, in float32.
 
@@ -36,16 +54,20 @@ def blockwise_cross_entropy(
         labels: `[T]`, already shifted; IGNORED where a position does not count.
         head: hidden states `[n, width]` -> logits `[n, vocabulary]`.
         block: positions whose logits exist at a time; computed once more in the backward pass.
+        weights: `[T]` of each position; None: 1.
 
     Returns:
         A scalar with gradient to `hidden` and to the head's weights, also where no position counts.
     """
 
-    def of_block(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(head(states).float(), wanted, ignore_index=IGNORED, reduction="sum")
+    def of_block(states: torch.Tensor, wanted: torch.Tensor, weighed: torch.Tensor | None) -> torch.Tensor:
+        if weighed is None:
+            return F.cross_entropy(head(states).float(), wanted, ignore_index=IGNORED, reduction="sum")
+        return (F.cross_entropy(head(states).float(), wanted, ignore_index=IGNORED, reduction="none") * weighed).sum()
 
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(labels), block):
+        weighed = None if weights is None else weights[start : start + block]
         states, wanted = hidden[start : start + block], labels[start : start + block]
-        total = total + checkpoint(of_block, states, wanted, use_reentrant=False)
+        total = total + checkpoint(of_block, states, wanted, weighed, use_reentrant=False)
     return total

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import save_on_cpu
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from entropylong.training.attention import cover
 from entropylong.training.loss import blockwise_cross_entropy
 from entropylong.training.rope import check_rope, with_rope_base
 from entropylong.training.ulysses import NAME, Ulysses
@@ -29,18 +33,25 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.lm, self.block = lm, block
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Sum of the cross entropy over this rank's part of a sequence.
 
         Args:
             input_ids, labels: `[1, t]`, the part.
             position_ids: `[1, t]`, in the whole sequence.
+            weights: `[1, t]` of the labels; None: 1.
         """
         states = self.lm.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        return blockwise_cross_entropy(states[0], labels[0], self.lm.get_output_embeddings(), self.block)
+        return blockwise_cross_entropy(
+            states[0], labels[0], self.lm.get_output_embeddings(), self.block, None if weights is None else weights[0]
+        )
 
 
-def load_for_training(path: Path, *, rope_base: float | None, length: int, block: int, checkpointing: bool) -> TrainingModel:
+def load_for_training(
+    path: Path, *, rope_base: float | None, length: int, block: int, checkpointing: bool, compiled: bool = False
+) -> TrainingModel:
     """A model folder as it is trained, in float32: FSDP keeps the master weights and casts for the computation.
 
     Raises:
@@ -53,6 +64,9 @@ def load_for_training(path: Path, *, rope_base: float | None, length: int, block
     check_rope(lm)
     if checkpointing:
         lm.activation_checkpointing_enable({"use_reentrant": False})
+    if compiled:
+        for layer in layers_of(lm):
+            layer.compile()
     return TrainingModel(lm, block).train()
 
 
@@ -71,8 +85,24 @@ def layers_of(lm: Any) -> Iterator[nn.Module]:
             yield from module
 
 
+@dataclass(frozen=True)
+class Batch:
+    """This data-parallel rank's share of a global batch, `[n, T]` each.
+
+    Attributes:
+        input_ids, labels: token ids, and the labels, shifted.
+        weights: of the labels' losses; None: 1.
+        segments: which tokens may attend to each other; None: all to all before them.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor | None = None
+    segments: torch.Tensor | None = None
+
+
 def gradients(
-    model: TrainingModel, input_ids: torch.Tensor, labels: torch.Tensor, ulysses: Ulysses, ranks: int
+    model: TrainingModel, batch: Batch, ulysses: Ulysses, ranks: int, offload: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the mean loss over all tokens of a global batch that count, one sequence at a time.
 
@@ -81,19 +111,25 @@ def gradients(
 
     Args:
         model: sharded, or whole on one rank.
-        input_ids, labels: `[n, T]`, this data-parallel rank's share of the batch; the labels shifted.
+        batch: this rank's share.
         ulysses: the ranks that share a sequence.
         ranks: all of them.
+        offload: what the backward pass needs of the forward pass waits in the host's memory.
 
     Returns:
         The mean loss of the global batch, and how many tokens counted.
     """
-    count = (labels >= 0).sum().float() / ulysses.size
+    device = batch.input_ids.device
+    count = (batch.labels >= 0).sum().float() / ulysses.size
     _sum_over_ranks(count, ranks)
-    positions = ulysses.positions(input_ids.shape[1], input_ids.device)
-    total = torch.zeros((), device=input_ids.device)
-    for ids, wanted in zip(input_ids, labels, strict=True):
-        loss = model(ulysses.part(ids)[None], positions, ulysses.part(wanted)[None])
+    positions = ulysses.positions(batch.input_ids.shape[1], device)
+    total = torch.zeros((), device=device)
+    for number in range(len(batch.input_ids)):
+        ids, labels = (ulysses.part(whole[number])[None] for whole in (batch.input_ids, batch.labels))
+        weights = None if batch.weights is None else ulysses.part(batch.weights[number])[None]
+        ulysses.bounds = None if batch.segments is None else cover(batch.segments[number])
+        with save_on_cpu(pin_memory=device.type == "cuda") if offload else nullcontext():
+            loss = model(ids, positions, labels, weights)
         (loss * (ranks / count.clamp(min=1))).backward()
         total += loss.detach()
     _sum_over_ranks(total, ranks)

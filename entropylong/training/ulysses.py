@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.distributed.nn.functional import all_to_all_single
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from entropylong.errors import ConfigError
+from entropylong.training.attention import Bounds, causal, segmented, varlen
 
 NAME = "ulysses"
 
@@ -23,22 +22,20 @@ class Ulysses:
 
     Args:
         group: ranks of one sequence; None where a sequence is whole on its rank.
+        kernel: "sdpa" or "varlen", of attention within segments.
+
+    Attributes:
+        bounds: segments of the sequence that goes through the model now, forward and backward; None: attention goes across all.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
-        self.group = group
+    def __init__(self, group: dist.ProcessGroup | None, kernel: str = "sdpa") -> None:
+        self.group, self.kernel = group, kernel
+        self.bounds: Bounds | None = None
         self.size = dist.get_world_size(group) if group is not None else 1
         self.rank = dist.get_rank(group) if group is not None else 0
         AttentionInterface.register(NAME, self.attention)
         # The mask is causal over the whole sequence, which no rank's model sees.
         AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
-
-    def check(self, heads: int, length: int) -> None:
-        """Raise ConfigError where so many ranks cannot share the heads or the length."""
-        if heads % self.size or length % self.size:
-            raise ConfigError(
-                f"key 'train.sequence_parallel': {self.size} ranks must divide the {heads} attention heads and the {length} tokens"
-            )
 
     def part(self, whole: torch.Tensor) -> torch.Tensor:
         """This rank's part of `[..., T]`."""
@@ -52,7 +49,7 @@ class Ulysses:
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
         scaling: float | None = None, dropout: float = 0.0, **kwargs: object,
     ) -> tuple[torch.Tensor, None]:  # fmt: skip
-        """Causal attention over the whole sequence.
+        """Causal attention over the whole sequence, or within each of its segments.
 
         Args:
             module, attention_mask, dropout, kwargs: as transformers passes them; the mask is None.
@@ -71,9 +68,12 @@ class Ulysses:
                 repeat = heads // kv_heads
             key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
             query, key, value = (self._to_heads(states) for states in (query, key, value))
-        out = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
+        if self.bounds is None:
+            out = causal(query, key, value, scaling, dropout)
+        elif self.kernel == "varlen":
+            out = varlen(query, key, value, self.bounds, scaling)
+        else:
+            out = segmented(query, key, value, self.bounds, scaling, dropout)
         if self.size > 1:
             out = self._to_parts(out)
         return out.transpose(1, 2).contiguous(), None

@@ -1,0 +1,44 @@
+"""One process of a training run: `torchrun ... -m entropylong.training.rank FOLDER/settings.json`, by whatever launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from entropylong.errors import EntropyLongError
+from entropylong.training.loop import train
+from entropylong.training.settings import TrainSettings
+from entropylong.training.steps import StepLog
+
+
+def main(path: str) -> int:
+    """Train; an error goes, as one line, to `error-<rank>` in the run's folder, where the driver looks for it."""
+    told = Path(path).parent / f"error-{os.environ.get('RANK', '0')}"
+    try:
+        settings = TrainSettings.read(Path(path))
+        told.unlink(missing_ok=True)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        log = StepLog(Path(settings.folder))
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+            log.add({"said": line})
+
+        train(settings, on_step=lambda figures: log.add(figures.as_json()), on_resume=log.resume, say=say)
+    except (EntropyLongError, OSError, torch.OutOfMemoryError) as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        told.write_text(json.dumps({"error": line[:1000], "kind": type(error).__name__}))
+        # Not by an exit that waits for the other ranks, which wait for this one.
+        sys.stderr.flush()
+        os._exit(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,200 @@
+"""`entropylong train`: from a config to sealed feeds, settings, ranks, and the model. Driver side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from entropylong.config import Config
+from entropylong.errors import EntropyLongError, ModelError
+from entropylong.feed.sources import Feeds, SealedFeed
+from entropylong.hashing import digest
+from entropylong.models.cache import WorkerModel
+from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
+from entropylong.models.shape import shape_of
+from entropylong.preflight import check_tokenizer
+from entropylong.training.launch import default_ranks, launch, rank_threads
+from entropylong.training.settings import TrainSettings, check_ranks
+from entropylong.training.steps import StepFigures, read_steps
+from entropylong.training.track import TrainingRun
+
+VERSION = 1
+# They say what the feeds are and which model it is: the hashes of both stand in their place.
+_RESOLVED = ("train.data", "train.model", "train.mode", "train.chat_template", "train.loss_on")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start.
+
+    Attributes:
+        settings: of its ranks, in `folder/settings.json`.
+        file: that file.
+        feeds: what it trains on.
+        ranks: processes.
+        model: the model that it begins with.
+    """
+
+    settings: TrainSettings
+    file: Path
+    feeds: Sequence[SealedFeed]
+    ranks: int
+    model: PreparedModel
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    @property
+    def result(self) -> Path:
+        """Where the trained model is once the run is whole."""
+        return self.folder / "model"
+
+
+def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
+    """The model to begin with; for sequences it reads the ids that model.name's tokenizer made.
+
+    Raises:
+        ModelError: there is none, or it has another tokenizer.
+    """
+    cache = Path(config.node_cache).expanduser().absolute()
+    own = ModelSpec(config.model.name, config.model.revision).absolute()
+    if config.train.model is None:
+        return own, prepare(own, cache)
+    spec = ModelSpec(config.train.model).absolute()
+    found = prepare(spec, cache)
+    if config.train.mode == "pretrain":
+        check_tokenizer("train.model", config.train.model, prepare(own, cache).path, found.path)
+    return spec, found
+
+
+def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None]) -> Prepared:
+    """Seal the feeds and write the settings. What cannot work is told here, before any rank starts.
+
+    Raises:
+        EntropyLongError: the ranks do not divide the batch, the model or the data is not there.
+    """
+    train, length = config.train, config.pack.length
+    spec, model = trained_model(config)
+    if not (model.path / "tokenizer.json").is_file():
+        raise ModelError(f"{spec.name}: has no tokenizer.json, which training needs; save its tokenizer with it")
+    ranks = train.ranks or default_ranks()
+    check_ranks(ranks, train.sequence_parallel, train.batch, length, shape_of(model.path).heads)
+    cache = str(Path(config.node_cache).expanduser().absolute())
+    feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, cache), say).all()
+    keys = {key: value for key, value in config.semantic("train").items() if not key.startswith(_RESOLVED)}
+    data = sorted([feed.manifest.identity, feed.weight] for feed in feeds)
+    identity = digest([VERSION, keys, train.mode, config.seed, length, model.fingerprint, data])
+    folder = Path(config.workspace).absolute() / "training" / identity
+    settings = TrainSettings(
+        model=str(model.path.absolute()),
+        feeds=tuple(str(feed.folder) for feed in feeds),
+        weights=tuple(feed.weight for feed in feeds),
+        folder=str(folder),
+        length=length,
+        batch=train.batch,
+        steps=train.steps,
+        learning_rate=train.learning_rate,
+        final_rate=train.final_rate,
+        warmup=train.warmup,
+        weight_decay=train.weight_decay,
+        clip=train.clip,
+        rope_base=train.rope_base,
+        dtype=train.dtype,
+        seed=config.seed,
+        segmented=any(not feed.is_sequences for feed in feeds),
+        anchor_weight=train.anchor_weight,
+        chat_template=train.chat_template,
+        sequence_parallel=train.sequence_parallel,
+        attention=train.attention,
+        logits_block=train.logits_block,
+        checkpoint_activations=train.checkpoint_activations,
+        offload_activations=train.offload_activations,
+        compile=train.compile,
+        save_every=train.save_every,
+        keep=train.keep,
+        threads=rank_threads(spark, train.launch, ranks),
+    )
+    return Prepared(settings, settings.write(), feeds, ranks, model)
+
+
+def run_training(config: Config, spark: SparkSession, say: Callable[[str], None]) -> Prepared:
+    """Train to the end, or go on with a run that was broken; the same command does both.
+
+    Raises:
+        EntropyLongError: a rank failed, or cannot begin; started again, it goes on from the newest whole checkpoint.
+    """
+    prepared = prepare_run(config, spark, say)
+    settings = prepared.settings
+    facts = {"train.rows": sum(feed.manifest.rows for feed in prepared.feeds), "train.ranks": prepared.ranks,
+             "train.model_hash": prepared.model.fingerprint}  # fmt: skip
+    tracked = TrainingRun(config, prepared.folder, prepared.feeds, facts)
+    known = read_steps(prepared.folder)
+    tracked.steps(known)
+    if prepared.result.is_dir() and known and known[-1].step == settings.steps:
+        say(f"the run is at its end already: {settings.steps} steps, model in {prepared.result}")
+        tracked.finish("FINISHED", prepared.result)
+        return prepared
+    say(f"training on {prepared.ranks} rank{'s' if prepared.ranks > 1 else ''}: {prepared.folder}")
+    try:
+        with _Shown(settings.steps, say) as shown:
+
+            def on_entry(entry: dict[str, Any]) -> None:
+                if "said" in entry:
+                    shown.line(entry["said"])
+                else:
+                    figures = StepFigures(**entry)
+                    shown.step(figures)
+                    tracked.steps([figures])
+
+            launch(spark, prepared.file, prepared.ranks, config.train.launch, on_entry)
+    except BaseException as error:
+        tracked.finish("FAILED" if isinstance(error, EntropyLongError) else "KILLED", error=str(error))
+        raise
+    is_whole = prepared.result.is_dir() and (steps := read_steps(prepared.folder)) and steps[-1].step == settings.steps
+    tracked.finish("FINISHED" if is_whole else "KILLED", prepared.result if is_whole else None)
+    return prepared
+
+
+class _Shown:
+    """Steps as they come: a bar with rate and ETA on a terminal, and a line a step."""
+
+    def __init__(self, steps: int, say: Callable[[str], None]) -> None:
+        self._console, self._say = Console(stderr=True), say
+        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
+                   TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
+        self._bar = (
+            Progress(*columns, console=self._console, transient=True, redirect_stdout=False) if sys.stderr.isatty() else None
+        )
+        self._steps = steps
+        self._task = self._bar.add_task("train", total=steps, rate="") if self._bar else None
+
+    def __enter__(self) -> _Shown:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def line(self, text: str) -> None:
+        self._console.print(f"  {text}", highlight=False, soft_wrap=True)
+
+    def step(self, figures: StepFigures) -> None:
+        left = (self._steps - figures.step) * figures.seconds
+        rate = f"{figures.tokens_per_second:,.0f} tokens/s"
+        self.line(
+            f"step {figures.step}/{self._steps}  loss {figures.loss:.4f}  rate {figures.rate:.2e}  "
+            f"norm {figures.gradient_norm:.2f}  {rate}  MFU {figures.mfu:.0%}  data {figures.data_wait_share:.1%}  "
+            f"{figures.memory_gib:.1f} GiB  {left:,.0f} s left"
+        )
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=figures.step, rate=rate)

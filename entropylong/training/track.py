@@ -1,0 +1,86 @@
+"""MLflow's view of a training run: one run however often it is started, its params, its curve, its data. Driver side."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from entropylong.config import Config, walk
+from entropylong.feed.sources import SealedFeed
+from entropylong.tracking import connect, dataset, log
+from entropylong.training.steps import StepFigures
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_FILE = "mlflow.json"
+_AT_ONCE = 50
+
+
+class TrainingRun:
+    """The MLflow run of a training run's folder: made once, opened again by each later start.
+
+    Args:
+        config: of the run.
+        folder: of the training run.
+        feeds: what it trains on; tables among them become datasets at their Delta version.
+        facts: further params.
+    """
+
+    def __init__(self, config: Config, folder: Path, feeds: Iterable[SealedFeed], facts: Mapping[str, Any]) -> None:
+        self._client, experiment = connect(config.tracking)
+        file = folder / _FILE
+        known = json.loads(file.read_text()) if file.is_file() else {}
+        if known.get("uri") != config.tracking.uri or not _is_there(self._client, known["run_id"]):
+            run = self._client.create_run(experiment, run_name=f"train-{folder.name}", tags={"entropylong.training": folder.name})
+            known = {"uri": config.tracking.uri, "run_id": run.info.run_id}
+            file.write_text(json.dumps(known))
+            log(self._client, known["run_id"], params=dict(walk(config.model_dump())) | dict(facts))
+            data = [
+                dataset(feed.store, "sequences", feed.manifest.fingerprint, feed.manifest.version, "train")
+                for feed in feeds
+                if feed.store is not None and feed.is_sequences
+            ]
+            if data:
+                self._client.log_inputs(known["run_id"], data)
+        self.run_id: str = known["run_id"]
+        self._client.set_terminated(self.run_id, "RUNNING")
+        history = self._client.get_metric_history(self.run_id, "loss")
+        self._last = max((metric.step for metric in history), default=0)
+
+    def steps(self, figures: Iterable[StepFigures]) -> None:
+        """Steps that are not in the curve yet."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        new = [step for step in figures if step.step > self._last]
+        for start in range(0, len(new), _AT_ONCE):
+            metrics = [
+                Metric(name, float(value), now, step.step)
+                for step in new[start : start + _AT_ONCE]
+                for name, value in step.as_json().items()
+                if name != "step"
+            ]
+            self._client.log_batch(self.run_id, metrics=metrics)
+        self._last = max([self._last, *(step.step for step in new)])
+
+    def finish(self, status: str, model: Path | None = None, error: str = "") -> None:
+        """FINISHED, with the place of the model; FAILED, with the reason; KILLED where it was asked to stop."""
+        if model is not None:
+            self._client.set_tag(self.run_id, "entropylong.model", str(model))
+        if error:
+            self._client.set_tag(self.run_id, "error", error[:5000])
+        self._client.set_terminated(self.run_id, status)
+
+
+def _is_there(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
