@@ -1,19 +1,20 @@
-"""One rank of a small training run: `torchrun tests/ranks.py MODEL OUT SP`. Writes loss and gradients of one global batch."""
+"""One rank of a small training step: `torchrun -m tests.ranks MODEL OUT SP`. Writes loss and gradients of one global batch."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from entropylong.training.loss import shifted_labels
+from entropylong.training.loss import anchor_weights, shifted_labels
 from entropylong.training.model import Batch, gradients, load_for_training, shard
 from entropylong.training.ulysses import Ulysses
 
-SEQUENCES, LENGTH, CLIP = 4, 64, 0.05
+SEQUENCES, LENGTH, CLIP, MOST = 4, 64, 0.05, 5.0
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,6 +26,15 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
+def options() -> tuple[torch.Tensor, torch.Tensor]:
+    """What the token drops by at verified anchors, and segments of several lengths, one of a single token; `[4, 64]` each."""
+    drops = torch.zeros(SEQUENCES, LENGTH)
+    drops[0, 5], drops[0, 40], drops[1, 39], drops[2, 3] = 0.5, 9.0, 1.2, -0.4
+    segments = torch.zeros(SEQUENCES, LENGTH, dtype=torch.int64)
+    segments[0, 20:], segments[0, 21:], segments[1, 33:], segments[2, 8:] = 1, 2, 1, -1
+    return drops, segments
+
+
 def main(model: str, out: str, sp: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -34,15 +44,21 @@ def main(model: str, out: str, sp: int) -> None:
     trained = load_for_training(Path(model), rope_base=None, length=LENGTH, block=24, checkpointing=True)
     shard(trained, mesh["data", "sequence"]._flatten("all"), torch.float32)
     ids, mask = batch()
-    mine = slice(
-        mesh["data"].get_local_rank() * SEQUENCES * sp // ranks, (mesh["data"].get_local_rank() + 1) * SEQUENCES * sp // ranks
-    )
-    loss, count = gradients(trained, Batch(ids[mine], shifted_labels(ids, mask)[mine]), ulysses, ranks)
-    whole = {name: p.grad.full_tensor().clone() for name, p in trained.lm.named_parameters() if p.grad is not None}
-    norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), CLIP).full_tensor()
-    clipped = {name: p.grad.full_tensor().clone() for name, p in trained.lm.named_parameters() if p.grad is not None}
+    drops, segments = options()
+    share = SEQUENCES * sp // ranks
+    mine = slice(mesh["data"].get_local_rank() * share, (mesh["data"].get_local_rank() + 1) * share)
+    labels = shifted_labels(ids, mask)[mine]
+    weighed = Batch(ids[mine], labels, anchor_weights(drops, MOST)[mine], segments[mine])
+    found: dict[str, Any] = {}
+    for name, given, offload in (("plain", Batch(ids[mine], labels), False), ("options", weighed, True)):
+        trained.zero_grad()
+        loss, count = gradients(trained, given, ulysses, ranks, offload)
+        whole = {key: p.grad.full_tensor().clone() for key, p in trained.lm.named_parameters() if p.grad is not None}
+        norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), CLIP).full_tensor()
+        clipped = {key: p.grad.full_tensor().clone() for key, p in trained.lm.named_parameters() if p.grad is not None}
+        found[name] = {"loss": loss, "count": count, "gradients": whole, "norm": norm, "clipped": clipped}
     if dist.get_rank() == 0:
-        torch.save({"loss": loss, "count": count, "gradients": whole, "norm": norm, "clipped": clipped}, out)
+        torch.save(found, out)
     dist.destroy_process_group()
 
 

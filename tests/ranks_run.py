@@ -1,53 +1,44 @@
-"""One rank of a training run: `torchrun -m tests.ranks_run SETTINGS_JSON LOG [FAULT STEP]`. Steps go to the log as JSON lines."""
+"""One rank that breaks: `torchrun -m tests.ranks_run FOLDER/settings.json FAULT STEP`. Without a fault it is the product's own."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import resource
 import signal
 import sys
-from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from entropylong.errors import EntropyLongError
-from entropylong.training import loop
-from entropylong.training.loop import StepFigures, TrainSettings, train
+from entropylong.training import loop, rank
+from entropylong.training.steps import StepLog
 
 
-def main(settings: str, log: str, fault: str = "", at: str = "0") -> None:
-    torch.set_num_threads(1)
-    stated = json.loads(settings)
-    run = TrainSettings(**stated | {"feeds": tuple(stated["feeds"]), "weights": tuple(stated["weights"])})
+def main(settings: str, fault: str, at: int) -> None:
+    add, gradients, calls = StepLog.add, loop.gradients, list[int]()
 
-    def on_step(figures: StepFigures) -> None:
-        with Path(log).open("a") as lines:
-            lines.write(json.dumps(asdict(figures)) + "\n")
-        if figures.step == int(at):
+    def broken(log: StepLog, entry: dict[str, Any]) -> None:
+        add(log, entry)
+        if entry.get("step") == at:
             if fault == "kill":
                 os.killpg(os.getpgid(0), signal.SIGKILL)
             if fault == "term":
                 os.kill(os.getpid(), signal.SIGTERM)
+            if fault == "disk":  # files of more than 2,000 bytes cannot be written: a checkpoint, not the log
+                resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
 
-    if fault == "nan":
-        gradients = loop.gradients
-        calls: list[int] = []
+    def counted(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        if fault == "dead" and os.environ["RANK"] == "1" and len(calls) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss, count = gradients(*args)
+        return (loss * math.nan if fault == "nan" and len(calls) == at else loss), count
 
-        def poisoned(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
-            calls.append(1)
-            loss, count = gradients(*args)  # type: ignore[arg-type]
-            return (loss * math.nan if len(calls) == int(at) else loss), count
-
-        loop.gradients = poisoned  # type: ignore[assignment]
-    try:
-        done = train(run, on_step, lambda line: print(line, flush=True))
-    except EntropyLongError as error:
-        print(f"error: {error}", flush=True)
-        sys.exit(1)
-    print(f"done: {done}", flush=True)
+    StepLog.add = broken  # type: ignore[method-assign]
+    loop.gradients = counted  # type: ignore[assignment]
+    sys.exit(rank.main(settings))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

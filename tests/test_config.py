@@ -8,20 +8,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from entropylong.config import Config, generic, keys_of, operational_keys, walk
+from entropylong.config import NAMED, Config, generic, keys_of, operational_keys, walk
 from entropylong.config_files import conf_dir, load_config
 from entropylong.errors import ConfigError
 from entropylong.pipeline import STEPS
+from entropylong.training.run import IDENTITY
 from tests.conftest import CONF
 
 # Covered by the hash of the prepared files, which stands in the fingerprint in their place.
 BY_MODEL_HASH = {"model.name", "model.revision", "model.dtype", "encoder.name", "encoder.revision"}
 
 
+def _is_named(key: str) -> bool:
+    """Below a name of the user's own: base.yaml describes it in a comment."""
+    return any(key.startswith(f"{section}.*") for section in NAMED)
+
+
 def test_base_documents_every_key_and_no_other() -> None:
     tree = yaml.safe_load((CONF / "base.yaml").read_text())
     given = {generic(key) for key, _ in walk(tree)}
-    assert given - {"sources"} == {key for key in keys_of(Config) if not key.startswith("sources.")}
+    assert given - set(NAMED) == {key for key in keys_of(Config) if not _is_named(key)}
     lines = (CONF / "base.yaml").read_text().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"^\s+\w+:\s*\S", line) or re.match(r"^\w+:\s+\S", line):
@@ -42,11 +48,11 @@ def test_operational_keys_are_marked_in_base() -> None:
             if "[operational]" in comment:
                 marked.add(key)
         comment = ""
-    assert marked == {k for k in operational_keys() if not k.startswith("sources.")}
+    assert marked == {k for k in operational_keys() if not _is_named(k)}
 
 
 def test_every_semantic_key_belongs_to_a_stage() -> None:
-    claimed = {path for step in STEPS for path in (*step.config, *step.selects)} | BY_MODEL_HASH
+    claimed = {path for step in STEPS for path in (*step.config, *step.selects)} | BY_MODEL_HASH | {IDENTITY}
     for key in set(keys_of(Config)) - set(operational_keys()):
         assert any(key == c or key.startswith(f"{c}.") for c in claimed), f"{key} is hashed nowhere"
 
@@ -58,7 +64,7 @@ def test_every_stage_path_is_a_key() -> None:
             assert any(k == path or k.startswith(f"{path}.") for k in keys), (step.name, path)
 
 
-@pytest.mark.parametrize("name", ["base", "demo", "paper"])
+@pytest.mark.parametrize("name", ["base", "cluster", "demo", "demo_train", "paper", "sft_128k", "train_128k"])
 def test_shipped_files_load(name: str) -> None:
     assert isinstance(load_config(conf_dir() / f"{name}.yaml"), Config)
 
@@ -74,6 +80,17 @@ def test_paper_preset_is_the_papers_setting() -> None:
         None,
     )
     assert (config.anchors.min_position, config.separator, config.pack.length) == (1, "", 131072)
+
+
+def test_the_published_training_recipe() -> None:
+    run, sft = load_config("train_128k"), load_config("sft_128k")
+    assert (run.train.steps, run.train.batch, run.pack.length, run.train.sequence_parallel) == (1000, 32, 131072, 2)
+    assert (run.train.learning_rate, run.train.final_rate, run.train.warmup, run.train.rope_base) == (4e-5, 0, 0.2, 2e8)
+    assert (run.train.weight_decay, run.train.clip, run.train.dtype, run.train.mode) == (0.1, 1.0, "bfloat16", "pretrain")
+    assert (sft.train.steps, sft.train.batch, sft.pack.length, sft.train.sequence_parallel) == (250, 16, 131072, 8)
+    assert (sft.train.learning_rate, sft.train.final_rate, sft.train.warmup, sft.train.rope_base) == (2e-5, 0.1, 0.05, None)
+    assert (sft.train.mode, sft.train.loss_on) == ("sft", "all")
+    assert run.model.name == sft.model.name == "meta-llama/Meta-Llama-3-8B"
 
 
 def test_operational_keys_change_no_fingerprint_section() -> None:
@@ -108,6 +125,17 @@ BASE = "extends: base\n"
         ("extends: nothing\n", [], "there is no nothing.yaml"),
         ("- a\n", [], "must be a mapping"),
         ("a: [\n", [], "not readable as YAML"),
+        (BASE + "train:\n  data:\n    A:\n      kind: sequences\n", [], "lower-case letters"),
+        (BASE + "train:\n  data:\n    a: 3\n", [], "key 'train.data.a' must be a mapping"),
+        (BASE + "train:\n  data:\n    a:\n      kinds: chat\n", [], "the nearest valid key is 'train.data.*.kind'"),
+        (BASE, ["train.data.a.kind=chat", "train.data.a.path=x"], "train.mode pretrain does not train on kind chat"),
+        (BASE, ["train.mode=sft", "train.data.a.kind=chat"], "kind chat needs a JSON lines file"),
+        (BASE, ["train.data.a.kind=documents", "train.data.a.path=x"], "only kind chat has one"),
+        (BASE, ["train.data.a.kind=documents", "train.data.a.recipe=noverify"], "belong to kind sequences"),
+        (BASE, ["train.data.a.kind=sequences", "train.data.a.share=0.5"], "belongs to kind documents"),
+        (BASE, ["train.data.a.kind=sequences", "train.data.a.recipe=noverify", "train.data.a.fingerprint=f"], "one of the two"),
+        (BASE, ["train.data.a.kind=sequences", "train.data.a.tables=d"], "needs the fingerprint"),
+        (BASE, ["train.data.a.kind=sequences", "train.data.a.weight=0"], "greater than 0"),
         (BASE, ["accept.epsilon=.nan"], "key 'accept.epsilon'"),
         (BASE, ["alpha"], "must be key.sub=value"),
     ],

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -18,7 +17,7 @@ from entropylong.errors import FeedError
 from entropylong.feed.manifest import FeedFile, FeedManifest, read_manifest, write_manifest
 from entropylong.feed.order import GlobalOrder, rank_share
 from entropylong.feed.reader import Feed, FeedState
-from entropylong.feed.rows import COLUMNS
+from entropylong.feed.rows import feed_table
 from entropylong.feed.seal import seal_feed
 from entropylong.hashing import file_sha256
 from tests.conftest import OpenRunner
@@ -33,9 +32,16 @@ def make_feed(folder: Path, file_rows: list[int], first: int = 0, length: int = 
     for index, rows in enumerate(file_rows):
         ids = list(range(number, number + rows))
         number += rows
-        table = pa.Table.from_pylist(
-            [{"sequence_id": i, "input_ids": [i] * length, "loss_mask": [1] * (length - 1) + [i % 2]} for i in ids], schema=COLUMNS
-        )
+        arrays = [
+            (
+                np.full(length, i),
+                np.array([1] * (length - 1) + [i % 2]),
+                np.repeat([0, 1], [i % 3, length - i % 3]),
+                np.full(length, i / 2),
+            )
+            for i in ids
+        ]
+        table = feed_table(ids, arrays)
         path = folder / f"part-{index:06d}.parquet"
         pq.write_table(table, path, row_group_size=2)
         files.append(FeedFile(path.name, rows, file_sha256(path)))
@@ -58,6 +64,7 @@ def test_each_row_once_an_epoch_in_a_fresh_order(tmp_path: Path) -> None:
     (batch,) = islice(iter(Feed([folder], [1.0], seed=7, batch=4)), 1)
     for row in batch:
         assert row.input_ids.tolist() == [row.sequence_id] * LENGTH and row.loss_mask[-1] == row.sequence_id % 2
+        assert (row.segment == 0).sum() == row.sequence_id % 3 and (row.nll_drop == row.sequence_id / 2).all()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])

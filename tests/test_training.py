@@ -2,45 +2,87 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from entropylong.config_files import load_config
 from entropylong.errors import ConfigError, ModelError
+from entropylong.training.attention import check_kernel, segmented, varlen
+from entropylong.training.describe import describe, description_table
 from entropylong.training.loss import IGNORED, blockwise_cross_entropy, shifted_labels
+from entropylong.training.model import Batch, TrainingModel, gradients, layers_of, load_for_training
 from entropylong.training.rope import check_rope, with_rope_base
-from entropylong.training.ulysses import Ulysses
-from tests.ranks import CLIP, batch
+from entropylong.training.settings import check_ranks
+from entropylong.training.ulysses import NAME, Ulysses
+from tests.ranks import CLIP, LENGTH, MOST, SEQUENCES, batch, options
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_lm: Path) -> dict[str, Any]:
-    """The same step the obvious way: transformers' own attention, all logits, one process."""
+Step = dict[str, Any]
+
+
+def _obvious(tiny_lm: Path, is_plain: bool) -> Step:
+    """The same step the obvious way: transformers' own attention, all logits, one process; a pass for each segment."""
     model = AutoModelForCausalLM.from_pretrained(tiny_lm, dtype=torch.float32, attn_implementation="eager")
     ids, mask = batch()
-    logits = model(ids).logits[:, :-1].reshape(-1, model.config.vocab_size)
-    losses = F.cross_entropy(logits, ids[:, 1:].reshape(-1), reduction="none")
-    counted = mask[:, 1:].reshape(-1).bool()
-    loss = losses[counted].mean()
+    drops, segments = options()
+    total, counted = torch.zeros(()), 0
+    for row in range(SEQUENCES):
+        bounds = (
+            [0, LENGTH] if is_plain else [0, *(n for n in range(1, LENGTH) if segments[row, n] != segments[row, n - 1]), LENGTH]
+        )
+        logits = torch.cat([model(ids[row : row + 1, a:b]).logits[0] for a, b in pairwise(bounds)])
+        for n in range(1, LENGTH):
+            if mask[row, n]:
+                drop = float(drops[row, n])
+                weight = 1.0 if is_plain or drop == 0 else min(math.exp(drop), MOST)
+                total = total + weight * F.cross_entropy(logits[n - 1], ids[row, n])
+                counted += 1
+    loss = total / counted
     loss.backward()
     whole = {name: p.grad.clone() for name, p in model.named_parameters()}
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     clipped = {name: p.grad for name, p in model.named_parameters()}
-    return {"loss": loss.detach(), "count": counted.sum(), "gradients": whole, "norm": norm, "clipped": clipped}
+    return {"loss": loss.detach(), "count": counted, "gradients": whole, "norm": norm, "clipped": clipped}
+
+
+@pytest.fixture(scope="module")
+def obvious(tiny_lm: Path) -> dict[str, Step]:
+    return {"plain": _obvious(tiny_lm, True), "options": _obvious(tiny_lm, False)}
+
+
+def _same(found: Step, wanted: Step) -> None:
+    assert found["count"] == wanted["count"]
+    torch.testing.assert_close(found["loss"], wanted["loss"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found["norm"], wanted["norm"], rtol=1e-4, atol=1e-5)
+    assert wanted["norm"] > CLIP, "clipping is active"
+    for part in ("gradients", "clipped"):
+        assert found[part].keys() == wanted[part].keys()
+        for name, gradient in wanted[part].items():
+            torch.testing.assert_close(found[part][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize(("ranks", "sp"), [(1, 1), (2, 1), (2, 2), (4, 2), (4, 4)])
-def test_loss_and_gradients_at_any_cut(ranks: int, sp: int, plain: dict[str, Any], tiny_lm: Path, tmp_path: Path) -> None:
-    """Two key heads on four sequence ranks: they are repeated. Masks are unequal, a rank may have nothing that counts."""
+def test_loss_and_gradients_at_any_cut(ranks: int, sp: int, obvious: dict[str, Step], tiny_lm: Path, tmp_path: Path) -> None:
+    """Two key heads on four sequence ranks: they are repeated. Masks are unequal, a rank may have nothing that counts.
+
+    Also with attention in segments, weights on anchors and activations in the host's memory.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "tests.ranks"]
     done = subprocess.run(
         [*command, str(tiny_lm), str(tmp_path / "out.pt"), str(sp)],
@@ -48,14 +90,58 @@ def test_loss_and_gradients_at_any_cut(ranks: int, sp: int, plain: dict[str, Any
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert found["count"] == plain["count"]
-    torch.testing.assert_close(found["loss"], plain["loss"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found["norm"], plain["norm"], rtol=1e-4, atol=1e-5)
-    assert plain["norm"] > CLIP, "clipping is active"
-    for part in ("gradients", "clipped"):
-        assert found[part].keys() == plain[part].keys()
-        for name, gradient in plain[part].items():
-            torch.testing.assert_close(found[part][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for name, wanted in obvious.items():
+        _same(found[name], wanted)
+
+
+def test_compiled_layers_give_the_same_step(tiny_lm: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_lm)
+    config.num_hidden_layers = 1
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    ids, mask = batch()
+    ulysses, steps = Ulysses(None), []
+    for compiled in (False, True):
+        model = load_for_training(tmp_path, rope_base=None, length=LENGTH, block=24, checkpointing=False, compiled=compiled)
+        assert all((layer._compiled_call_impl is not None) == compiled for layer in layers_of(model.lm))
+        loss, _ = gradients(model, Batch(ids[:1], shifted_labels(ids, mask)[:1]), ulysses, ranks=1)
+        steps.append([loss, *(p.grad for p in model.lm.parameters())])
+    for one, other in zip(*steps, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class _Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def test_131072_tokens_without_a_tensor_of_length_by_vocabulary(tiny_lm: Path) -> None:
+    """Forward and backward through a layer 32 wide. The largest tensor is a block of logits or the feed-forward's, not [T, V]."""
+    length, block, vocabulary = 131_072, 2_048, 8_192
+    config = AutoConfig.from_pretrained(tiny_lm)
+    config.num_hidden_layers, config.vocab_size = 1, vocabulary
+    # One head: minutes otherwise, all of them in the exponentials of attention.
+    config.num_attention_heads = config.num_key_value_heads = 1
+    config.head_dim = 8
+    config = with_rope_base(config, 2e8, length)
+    ulysses = Ulysses(None)
+    lm = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+    check_rope(lm)
+    model = TrainingModel(lm, block).train()
+    ids = torch.randint(2, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
+    whole = Batch(ids, shifted_labels(ids, torch.ones_like(ids)))
+    with _Largest() as largest:
+        loss, count = gradients(model, whole, ulysses, ranks=1)
+    assert count == length - 1 and torch.isfinite(loss)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in lm.parameters())
+    assert largest.elements == max(block * vocabulary, length * 64) < length * vocabulary / 32
 
 
 def test_blocks_give_the_whole_loss_and_gradient() -> None:
@@ -105,9 +191,45 @@ def test_a_rounded_or_uninitialised_rope_is_found(tiny_lm: Path) -> None:
             check_rope(model)
 
 
-def test_ranks_that_cannot_share_a_sequence() -> None:
-    ulysses = Ulysses(None)
-    ulysses.check(3, 7)
-    ulysses.size = 2
-    with pytest.raises(ConfigError, match="2 ranks must divide the 3 attention heads"):
-        ulysses.check(3, 8)
+@pytest.mark.parametrize(
+    ("ranks", "sp", "batch_size", "said"),
+    [
+        (4, 3, 8, r"3 ranks must divide the 4 attention heads and the 64 tokens of a sequence; take one of \[1, 2, 4\]"),
+        (3, 2, 8, "2 does not divide 3 ranks"),
+        (6, 1, 8, r"6 ranks, 1 to a sequence, do not divide a batch of 8 sequences; take one of \[1, 2, 4, 8\]"),
+        (6, 2, 4, r"take one of \[2, 4, 8\]"),
+    ],
+)
+def test_ranks_that_cannot_share_the_work(ranks: int, sp: int, batch_size: int, said: str) -> None:
+    check_ranks(4, 2, 8, 64, 4)
+    with pytest.raises(ConfigError, match=said):
+        check_ranks(ranks, sp, batch_size, 64, 4)
+
+
+def test_the_kernel_of_a_gpu_is_refused_without_one() -> None:
+    check_kernel("sdpa", torch.device("cpu"), "float32")
+    with pytest.raises(ConfigError, match="varlen needs CUDA and bfloat16"):
+        check_kernel("varlen", torch.device("cpu"), "bfloat16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.nn.attention.varlen runs on CUDA alone")
+def test_varlen_is_segmented_attention() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, 256, 64, device="cuda", dtype=torch.bfloat16) for h in (8, 2, 2))
+    bounds = ((0, 100), (100, 101), (101, 256))
+    torch.testing.assert_close(varlen(q, k, v, bounds, None), segmented(q, k, v, bounds, None, 0.0), rtol=2e-2, atol=2e-2)
+
+
+def test_a_description_is_arithmetic() -> None:
+    """The published run: 16 bytes a parameter over 8 ranks, 4.19M tokens a step, 148 GFLOP a token. Norms are not counted."""
+    config = load_config("train_128k")
+    found = describe(config)
+    assert (found.parameters, found.data_parallel, found.accumulation, found.warmup) == (8_030_261_248 - 65 * 4096, 4, 8, 200)
+    assert found.tokens == 1000 * 32 * 131_072 and 147e9 < found.flops_a_token < 149e9
+    assert next(iter(found.memory.values())) == 2 * found.parameters
+    assert found.hours == pytest.approx(found.tokens * found.flops_a_token / (0.3 * 989e12 * 8) / 3600)
+    offloaded = describe(load_config("train_128k", ["train.offload_activations=true"]))
+    assert offloaded.host == 32 * 65_536 * 4096 * 2 == found.memory["activations"] - offloaded.memory["activations"]
+    text = Console(width=200, record=True, file=StringIO())
+    text.print(description_table(found, config))
+    assert "memory of a GPU" in text.export_text() and f"{found.hours:,.1f}" in text.file.getvalue()

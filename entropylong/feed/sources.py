@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import Config, TrainData
-from entropylong.errors import FeedError, QuarantineExceeded, SourceError
+from entropylong.errors import ConfigError, FeedError, QuarantineExceeded, SourceError
 from entropylong.feed.chat import CUT, Refused, encode_conversation, parse_conversation
 from entropylong.feed.manifest import MANIFEST, FeedManifest, read_manifest
 from entropylong.feed.rows import DDL, Item, feed_table, pack_items, sequence_arrays
@@ -89,7 +89,10 @@ class Feeds:
         Raises:
             FeedError: there is nothing to train on.
         """
-        named = self.config.train.data or {"sequences": TrainData(kind="sequences")}
+        named = self.config.train.data
+        if not named and self.config.train.mode == "sft":
+            raise ConfigError("train.mode sft needs conversations: give --input FILE.jsonl, or train.data in the config file")
+        named = named or {"sequences": TrainData(kind="sequences")}
         make = {"sequences": self._sequences, "documents": self._documents, "chat": self._chat}
         return [make[data.kind](name, data) for name, data in sorted(named.items())]
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -23,6 +24,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from entropylong.errors import CheckpointError
 
 COMPLETE, STATE = "complete.json", "state.json"
+# torch's own is no Exception.
+_FAILURES = (Exception, CheckpointException)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -79,7 +82,7 @@ class Checkpoints:
         self._writing = None
         try:
             future.result()
-        except Exception as error:
+        except _FAILURES as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"{target}: cannot be written ({reason}); free some space, then start the same run again"
@@ -112,7 +115,7 @@ class Checkpoints:
         _make_moments(optimizer, state["step"])
         try:
             load(_tensors(model, optimizer), storage_reader=HuggingFaceStorageReader(str(newest)))
-        except Exception as error:
+        except _FAILURES as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{newest}: cannot be read ({reason}); remove it to go on from the one before") from error
         return state

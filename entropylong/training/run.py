@@ -26,6 +26,8 @@ from entropylong.training.steps import StepFigures, read_steps
 from entropylong.training.track import TrainingRun
 
 VERSION = 1
+# The section whose semantic keys decide what a run gives.
+IDENTITY = "train"
 # They say what the feeds are and which model it is: the hashes of both stand in their place.
 _RESOLVED = ("train.data", "train.model", "train.mode", "train.chat_template", "train.loss_on")
 
@@ -89,7 +91,7 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     check_ranks(ranks, train.sequence_parallel, train.batch, length, shape_of(model.path).heads)
     cache = str(Path(config.node_cache).expanduser().absolute())
     feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, cache), say).all()
-    keys = {key: value for key, value in config.semantic("train").items() if not key.startswith(_RESOLVED)}
+    keys = {key: value for key, value in config.semantic(IDENTITY).items() if not key.startswith(_RESOLVED)}
     data = sorted([feed.manifest.identity, feed.weight] for feed in feeds)
     identity = digest([VERSION, keys, train.mode, config.seed, length, model.fingerprint, data])
     folder = Path(config.workspace).absolute() / "training" / identity
