@@ -117,7 +117,7 @@ def _find_parent(name: str, child: Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -127,12 +127,29 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-5 is a number, which YAML 1.1 takes for text without a point in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _yaml(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _override(text: str) -> _Layer:
     key, found, value = text.partition("=")
     if not found or not key.strip():
         raise ConfigError(f"override {text!r}: must be key.sub=value")
     try:
-        parsed: Any = yaml.safe_load(value) if value else ""
+        parsed: Any = _yaml(value) if value else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"override {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
     name = key.strip()

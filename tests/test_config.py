@@ -150,6 +150,17 @@ def test_mistakes_name_file_key_and_way_out(text: str, overrides: list[str], sai
     assert "mine.yaml" in message or (overrides and "override" in message)
 
 
+def test_numbers_as_people_write_them(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train:\n  learning_rate: 1e-5\n  rope_base: 2E+8\n")
+    config = load_config(tmp_path / "a.yaml", ["train.weight_decay=5e-2", "train.clip=1"])
+    assert (config.train.learning_rate, config.train.rope_base, config.train.weight_decay, config.train.clip) == (
+        1e-5,
+        2e8,
+        0.05,
+        1,
+    )
+
+
 def test_extends_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b\n")
     (tmp_path / "b.yaml").write_text("extends: a\n")
