@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Beside the environment, not in it: see requirements-mds.in.
+MDS := $(VENV)/mds
 LOCK ?= requirements-cpu.lock
 
 # Where this is set, every process would compile the libraries again: ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench faults lint format lock clean mlflow
+.PHONY: help setup demo demo-train test bench faults lint format lock clean mlflow
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv from the hashed lock (LOCK=requirements-gpu.lock for GPUs)
 
@@ -25,10 +27,18 @@ $(STAMP): $(LOCK) requirements-models.lock pyproject.toml scripts/preflight.py
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
+$(MDS): requirements-mds.lock $(STAMP)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $(MDS) -r requirements-mds.lock
+	@touch $(MDS)
+
 demo: $(STAMP) ## The whole chain on the embedded corpus with two small real models, then the figures
 	@$(BIN)/entropylong run --config conf/demo.yaml
 
-test: lint ## Lint, types and the whole test suite
+demo-train: $(STAMP) ## Ten training steps on the demo's sequences: SmolLM2, two processes, then the model and its curve in MLflow
+	@$(BIN)/entropylong run --config conf/demo_train.yaml
+	@$(BIN)/entropylong train --config conf/demo_train.yaml
+
+test: lint $(MDS) ## Lint, types and the whole test suite
 	@$(BIN)/python -m pytest
 
 bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
@@ -53,6 +63,7 @@ lock: $(STAMP) ## Resolve the lock files again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra cpu --extra train --group dev pyproject.toml -o requirements-cpu.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra gpu --extra train --group dev pyproject.toml -o requirements-gpu.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-models.in -o requirements-models.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-mds.in -o requirements-mds.lock
 
 clean: ## Remove the environment, caches and the demo's workspace
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.errors import EnvironmentProblem, FeedError, UsageError
@@ -74,11 +74,11 @@ def export_sequences(runner: Runner, folder: Path, to: Literal["parquet", "mds",
     return count
 
 
-def _numbers(column: str) -> Any:
+def _numbers(column: str) -> Column:
     """Bytes as an array of numbers."""
-    return F.when(
-        F.col(column).isNotNull(), F.transform(F.split(F.hex(column), "(?<=\\G..)"), lambda pair: F.conv(pair, 16, 10).cast("int"))
-    )
+    places = F.sequence(F.lit(1), F.length(column))
+    numbers = F.transform(places, lambda n: F.conv(F.hex(F.col(column).substr(n, F.lit(1))), 16, 10).cast("int"))
+    return F.when(F.col(column).isNotNull(), numbers)
 
 
 def _write_mds(rows: DataFrame, building: Path) -> None:
