@@ -14,7 +14,7 @@ from benchmarks.common import ROOT
 from benchmarks.plots import Line, draw, read_results
 from benchmarks.timing import RESULTS
 
-SCRIPTS = ("scoring", "verification", "embedding", "screens", "spark")
+SCRIPTS = ("scoring", "verification", "embedding", "screens", "training", "spark")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ def claims(results: list[Line]) -> list[Claim]:
         Claim("left-window screen against exact", f"{screen['ratio']:.2f} x", "", True),
         Claim("  recall of dependencies", recall, ">= 95%", at["recall_specific"] >= 0.95),
         Claim("Arrow and JVM, share of slot time", f"{share:.1%}", "<= 5%", share <= 0.05),
+        _ratio("feed of 131,072 tokens a row, against a step's need", by_name["feed"]["ratio"], 10.0),
+        Claim(
+            "waiting for data, share of a step", f"{by_name['data_wait']['ours']:.2%}", "< 1%", by_name["data_wait"]["ours"] < 0.01
+        ),
+        _ratio("memory of the loss, in blocks", by_name["loss_memory"]["ratio"], 2.0),
+        Claim("time of the loss, in blocks", f"{by_name['loss']['ratio']:.2f} x", "", True),
     ]
 
 

@@ -40,6 +40,10 @@ def results(**changed: float) -> list[Line]:
             "curve": curve,
         },
         {"name": "arrow_jvm_share", "ours": 0.03, "ratio": None},
+        {"name": "feed", "ours": 0.02, "ratio": 400.0},
+        {"name": "data_wait", "ours": 0.001, "ratio": None},
+        {"name": "loss_memory", "ours": 500, "ratio": 5.0},
+        {"name": "loss", "ours": 1.0, "ratio": 0.9},
     ]
     for name in ("scoring", "verification", "embedding"):
         lines += [{"name": f"{name}_growth", "ours": 1.1 * size, "size": size} for size in (1, 2, 4, 8)]
@@ -65,6 +69,9 @@ def test_all_goals_reached() -> None:
         ({"scoring": 2.9}, "scoring"),
         ({"verification_all": 7.9}, "verification, scope all (m = 6.00)"),
         ({"verification_retrieved": 2.2}, "verification, scope retrieved (m = 1.50)"),
+        ({"feed": 9.0}, "feed of 131,072 tokens a row, against a step's need"),
+        ({"data_wait": 0.02}, "waiting for data, share of a step"),
+        ({"loss_memory": 1.5}, "memory of the loss, in blocks"),
         ({"arrow_jvm_share": 0.06}, "Arrow and JVM, share of slot time"),
     ],
 )

@@ -1,0 +1,145 @@
+"""Training: the feed against what a step needs, block-wise loss against all logits at once (time and memory), waiting for data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+
+from benchmarks.common import LM, ROOT, model_folder
+from benchmarks.timing import record, say, seconds
+from entropylong.config_files import load_config
+from entropylong.feed.manifest import FeedFile, FeedManifest, write_manifest
+from entropylong.feed.reader import Feed
+from entropylong.feed.rows import feed_table
+from entropylong.feed.seal import FILE_TOKENS, GROUP_ROWS
+from entropylong.hashing import file_sha256
+from entropylong.models.shape import KNOWN
+from entropylong.training.describe import describe
+from entropylong.training.loop import train
+from entropylong.training.loss import IGNORED, blockwise_cross_entropy
+from entropylong.training.settings import TrainSettings
+from entropylong.training.steps import StepFigures
+
+SHAPE = KNOWN["HuggingFaceTB/SmolLM2-135M"]
+TOKENS, BLOCK = 4096, 512
+LONG, FEED_ROWS = 131_072, 64
+STEP_TOKENS, STEPS = 256, 6
+
+
+def make_feed(folder: Path, rows: int, length: int) -> Path:
+    """Random ids, as many to a file and a row group as `seal_feed` writes."""
+    folder.mkdir(parents=True)
+    rng, files, per_file = np.random.default_rng(0), [], max(1, FILE_TOKENS // length)
+    for number, first in enumerate(range(0, rows, per_file)):
+        ids = list(range(first, min(rows, first + per_file)))
+        zeros, ones = np.zeros(length), np.ones(length)
+        table = feed_table(ids, [(rng.integers(2, SHAPE.vocabulary, length), ones, zeros, zeros) for _ in ids])
+        path = folder / f"part-{number:06d}.parquet"
+        pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="zstd")
+        files.append(FeedFile(path.name, len(ids), file_sha256(path)))
+    write_manifest(folder, FeedManifest("random", "random", 0, length, tuple(files)))
+    return folder
+
+
+def all_logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss as one writes it first."""
+    return F.cross_entropy((hidden @ weight.T).float(), labels, ignore_index=IGNORED, reduction="sum")
+
+
+def loss_of(side: str) -> Callable[[], None]:
+    """Forward and backward of the loss of one sequence, SmolLM2's head."""
+    torch.manual_seed(0)
+    hidden = torch.randn(TOKENS, SHAPE.width, requires_grad=True)
+    # As a model's: larger ones give probabilities that are denormal numbers, on which a CPU takes ten times as long.
+    weight = (0.02 * torch.randn(SHAPE.vocabulary, SHAPE.width)).requires_grad_()
+    labels = torch.randint(0, SHAPE.vocabulary, (TOKENS,))
+
+    def run() -> None:
+        if side == "naive":
+            all_logits(hidden, weight, labels).backward()
+        else:
+            blockwise_cross_entropy(hidden, labels, lambda states: states @ weight.T, BLOCK).backward()
+
+    return run
+
+
+def memory_of(side: str) -> float:
+    """Peak MiB of a process that does nothing else, above what it takes before."""
+    command = [sys.executable, "-m", "benchmarks.training", "--memory-of", side]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def peak() -> float:
+    """Of this process, in MiB. Not getrusage's: that one begins with what the parent took."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def the_loss(pairs: int) -> None:
+    times: tuple[list[float], list[float]] = ([], [])
+    for pair in range(pairs):
+        for side in (0, 1) if pair % 2 else (1, 0):
+            times[side].append(seconds(loss_of(("ours", "naive")[side])))
+        say(f"loss, pair {pair + 1} of {pairs}: ours {times[0][-1]:.2f} s, naive {times[1][-1]:.2f} s")
+    record("loss", *times, tokens=TOKENS, block=BLOCK)
+    record("loss_memory", [memory_of("ours")], [memory_of("naive")], unit="MiB", tokens=TOKENS, block=BLOCK)
+
+
+def the_feed(folder: Path, pairs: int) -> None:
+    """Seconds a sequence of 131,072 tokens, against what the published run takes for one at `train.mfu` on 8 H100."""
+    run = describe(load_config("train_128k"))
+    needed = LONG / (run.tokens_a_second * run.ranks)
+    feed = make_feed(folder, FEED_ROWS, LONG)
+
+    def epoch() -> None:
+        for _ in islice(iter(Feed([feed], [1.0], seed=0, batch=1)), FEED_ROWS):
+            pass
+
+    spent = [seconds(epoch) / FEED_ROWS for _ in range(pairs)]
+    record("feed", spent, [needed] * pairs, tokens=LONG, rows=FEED_ROWS)
+
+
+def the_wait(folder: Path) -> None:
+    """Share of a step that SmolLM2 waits for its rows, the first left out: it opens the feed."""
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    settings = TrainSettings(
+        model=str(model_folder(LM)), feeds=(str(make_feed(folder / "feed", 8, STEP_TOKENS)),), weights=(1.0,),
+        folder=str(folder / "run"), length=STEP_TOKENS, batch=1, steps=STEPS, learning_rate=1e-5, final_rate=0.0, warmup=0.0,
+        weight_decay=0.1, clip=1.0, rope_base=None, dtype="float32", seed=0, checkpoint_activations=False, save_every=STEPS,
+    )  # fmt: skip
+    steps: list[StepFigures] = []
+    train(settings, steps.append, say)
+    record("data_wait", [statistics.median(step.data_wait_share for step in steps[1:])], [], unit="share", tokens=STEP_TOKENS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--memory-of", choices=("ours", "naive"))
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        run = loss_of(arguments.memory_of)
+        before = peak()
+        run()
+        print(peak() - before)
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
+        the_feed(Path(folder) / "long", arguments.pairs)
+        the_loss(arguments.pairs)
+        the_wait(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
