@@ -118,6 +118,7 @@ def the_wait(folder: Path) -> None:
         model=str(model_folder(LM)), feeds=(str(make_feed(folder / "feed", 8, STEP_TOKENS)),), weights=(1.0,),
         folder=str(folder / "run"), length=STEP_TOKENS, batch=1, steps=STEPS, learning_rate=1e-5, final_rate=0.0, warmup=0.0,
         weight_decay=0.1, clip=1.0, rope_base=None, dtype="float32", seed=0, checkpoint_activations=False, save_every=STEPS,
+        node_cache=str(folder),
     )  # fmt: skip
     steps: list[StepFigures] = []
     train(settings, steps.append, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,7 +40,7 @@ def train(
 
     overrides = only_overrides(words)
     if input_path is not None:
-        overrides = ["train.data.chat.kind=chat", f"train.data.chat.path={input_path}", *overrides]
+        overrides = ["train.data.chat.kind=chat", f"train.data.chat.path={json.dumps(input_path)}", *overrides]
     loaded = load_config(config, overrides)
     if describe:
         from entropylong.training.describe import describe as figures_of

@@ -254,6 +254,8 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         )
     if config.chunks.max_chars < config.chunks.target_chars:
         fail("chunks.max_chars", f"{config.chunks.max_chars} is below chunks.target_chars ({config.chunks.target_chars})")
+    if config.train.mode == "sft" and config.train.anchor_weight is not None:
+        fail("train.anchor_weight", "weighs verified anchors of sequences; conversations (train.mode sft) have none")
     for name, data in config.train.data.items():
         _check_data(name, data, config.train, fail)
 

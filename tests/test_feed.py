@@ -19,6 +19,7 @@ from entropylong.feed.order import GlobalOrder, rank_share
 from entropylong.feed.reader import Feed, FeedState
 from entropylong.feed.rows import feed_table
 from entropylong.feed.seal import seal_feed
+from entropylong.feed.sources import _sequence_rows
 from entropylong.hashing import file_sha256
 from tests.conftest import OpenRunner
 
@@ -95,6 +96,13 @@ def test_resume_gives_the_very_next_row_at_another_world_size(tmp_path: Path) ->
         Feed(folders, [0.5, 0.5], seed=3, batch=4).resume(state)
 
 
+def test_a_folder_with_any_name(tmp_path: Path) -> None:
+    folder = make_feed(tmp_path / "me@corp.com a+b,c=d é %41", [2, 1])
+    assert sorted(ids(Feed([folder], [1.0], seed=0, batch=3), 1)[0]) == [0, 1, 2]
+    with pytest.raises(FeedError, match="Petastorm splits paths at #"):
+        read_manifest(make_feed(tmp_path / "a#b", [1]))
+
+
 def test_weights_hold_at_every_moment(tmp_path: Path) -> None:
     folders = [make_feed(tmp_path / "long", [4, 4]), make_feed(tmp_path / "short", [5], first=100)]
     seen = [i for batch in ids(Feed(folders, [6, 4], seed=0, batch=5), 40) for i in batch]
@@ -157,7 +165,7 @@ def test_a_table_becomes_a_feed(finished: Path, open_runner: OpenRunner, tmp_pat
     value, version = runner.fingerprint("sequences") or "", runner.store.version("sequences")
     rows = runner.store.read_ok("sequences", value, version)
     facts = {"table": "sequences", "fingerprint": value, "version": version, "length": 1024}
-    manifest = seal_feed(rows, tmp_path / "feed", **facts)  # type: ignore[arg-type]
+    manifest = seal_feed(_sequence_rows(rows, None), tmp_path / "feed", **facts)  # type: ignore[arg-type]
     wanted = {row.sequence_id: row for row in rows.collect()}
     assert manifest.rows == len(wanted) > 1 and read_manifest(tmp_path / "feed") == manifest
     (batch,) = islice(iter(Feed([tmp_path / "feed"], [1.0], seed=0, batch=len(wanted))), 1)
@@ -166,9 +174,9 @@ def test_a_table_becomes_a_feed(finished: Path, open_runner: OpenRunner, tmp_pat
         assert row.input_ids.tolist() == wanted[row.sequence_id].input_ids
         mask = wanted[row.sequence_id].loss_mask
         assert row.loss_mask.tolist() == ([1] * 1024 if mask is None else list(mask))
-    assert seal_feed(rows.repartition(5), tmp_path / "again", **facts) == manifest  # type: ignore[arg-type]
+    assert seal_feed(_sequence_rows(rows.repartition(5), None), tmp_path / "again", **facts) == manifest  # type: ignore[arg-type]
     with pytest.raises(FeedError, match="no sequence to train on"):
-        seal_feed(rows.where("false"), tmp_path / "none", **facts)  # type: ignore[arg-type]
+        seal_feed(_sequence_rows(rows.where("false"), None), tmp_path / "none", **facts)  # type: ignore[arg-type]
     with pytest.raises(FeedError, match="have another length than 512"):
-        seal_feed(rows, tmp_path / "short", **{**facts, "length": 512})  # type: ignore[arg-type]
+        seal_feed(_sequence_rows(rows, None), tmp_path / "short", **{**facts, "length": 512})  # type: ignore[arg-type]
     assert not (tmp_path / "short").exists(), "half a feed has no name"

@@ -53,10 +53,11 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(feed: Path, tiny_lm: Path) -> TrainSettings:
+def settings(feed: Path, tiny_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     return TrainSettings(
         model=str(tiny_lm), feeds=(str(feed),), weights=(1.0,), folder="", length=LENGTH, batch=4, steps=STEPS, learning_rate=1e-2,
-        final_rate=0.1, warmup=0.2, weight_decay=0.1, clip=1.0, rope_base=1e6, dtype="float32", seed=1, logits_block=16,
+        final_rate=0.1, warmup=0.2, weight_decay=0.1, clip=1.0, rope_base=1e6, dtype="float32", seed=1, logits_block=16, 
+        node_cache=str(tmp_path_factory.mktemp("cache")),
         save_every=2, keep=2, threads=1,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 # Why a record was refused, or was not taken whole.
 NOT_JSON, NO_MESSAGES, NOT_RENDERED, CUT = "NOT_JSON", "NO_MESSAGES", "NOT_RENDERED", "CUT"
+SPECIAL_TOKEN = "SPECIAL_TOKEN"
 
 
 class Refused(Exception):
@@ -36,7 +37,7 @@ def parse_conversation(line: str) -> list[Message]:
     """
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(NOT_JSON, str(error)) from None
     messages = record.get("messages") if isinstance(record, dict) else None
     if not isinstance(messages, list) or not messages:
@@ -63,14 +64,19 @@ def encode_conversation(
     Raises:
         Refused: the template refuses it, or does not render a conversation's beginning as the beginning of its whole.
     """
+    planted = [token for token in tokenizer.all_special_tokens if any(token in message["content"] for message in messages)]
+    if planted:
+        raise Refused(SPECIAL_TOKEN, f"a message holds {planted[0]!r}, which would end or begin one")
     try:
         text = _render(tokenizer, messages, template)
         spans = _assistant_spans(tokenizer, messages, template, text) if assistant_only else [(0, len(text))]
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     except Refused:
         raise
     except Exception as error:  # a template may raise whatever it wants
-        raise Refused(NOT_RENDERED, f"the chat template refuses it: {' '.join(str(error).split())[:200]}") from None
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        raise Refused(
+            NOT_RENDERED, f"the chat template or the tokenizer refuses it: {' '.join(str(error).split())[:200]}"
+        ) from None
     ids = np.array(encoded["input_ids"], np.int32)
     if not assistant_only:
         return ids, np.ones(len(ids), np.uint8)

@@ -56,6 +56,12 @@ class FeedManifest:
         return digest([self.length, [[file.rows, file.sha256] for file in self.files]])
 
 
+def check_place(folder: Path) -> None:
+    """Raise FeedError where Petastorm would take a part of the folder's name for a part of a URL."""
+    if marks := [mark for mark in "#?;" if mark in str(folder.absolute())]:
+        raise FeedError(f"{folder}: Petastorm splits paths at {marks[0]}; choose a workspace without it in its path")
+
+
 def write_manifest(folder: Path, manifest: FeedManifest) -> None:
     """Seal a folder: from now on its files are those."""
     aside = folder / f"{MANIFEST}.part"
@@ -69,6 +75,7 @@ def read_manifest(folder: Path) -> FeedManifest:
     Raises:
         FeedError: it is not sealed, not readable, names files outside of it, or holds a file that Petastorm would unpickle.
     """
+    check_place(folder)
     if planted := [name for name in _PICKLED if (folder / name).exists()]:
         raise FeedError(f"{folder}: holds {planted[0]}, which Petastorm would unpickle; remove it, no feed of ours has one")
     try:

@@ -176,7 +176,8 @@ class _FileRows:
         # A file may be wanted twice, in two epochs: Petastorm reads each list of different files.
         for _, part in groupby(visits, key=lambda visit: visit[0]):
             files = list(part)
-            urls = [self._feed.checked(self._number, file).absolute().as_uri() for _, file in files]
+            # Not as_uri(): Petastorm takes a %40 for the name of a file.
+            urls = [f"file://{self._feed.checked(self._number, file).absolute()}" for _, file in files]
             with make_batch_reader(
                 urls, reader_pool_type="thread", workers_count=1, results_queue_size=4, shuffle_row_groups=False, num_epochs=1
             ) as reader:

@@ -60,9 +60,11 @@ def sequence_arrays(
     for piece in segments:
         if piece["kind"] == PAD:
             segment[piece["start"] : piece["end"]] = PADDING
-    nll_drop = np.zeros(len(input_ids), np.float32)
+    largest: dict[int, float] = {}
     for drop in drops:
-        nll_drop[drop["anchor"]] = max(nll_drop[drop["anchor"]], drop["nll_drop"])
+        largest[drop["anchor"]] = max(largest.get(drop["anchor"], drop["nll_drop"]), drop["nll_drop"])
+    nll_drop = np.zeros(len(input_ids), np.float32)
+    nll_drop[list(largest)] = list(largest.values())
     return input_ids, mask, segment, nll_drop
 
 
@@ -103,6 +105,7 @@ def pack_items(items: Iterable[Item], length: int, pad_id: int, seed: int) -> tu
             end = start + len(item.input_ids)
             row[0][start:end] = item.input_ids
             row[1][start:end] = 1 if item.targets is None else item.targets
+            row[1][start] = 0  # nothing before it that it could be told from
             row[2][start:end] = number
             start = end
         ids.append(xxhash64(seed, *(item.item_id for item in members)))

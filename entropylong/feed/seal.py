@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.errors import FeedError
-from entropylong.feed.manifest import MANIFEST, FeedFile, FeedManifest, read_manifest, write_manifest
+from entropylong.feed.manifest import MANIFEST, FeedFile, FeedManifest, check_place, read_manifest, write_manifest
 from entropylong.feed.rows import COLUMNS
 from entropylong.hashing import file_sha256
 
@@ -33,6 +33,7 @@ def seal_feed(rows: DataFrame, folder: Path, *, table: str, fingerprint: str, ve
     Raises:
         FeedError: there is no row, or one of another length.
     """
+    check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (folder / MANIFEST).is_file():

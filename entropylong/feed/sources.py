@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,14 @@ class Feeds:
         config: `train.data` names them; without any, the sequences of the config.
         spark: the session.
         trained: the model to train, for its tokenizer.
+        template: the chat template that conversations are rendered with, the tokenizer's own or another.
         say: where it is told what was made and what was left out.
     """
 
-    def __init__(self, config: Config, spark: SparkSession, trained: WorkerModel, say: Callable[[str], None]) -> None:
-        self.config, self.spark, self.say = config, spark, say
+    def __init__(
+        self, config: Config, spark: SparkSession, trained: WorkerModel, template: str | None, say: Callable[[str], None]
+    ) -> None:
+        self.config, self.spark, self.say, self._template = config, spark, say, template
         self._tokenizer = trained.tokenizer()
         self._folder = Path(config.workspace).absolute() / "feeds"
         self._runners: dict[str, Runner] = {}
@@ -149,9 +153,9 @@ class Feeds:
         train, length, seed = self.config.train, self.config.pack.length, self.config.seed
         base = source.parent if source.is_file() else source
         value = digest(
-            [files_sha256(base, files), self._tokenizer.fingerprint, train.chat_template, train.loss_on, length, seed]
+            [files_sha256(base, files), self._tokenizer.fingerprint, self._template, train.loss_on, length, seed]
         )  # fmt: skip
-        lines = self.spark.read.text([f.as_uri() for f in files]).where(F.trim("value") != "")
+        lines = self.spark.read.text([_as_spark_path(f) for f in files]).where(F.trim("value") != "")
         encode = _conversation_items(self._tokenizer, train.chat_template, train.loss_on == "assistant", length)
         items = lines.mapInArrow(encode, _ITEM)
         folder = self._folder / f"{value}-v0"
@@ -202,6 +206,11 @@ class Feeds:
         self.say(f"feed {name}: of {total:,} records {said}; they are listed in {file}")
 
 
+def _as_spark_path(path: Path) -> str:
+    """A path in which Spark sees no pattern."""
+    return "file://" + re.sub(r"([\\{}\[\]*?])", r"\\\1", str(path))
+
+
 def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:
     """Rows of `sequences` -> rows of a feed."""
     if drops is None:
@@ -232,7 +241,11 @@ def _verified_drops(runner: Runner, rows: DataFrame) -> DataFrame:
     placed = rows.select("sequence_id", F.explode("dependencies").alias("d")).select(
         "sequence_id", "d.root_id", "d.chunk_id", "d.anchor"
     )
-    read = runner.cells().select("root_id", "chunk_id", "position", (F.col("nll") - F.col("nll_with")).alias("nll_drop"))
+    read = (
+        runner.cells()
+        .where("accepted")
+        .select("root_id", "chunk_id", "position", (F.col("nll") - F.col("nll_with")).alias("nll_drop"))
+    )
     return (
         placed.join(starts, ["sequence_id", "root_id"], how="inner")
         .withColumn("position", F.col("anchor") - F.col("root_start"))

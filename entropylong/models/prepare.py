@@ -118,7 +118,9 @@ def _from_hub(spec: ModelSpec) -> Path:
 
     try:
         folder = snapshot_download(
-            spec.name, revision=spec.revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
+            spec.name,
+            revision=spec.revision,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json"],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:160]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,9 +71,8 @@ def peak_here(shape: ModelShape, dtype: str, device: torch.device) -> float:
 
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        # The longest first: an L40S is no L4.
-        for known in sorted(PEAKS, key=len, reverse=True):
-            if known in name:
+        for known in PEAKS:
+            if re.search(rf"\b{known}\b", name):
                 return PEAKS[known][1 if dtype == "float32" else 0]
     return _measured_peak(shape, device, getattr(torch, dtype))
 

@@ -41,7 +41,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
         self.folder, self.keep, self.say = folder, keep, say
         # Of its own, as it talks beside the training step: on one group the two would wait for each other.
-        self._group = dist.new_group(backend="gloo")
+        self._group: Any = dist.new_group(backend="gloo")
         self._writing: tuple[Path, Future[Any]] | None = None
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Checkpoints:
             (target / STATE).write_text(json.dumps(state | {"step": step}))
         dist.barrier()
         writer = HuggingFaceStorageWriter(str(target), save_distributed=True)
-        self._writing = (target, async_save(_tensors(model, optimizer), storage_writer=writer, process_group=self._group))  # type: ignore[assignment,arg-type]
+        self._writing = (target, async_save(_tensors(model, optimizer), storage_writer=writer, process_group=self._group))  # type: ignore[assignment]
 
     def seal_if_written(self) -> None:
         """Let a checkpoint count as soon as it is written; called at every step."""
@@ -108,9 +108,12 @@ class Checkpoints:
             if dist.get_rank() == 0:
                 self.say(f"checkpoint {found[-1].name} was cut short: passed over")
             found.pop()
-        if not found:
+        # The first rank's choice counts: another machine may see an older listing of the folder.
+        chosen: list[str | None] = [found[-1].name if found else None]
+        dist.broadcast_object_list(chosen, src=0, group=self._group)
+        if chosen[0] is None:
             return None
-        newest = found[-1]
+        newest = self.folder / chosen[0]
         state: dict[str, Any] = json.loads((newest / STATE).read_text())
         _make_moments(optimizer, state["step"])
         try:

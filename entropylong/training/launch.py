@@ -33,8 +33,10 @@ _DIED = re.compile(r"exitcode\s*:\s*(-\d+)")
 
 
 def torchrun_line(settings: Path, ranks: int) -> str:
-    """The command that does the same on one machine without Spark."""
-    return shlex.join(["torchrun", "--standalone", f"--nproc-per-node={ranks}", "-m", MODULE, str(settings)])
+    """The command that does the same on one machine without Spark. After SIGTERM it leaves the ranks time to finish their step."""
+    return shlex.join(
+        ["torchrun", "--standalone", "--shutdown-timeout=900", f"--nproc-per-node={ranks}", "-m", MODULE, str(settings)]
+    )
 
 
 def default_ranks() -> int:
@@ -87,6 +89,8 @@ def launch(spark: SparkSession, settings: Path, ranks: int, mode: str, on_entry:
     failed: list[Exception] = []
 
     def run() -> None:
+        # A key pressed is for the driver, which asks by a file: its children would fall over each other.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             # A file would have to lie at the same place on each executor; a module is found where the package is installed.
             distributor.run("-m", MODULE, str(settings))
@@ -163,6 +167,6 @@ def _why(folder: Path, error: Exception) -> str:
             + "; start the same command again: it "
             f"goes on from the newest checkpoint; what the ranks printed: {folder / LOG}"
         )
-    lines = [line.strip() for line in str(error).splitlines() if re.match(r"\s*(\[rank\d+\]:\s*)?\w*(Error|Exception)\b", line)]
+    lines = [line.strip() for line in str(error).splitlines() if re.match(r"\s*(\[rank\d+\]:\s*)?[\w.]*(Error|Exception)\b", line)]
     reason = lines[-1] if lines else " ".join(str(error).split())[:200]
     return f"a rank failed: {reason[:300]}; what the ranks printed: {folder / LOG}"

@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from entropylong.errors import TrainingError
+from entropylong.errors import ModelError, TrainingError
 from entropylong.feed.reader import Feed, FeedRow, FeedState
+from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import shape_of
 from entropylong.plan.devices import peak_here
 from entropylong.training.attention import check_kernel
@@ -68,7 +69,7 @@ def train(
         finally:
             run.checkpoints.finish()  # whatever ends the run, what it saved counts
         if is_whole:
-            export_model(run.model.lm, Path(settings.model), Path(settings.folder) / "model", settings.chat_template)
+            export_model(run.model.lm, run.source, Path(settings.folder) / "model", settings.chat_template)
         return is_whole
 
 
@@ -78,7 +79,8 @@ class _Run:
     def __init__(self, settings: TrainSettings, device: torch.device, say: Callable[[str], None]) -> None:
         self.settings, self.device, self._say = settings, device, say
         ranks, sp = dist.get_world_size(), settings.sequence_parallel
-        self.shape = shape_of(Path(settings.model))
+        self.source = local_model(settings)
+        self.shape = shape_of(self.source)
         check_ranks(ranks, sp, settings.batch, settings.length, self.shape.heads)
         check_kernel(settings.attention, device, settings.dtype)
         mesh = init_device_mesh(device.type, (ranks // sp, sp), mesh_dim_names=("data", "sequence"))
@@ -87,10 +89,12 @@ class _Run:
         self.feed = Feed(feeds, settings.weights, settings.seed, settings.batch, mesh["data"].get_local_rank(), ranks // sp)
         torch.manual_seed(settings.seed)
         self.model: TrainingModel = load_for_training(
-            Path(settings.model), rope_base=settings.rope_base, length=settings.length, block=settings.logits_block,
+            self.source, rope_base=settings.rope_base, length=settings.length, block=settings.logits_block,
             checkpointing=settings.checkpoint_activations, compiled=settings.compile,
-        ).to(device)  # fmt: skip
+        )  # fmt: skip
+        # Sharded first: no GPU holds the whole model in float32.
         shard(self.model, mesh["data", "sequence"]._flatten("all"), getattr(torch, settings.dtype))
+        self.model.to(device)
         self.optimizer = adamw(self.model, settings.weight_decay)
         self.checkpoints = Checkpoints(Path(settings.folder) / "checkpoints", settings.keep, self.tell)
         self.first = self._resume()
@@ -124,6 +128,8 @@ class _Run:
                 if stop or (step + 1) % self.settings.save_every == 0 or step + 1 == steps:
                     self.save(step + 1)
                 self.checkpoints.seal_if_written()
+                if stop and dist.get_rank() == 0:
+                    (Path(self.settings.folder) / STOP).unlink(missing_ok=True)
                 if stop and step + 1 < steps:
                     self.tell(f"asked to stop: saved after step {step + 1}; the same command goes on from there")
                     return False
@@ -148,7 +154,8 @@ class _Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {step + 1}: loss {float(loss)}, gradient norm {float(norm)}: not a number. Nothing of this step is kept; "
-                "start the same run again with a lower train.learning_rate, or look at the sequences of this step"
+                "the same command would come to the same step; look at its sequences, or begin another run with a lower "
+                "train.learning_rate"
             )
         rate = self._rate(step)
         set_rate(self.optimizer, rate)
@@ -195,6 +202,20 @@ class _Run:
         return float((lengths.astype(np.float64) ** 2).sum() / 2) * self.settings.batch / len(rows)
 
 
+def local_model(settings: TrainSettings) -> Path:
+    """The model's folder on this machine, prepared once a node; the driver's may be another.
+
+    Raises:
+        ModelError: it is not the one that the driver saw.
+    """
+    found = prepare(ModelSpec(settings.model, settings.revision), Path(settings.node_cache))
+    if settings.model_hash and found.fingerprint != settings.model_hash:
+        raise ModelError(
+            f"{settings.model}: this machine has other files ({found.fingerprint}) than the driver ({settings.model_hash})"
+        )
+    return found.path
+
+
 def _peak_memory(device: torch.device) -> int:
     """Bytes, most at a time: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
@@ -229,12 +250,13 @@ def _process_group() -> Iterator[torch.device]:
 def _stop_asked(folder: Path) -> Iterator[Callable[[], bool]]:
     """Whether someone asked the run to end: a scheduler (SIGTERM), a key (SIGINT), or the driver by a file, from another machine.
 
-    The step under way is finished and saved first.
+    Or whose launcher is gone. The step under way is finished and saved first.
     """
     asked: list[int] = []
+    launcher = os.getppid()
     before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in _STOP_SIGNALS}
     try:
-        yield lambda: bool(asked) or (folder / STOP).exists()
+        yield lambda: bool(asked) or (folder / STOP).exists() or os.getppid() != launcher
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

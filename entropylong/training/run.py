@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
 from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from entropylong.config import Config
-from entropylong.errors import EntropyLongError, ModelError
+from entropylong.errors import ConfigError, EntropyLongError, ModelError, WorkspaceError
 from entropylong.feed.sources import Feeds, SealedFeed
 from entropylong.hashing import digest
 from entropylong.models.cache import WorkerModel
@@ -77,6 +80,24 @@ def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
     return spec, found
 
 
+def check_length(config: Config, model: Path) -> None:
+    """Raise where the model was never made for such long sequences, and nothing says how it becomes one."""
+    window = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
+    if config.train.rope_base is None and isinstance(window, int) and window < config.pack.length:
+        raise ConfigError(
+            f"key 'train.rope_base': the model reads {window:,} tokens, pack.length is {config.pack.length:,}; state the base that "
+            "extends it (published: 2e8), or give the extended model as train.model"
+        )
+
+
+def chat_template(config: Config, model: Path) -> str | None:
+    """What conversations are rendered with: as configured, or the tokenizer's own where that is a file of its own."""
+    if config.train.mode != "sft" or config.train.chat_template is not None:
+        return config.train.chat_template if config.train.mode == "sft" else None
+    file = model / "chat_template.jinja"
+    return file.read_text() if file.is_file() else None
+
+
 def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None]) -> Prepared:
     """Seal the feeds and write the settings. What cannot work is told here, before any rank starts.
 
@@ -89,14 +110,23 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
         raise ModelError(f"{spec.name}: has no tokenizer.json, which training needs; save its tokenizer with it")
     ranks = train.ranks or default_ranks()
     check_ranks(ranks, train.sequence_parallel, train.batch, length, shape_of(model.path).heads)
+    if train.launch == "local" and torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise ConfigError(f"key 'train.ranks': {ranks} ranks want a GPU each, this machine has {torch.cuda.device_count()}")
+    check_length(config, model.path)
     cache = str(Path(config.node_cache).expanduser().absolute())
-    feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, cache), say).all()
+    template = chat_template(config, model.path)
+    feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, cache), template, say).all()
+    # Whatever they are called: their order is part of the run.
+    feeds.sort(key=lambda feed: (feed.manifest.identity, feed.weight))
     keys = {key: value for key, value in config.semantic(IDENTITY).items() if not key.startswith(_RESOLVED)}
-    data = sorted([feed.manifest.identity, feed.weight] for feed in feeds)
-    identity = digest([VERSION, keys, train.mode, config.seed, length, model.fingerprint, data])
+    data = [[feed.manifest.identity, feed.weight] for feed in feeds]
+    identity = digest([VERSION, keys, train.mode, template, config.seed, length, model.fingerprint, data])
     folder = Path(config.workspace).absolute() / "training" / identity
     settings = TrainSettings(
-        model=str(model.path.absolute()),
+        model=spec.name,
+        revision=spec.revision,
+        model_hash=model.fingerprint,
+        node_cache=cache,
         feeds=tuple(str(feed.folder) for feed in feeds),
         weights=tuple(feed.weight for feed in feeds),
         folder=str(folder),
@@ -113,7 +143,7 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
         seed=config.seed,
         segmented=any(not feed.is_sequences for feed in feeds),
         anchor_weight=train.anchor_weight,
-        chat_template=train.chat_template,
+        chat_template=train.chat_template if train.mode == "sft" else None,
         sequence_parallel=train.sequence_parallel,
         attention=train.attention,
         logits_block=train.logits_block,
@@ -134,6 +164,15 @@ def run_training(config: Config, spark: SparkSession, say: Callable[[str], None]
         EntropyLongError: a rank failed, or cannot begin; started again, it goes on from the newest whole checkpoint.
     """
     prepared = prepare_run(config, spark, say)
+    lock = FileLock(prepared.folder / ".lock", timeout=0)
+    try:
+        with lock:
+            return _run(config, spark, prepared, say)
+    except Timeout:
+        raise WorkspaceError(f"{prepared.folder}: this run is under way already; wait for it, or stop it first") from None
+
+
+def _run(config: Config, spark: SparkSession, prepared: Prepared, say: Callable[[str], None]) -> Prepared:
     settings = prepared.settings
     facts = {"train.rows": sum(feed.manifest.rows for feed in prepared.feeds), "train.ranks": prepared.ranks,
              "train.model_hash": prepared.model.fingerprint}  # fmt: skip

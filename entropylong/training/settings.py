@@ -19,7 +19,8 @@ class TrainSettings:
     """A training run.
 
     Attributes:
-        model: folder of the model that it begins with.
+        model, revision, model_hash: the model that it begins with, by name or folder, and what the driver saw of it.
+        node_cache: local disk of a machine, where models are prepared.
         feeds, weights: sealed feeds, and the share of rows of each.
         folder: of the run's checkpoints, its steps and its result.
         length: tokens of a sequence; batch: sequences of a step, over all ranks.
@@ -47,6 +48,9 @@ class TrainSettings:
     rope_base: float | None
     dtype: str
     seed: int
+    node_cache: str
+    revision: str | None = None
+    model_hash: str = ""
     segmented: bool = False
     anchor_weight: float | None = None
     chat_template: str | None = None

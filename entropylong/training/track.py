@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entropylong.config import Config, walk
 from entropylong.feed.sources import SealedFeed
+from entropylong.hashing import digest
 from entropylong.tracking import connect, dataset, log
 from entropylong.training.steps import StepFigures
 
@@ -34,9 +36,10 @@ class TrainingRun:
         self._client, experiment = connect(config.tracking)
         file = folder / _FILE
         known = json.loads(file.read_text()) if file.is_file() else {}
-        if known.get("uri") != config.tracking.uri or not _is_there(self._client, known["run_id"]):
+        store = digest(config.tracking.uri)  # which may hold a password
+        if known.get("store") != store or not _is_there(self._client, known["run_id"]):
             run = self._client.create_run(experiment, run_name=f"train-{folder.name}", tags={"entropylong.training": folder.name})
-            known = {"uri": config.tracking.uri, "run_id": run.info.run_id}
+            known = {"store": store, "run_id": run.info.run_id}
             file.write_text(json.dumps(known))
             log(self._client, known["run_id"], params=dict(walk(config.model_dump())) | dict(facts))
             data = [
@@ -49,14 +52,27 @@ class TrainingRun:
         self.run_id: str = known["run_id"]
         self._client.set_terminated(self.run_id, "RUNNING")
         history = self._client.get_metric_history(self.run_id, "loss")
+        self._waiting: list[StepFigures] = []
+        self._told = False
         self._last = max((metric.step for metric in history), default=0)
 
-    def steps(self, figures: Iterable[StepFigures]) -> None:
-        """Steps that are not in the curve yet."""
+    def steps(self, figures: Sequence[StepFigures]) -> None:
+        """Steps that are not in the curve yet. A store that fails does not end a training: they are made up for later."""
+        try:
+            self._log(figures)
+        except Exception as error:
+            self._waiting += figures
+            if not self._told:
+                self._told = True
+                print(f"MLflow: {' '.join(str(error).split())[:200]}; the steps are in steps.jsonl", file=sys.stderr, flush=True)
+        else:
+            self._waiting, self._told = [], False
+
+    def _log(self, figures: Sequence[StepFigures]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        new = [step for step in figures if step.step > self._last]
+        new = [step for step in [*self._waiting, *figures] if step.step > self._last]
         for start in range(0, len(new), _AT_ONCE):
             metrics = [
                 Metric(name, float(value), now, step.step)
@@ -80,7 +96,6 @@ def _is_there(client: MlflowClient, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.get_run(run_id)
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException:
         return False
-    return True
