@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -252,6 +253,11 @@ class Config(Section):
     spark: Spark
     run: Run
     plan: Plan
+
+    @property
+    def cache_folder(self) -> Path:
+        """`node_cache`, for a process with any working directory."""
+        return Path(self.node_cache).expanduser().absolute()
 
     def semantic(self, *paths: str) -> dict[str, Any]:
         """The values of the semantic keys at or below the dotted paths, for a fingerprint."""

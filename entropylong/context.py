@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyspark.sql import SparkSession
 
 from entropylong.config import Config
@@ -24,7 +22,7 @@ def make_context(config: Config, spark: SparkSession) -> Context:
         ConfigError: a root with a context does not fit the model's window.
         EnvironmentProblem: the models do not fit where Spark would load them.
     """
-    cache, model = str(Path(config.node_cache).expanduser().absolute()), config.model
+    cache, model = str(config.cache_folder), config.model
     specs, prepared = prepare_models(config)
     # The type that `auto` settles on is not known yet: float32 is the larger one.
     body = "float32" if model.dtype == "auto" else model.dtype

@@ -26,7 +26,7 @@ def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, Prep
         ModelError: no such model, or the screen's has another tokenizer.
         ConfigError: verify.screen lacks its model.
     """
-    cache = Path(config.node_cache).expanduser().absolute()
+    cache = config.cache_folder
     specs = {
         name: ModelSpec(section.name, section.revision).absolute()
         for name, section in (("model", config.model), ("encoder", config.encoder))

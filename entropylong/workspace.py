@@ -52,6 +52,14 @@ class Workspace:
         """Files of an index."""
         return self.path / "index" / fingerprint
 
+    def feed(self, name: str) -> Path:
+        """Where a sealed feed lies."""
+        return self.path / "feeds" / name
+
+    def training(self, identity: str) -> Path:
+        """A training run's checkpoints, steps and result."""
+        return self.path / "training" / identity
+
     def feeds(self, fingerprint: str) -> list[Path]:
         """Sealed feeds of a table's rows under a fingerprint, one a Delta version."""
         return sorted(self.path.glob(f"feeds/{fingerprint}-v*"))

@@ -170,7 +170,7 @@ def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runne
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)], capture_output=True, check=False)
     if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
+        pytest.skip("this machine does not let a test mount a small file system")
     try:
         keys = ["tracking.uri=sqlite:///" + str(tmp_path / "ml.db")]
         with pytest.raises(EntropyLongError) as caught:

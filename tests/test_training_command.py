@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from entropylong.config import Config
 from entropylong.errors import ConfigError, EnvironmentProblem, FeedError, ModelError, QuarantineExceeded, SourceError
 from entropylong.feed.reader import Feed
-from entropylong.feed.rows import runs
+from entropylong.feed.segments import runs
 from entropylong.feed.sources import Feeds, SealedFeed
 from entropylong.models.cache import WorkerModel
 from entropylong.training.launch import torchrun_line
@@ -33,11 +33,6 @@ from tests.conftest import CONF, MakeConfig, quiet
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ("train.steps=4", "train.batch=2", "train.learning_rate=1e-2", "train.dtype=float32", "train.ranks=2", "train.save_every=2")
-
-
-@pytest.fixture
-def workspace(copied: Path) -> Path:
-    return copied
 
 
 @pytest.fixture

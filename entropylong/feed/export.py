@@ -14,7 +14,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.errors import EnvironmentProblem, FeedError, UsageError
-from entropylong.feed.rows import runs, sequence_arrays
+from entropylong.feed.rows import sequence_arrays
+from entropylong.feed.segments import runs
 from entropylong.runner import Runner
 
 # Tokens of a file: a quarter of a GiB of ids.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from entropylong.feed.segments import PADDING
 from entropylong.hashing import xxhash64
 from entropylong.packing.sequences import PAD, best_fit
 
@@ -25,7 +25,6 @@ COLUMNS = pa.schema(
     ]
 )
 DDL = "sequence_id BIGINT, input_ids ARRAY<INT>, loss_mask ARRAY<INT>, segment ARRAY<INT>, nll_drop ARRAY<FLOAT>"
-PADDING = -1
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
@@ -111,10 +110,3 @@ def pack_items(items: Iterable[Item], length: int, pad_id: int, seed: int) -> tu
         ids.append(xxhash64(seed, *(item.item_id for item in members)))
         rows.append(row)
     return ids, rows
-
-
-def runs(segment: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
-    """(start, end) of each segment, end exclusive, padding left out: `indices` of an MDS sample."""
-    edges = np.flatnonzero(np.diff(segment)) + 1
-    bounds = [0, *edges.tolist(), len(segment)]
-    return [(a, b) for a, b in pairwise(bounds) if segment[a] != PADDING]

@@ -28,6 +28,7 @@ from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.runner import Runner
 from entropylong.tables.store import Store
+from entropylong.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ class Feeds:
     ) -> None:
         self.config, self.spark, self.say, self._template = config, spark, say, template
         self._tokenizer = trained.tokenizer()
-        self._folder = Path(config.workspace).absolute() / "feeds"
+        self._workspace = Workspace(config.workspace)
         self._runners: dict[str, Runner] = {}
 
     def all(self) -> list[SealedFeed]:
@@ -120,13 +121,13 @@ class Feeds:
             raise FeedError(f"train.data {name}: no sequences yet; make them with: entropylong run, with the same config")
         # Rows of a fingerprint never change: a feed of them serves, whatever was committed since.
         suffix = "-drops" if with_drops else ""
-        sealed = [folder for folder in self._folder.glob(f"{value}-v*{suffix}") if folder.name.endswith("-drops") == with_drops]
-        folder = next((f for f in sorted(sealed) if (f / MANIFEST).is_file()), self._folder / f"{value}-v{version}{suffix}")
+        sealed = [f for f in self._workspace.feeds(value) if f.name.endswith("-drops") == with_drops and (f / MANIFEST).is_file()]
+        folder = sealed[0] if sealed else self._workspace.feed(f"{value}-v{version}{suffix}")
         if with_drops and data.fingerprint is not None:
             raise FeedError(f"train.data {name}: train.anchor_weight needs the readings of this config; leave fingerprint out")
         rows = store.read_ok("sequences", value, version)
         drops = _verified_drops(self.runner(data.recipe), rows) if with_drops else None
-        manifest = self._seal(name, folder, lambda: _sequence_rows(rows, drops), f"{store.location('sequences')}", value, version)
+        manifest = self._seal(name, folder, lambda: _sequence_rows(rows, drops), store.location("sequences"), value, version)
         if manifest.length != length:
             raise FeedError(f"train.data {name}: sequences of {manifest.length} tokens, pack.length is {length}")
         return SealedFeed(name, data.kind, folder, manifest, data.weight, store)
@@ -141,7 +142,7 @@ class Feeds:
         chosen = F.xxhash64(F.lit(seed).cast("bigint"), "doc_id") <= F.lit(share_threshold(data.share))
         texts = runner.store.read_ok("documents", table, version).where(chosen).select("doc_id", "text")
         items = texts.mapInArrow(_document_items(self._tokenizer, start, length), _ITEM)
-        folder = self._folder / f"{value}-v{version}"
+        folder = self._workspace.feed(f"{value}-v{version}")
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, version)
         return SealedFeed(name, data.kind, folder, manifest, data.weight, runner.store)
 
@@ -156,9 +157,9 @@ class Feeds:
             [files_sha256(base, files), self._tokenizer.fingerprint, self._template, train.loss_on, length, seed]
         )  # fmt: skip
         lines = self.spark.read.text([_as_spark_path(f) for f in files]).where(F.trim("value") != "")
-        encode = _conversation_items(self._tokenizer, train.chat_template, train.loss_on == "assistant", length)
+        encode = _conversation_items(self._tokenizer, self._template, train.loss_on == "assistant", length)
         items = lines.mapInArrow(encode, _ITEM)
-        folder = self._folder / f"{value}-v0"
+        folder = self._workspace.feed(f"{value}-v0")
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, 0)
         return SealedFeed(name, data.kind, folder, manifest, data.weight)
 

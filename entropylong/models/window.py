@@ -12,13 +12,19 @@ from entropylong.errors import ConfigError
 SPECIAL_TOKENS = 16
 
 
+def window_of(model_folder: Path) -> int | None:
+    """Tokens that a model was made to read; None where its config states none."""
+    window = json.loads((model_folder / "config.json").read_text()).get("max_position_embeddings")
+    return window if isinstance(window, int) else None
+
+
 def check_window(config: Config, model_folder: Path) -> None:
     """Refuse roots.max_tokens + contexts.max_tokens beyond the window in which the model was trained.
 
     Raises:
         ConfigError: names both keys and what fits.
     """
-    window = json.loads((model_folder / "config.json").read_text()).get("max_position_embeddings")
+    window = window_of(model_folder)
     wanted = config.roots.max_tokens + config.contexts.max_tokens + SPECIAL_TOKENS
     if window is not None and wanted > window:
         raise ConfigError(

@@ -51,7 +51,7 @@ def rate_of(config: Config, shape: ModelShape) -> Rate:
     if plan.device == HERE:
         import torch
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = this_device()
         peak = _measured_peak(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
         name = "this machine"
         basis = f"plan.device here: {peak / 1e9:,.0f} GFLOP/s measured in matrix products of the model's shape"
@@ -63,6 +63,13 @@ def rate_of(config: Config, shape: ModelShape) -> Rate:
     return Rate(
         name, peak * plan.utilisation, f"{basis}, of which a forward pass reaches plan.utilisation = {plan.utilisation:.0%}"
     )
+
+
+def this_device() -> torch.device:
+    """The GPU of this machine, or its CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def peak_here(shape: ModelShape, dtype: str, device: torch.device) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from entropylong.errors import ConfigError
 
-Bounds = tuple[tuple[int, int], ...]
+Bounds = Sequence[tuple[int, int]]
 
 
 def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, dropout: float) -> torch.Tensor:
@@ -54,10 +54,3 @@ def check_kernel(kernel: str, device: torch.device, dtype: str) -> None:
     """Raise ConfigError where the configured kernel does not run."""
     if kernel == "varlen" and (device.type != "cuda" or dtype == "float32"):
         raise ConfigError(f"key 'train.attention': varlen needs CUDA and bfloat16, this is {device.type} and {dtype}; take sdpa")
-
-
-def cover(segment: torch.Tensor) -> Bounds:
-    """(start, end) of each run of one number in `[T]`, padding too."""
-    edges = (torch.nonzero(segment[1:] != segment[:-1]).flatten() + 1).tolist()
-    places = [0, *edges, len(segment)]
-    return tuple(pairwise(places))

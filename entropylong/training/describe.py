@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -12,7 +11,7 @@ from entropylong.config import Config
 from entropylong.errors import ModelError
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import KNOWN, ModelShape, is_tied, shape_of
-from entropylong.plan.devices import HERE, PEAKS, peak_here
+from entropylong.plan.devices import HERE, PEAKS, peak_here, this_device
 from entropylong.training.optimizer import warmup_steps
 from entropylong.training.settings import check_ranks, training_flops
 
@@ -92,7 +91,7 @@ def _shape(config: Config) -> tuple[ModelShape, bool]:
     if name in KNOWN:
         return KNOWN[name], False
     try:
-        folder = prepare(ModelSpec(name, config.model.revision).absolute(), Path(config.node_cache).expanduser().absolute()).path
+        folder = prepare(ModelSpec(name, config.model.revision).absolute(), config.cache_folder).path
     except ModelError:
         if config.train.model is not None or config.model.name not in KNOWN:
             raise
@@ -106,9 +105,7 @@ def _parameters(shape: ModelShape, tied: bool) -> int:
 
 def _peak(config: Config, shape: ModelShape) -> float:
     if config.plan.device == HERE:
-        import torch
-
-        return peak_here(shape, config.train.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return peak_here(shape, config.train.dtype, this_device())
     return PEAKS[config.plan.device][1 if config.train.dtype == "float32" else 0]
 
 

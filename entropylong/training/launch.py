@@ -98,7 +98,8 @@ def launch(spark: SparkSession, settings: Path, ranks: int, mode: str, on_entry:
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    with (folder / LOG).open("w") as log, _printed_to(log), _stop_by(folder / STOP):
+    # What the distributor prints for its ranks: of a failure, hundreds of lines.
+    with (folder / LOG).open("w") as log, redirect_stdout(log), _stop_by(folder / STOP):
         thread.start()
         follow(folder, on_entry, lambda: _ended(thread))
     if failed:
@@ -124,13 +125,6 @@ def follow(folder: Path, on_entry: Callable[[dict[str, Any]], None], ended: Call
 def _ended(thread: threading.Thread) -> bool:
     thread.join(POLL_SECONDS)
     return not thread.is_alive()
-
-
-@contextmanager
-def _printed_to(log: Any) -> Iterator[None]:
-    """What the distributor prints for its ranks goes to a file: of a failure, hundreds of lines."""
-    with redirect_stdout(log):
-        yield
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from entropylong.errors import ModelError, TrainingError
 from entropylong.feed.reader import Feed, FeedRow, FeedState
+from entropylong.feed.segments import spans
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import shape_of
 from entropylong.plan.devices import peak_here
@@ -198,8 +199,8 @@ class _Run:
         """(query, key) products of a global batch, as this rank's rows show them."""
         if not self.settings.segmented:
             return self.settings.batch * self.settings.length**2 / 2
-        lengths = np.concatenate([np.diff(np.flatnonzero(np.diff(row.segment, prepend=-2, append=-2))) for row in rows])
-        return float((lengths.astype(np.float64) ** 2).sum() / 2) * self.settings.batch / len(rows)
+        mine = sum((end - start) ** 2 / 2 for row in rows for start, end in spans(row.segment))
+        return mine * self.settings.batch / len(rows)
 
 
 def local_model(settings: TrainSettings) -> Path:

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from entropylong.training.attention import cover
+from entropylong.feed.segments import spans
 from entropylong.training.loss import blockwise_cross_entropy
 from entropylong.training.rope import check_rope, with_rope_base
 from entropylong.training.ulysses import NAME, Ulysses
@@ -93,7 +93,7 @@ class Batch:
     Attributes:
         input_ids, labels: token ids, and the labels, shifted.
         weights: of the labels' losses; None: 1.
-        segments: which tokens may attend to each other; None: all to all before them.
+        segments: which tokens may attend to each other, in the host's memory; None: all to all before them.
     """
 
     input_ids: torch.Tensor
@@ -128,7 +128,7 @@ def gradients(
     for number in range(len(batch.input_ids)):
         ids, labels = (ulysses.part(whole[number])[None] for whole in (batch.input_ids, batch.labels))
         weights = None if batch.weights is None else ulysses.part(batch.weights[number])[None]
-        ulysses.bounds = None if batch.segments is None else cover(batch.segments[number])
+        ulysses.bounds = None if batch.segments is None else spans(batch.segments[number].numpy())
         with save_on_cpu(pin_memory=device.type == "cuda") if offload else nullcontext():
             loss = model(ids, positions, labels, weights)
         (loss * (ranks / count.clamp(min=1))).backward()

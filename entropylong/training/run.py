@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,20 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from entropylong.config import Config
+from entropylong.config import Config, Train
 from entropylong.errors import ConfigError, EntropyLongError, ModelError, WorkspaceError
 from entropylong.feed.sources import Feeds, SealedFeed
 from entropylong.hashing import digest
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.shape import shape_of
+from entropylong.models.window import window_of
 from entropylong.preflight import check_tokenizer
 from entropylong.training.launch import default_ranks, launch, rank_threads
 from entropylong.training.settings import TrainSettings, check_ranks
 from entropylong.training.steps import StepFigures, read_steps
 from entropylong.training.track import TrainingRun
+from entropylong.workspace import Workspace
 
 VERSION = 1
 # The section whose semantic keys decide what a run gives.
@@ -62,6 +63,11 @@ class Prepared:
         """Where the trained model is once the run is whole."""
         return self.folder / "model"
 
+    def is_whole(self) -> bool:
+        """Whether the last step is done and the model written."""
+        steps = read_steps(self.folder)
+        return self.result.is_dir() and bool(steps) and steps[-1].step == self.settings.steps
+
 
 def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
     """The model to begin with; for sequences it reads the ids that model.name's tokenizer made.
@@ -69,7 +75,7 @@ def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
     Raises:
         ModelError: there is none, or it has another tokenizer.
     """
-    cache = Path(config.node_cache).expanduser().absolute()
+    cache = config.cache_folder
     own = ModelSpec(config.model.name, config.model.revision).absolute()
     if config.train.model is None:
         return own, prepare(own, cache)
@@ -82,8 +88,8 @@ def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
 
 def check_length(config: Config, model: Path) -> None:
     """Raise where the model was never made for such long sequences, and nothing says how it becomes one."""
-    window = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
-    if config.train.rope_base is None and isinstance(window, int) and window < config.pack.length:
+    window = window_of(model)
+    if config.train.rope_base is None and window is not None and window < config.pack.length:
         raise ConfigError(
             f"key 'train.rope_base': the model reads {window:,} tokens, pack.length is {config.pack.length:,}; state the base that "
             "extends it (published: 2e8), or give the extended model as train.model"
@@ -92,8 +98,10 @@ def check_length(config: Config, model: Path) -> None:
 
 def chat_template(config: Config, model: Path) -> str | None:
     """What conversations are rendered with: as configured, or the tokenizer's own where that is a file of its own."""
-    if config.train.mode != "sft" or config.train.chat_template is not None:
-        return config.train.chat_template if config.train.mode == "sft" else None
+    if config.train.mode != "sft":
+        return None
+    if config.train.chat_template is not None:
+        return config.train.chat_template
     file = model / "chat_template.jinja"
     return file.read_text() if file.is_file() else None
 
@@ -113,47 +121,30 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     if train.launch == "local" and torch.cuda.is_available() and ranks > torch.cuda.device_count():
         raise ConfigError(f"key 'train.ranks': {ranks} ranks want a GPU each, this machine has {torch.cuda.device_count()}")
     check_length(config, model.path)
-    cache = str(Path(config.node_cache).expanduser().absolute())
     template = chat_template(config, model.path)
-    feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, cache), template, say).all()
+    feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, str(config.cache_folder)), template, say).all()
     # Whatever they are called: their order is part of the run.
     feeds.sort(key=lambda feed: (feed.manifest.identity, feed.weight))
     keys = {key: value for key, value in config.semantic(IDENTITY).items() if not key.startswith(_RESOLVED)}
     data = [[feed.manifest.identity, feed.weight] for feed in feeds]
     identity = digest([VERSION, keys, train.mode, template, config.seed, length, model.fingerprint, data])
-    folder = Path(config.workspace).absolute() / "training" / identity
-    settings = TrainSettings(
-        model=spec.name,
-        revision=spec.revision,
-        model_hash=model.fingerprint,
-        node_cache=cache,
-        feeds=tuple(str(feed.folder) for feed in feeds),
-        weights=tuple(feed.weight for feed in feeds),
-        folder=str(folder),
-        length=length,
-        batch=train.batch,
-        steps=train.steps,
-        learning_rate=train.learning_rate,
-        final_rate=train.final_rate,
-        warmup=train.warmup,
-        weight_decay=train.weight_decay,
-        clip=train.clip,
-        rope_base=train.rope_base,
-        dtype=train.dtype,
-        seed=config.seed,
-        segmented=any(not feed.is_sequences for feed in feeds),
-        anchor_weight=train.anchor_weight,
-        chat_template=train.chat_template if train.mode == "sft" else None,
-        sequence_parallel=train.sequence_parallel,
-        attention=train.attention,
-        logits_block=train.logits_block,
-        checkpoint_activations=train.checkpoint_activations,
-        offload_activations=train.offload_activations,
-        compile=train.compile,
-        save_every=train.save_every,
-        keep=train.keep,
-        threads=rank_threads(spark, train.launch, ranks),
-    )
+    # What a run has under the same name in `train` goes over as it is.
+    same = {field.name for field in fields(TrainSettings)} & Train.model_fields.keys()
+    own: dict[str, Any] = {
+        "model": spec.name,
+        "revision": spec.revision,
+        "model_hash": model.fingerprint,
+        "node_cache": str(config.cache_folder),
+        "feeds": tuple(str(feed.folder) for feed in feeds),
+        "weights": tuple(feed.weight for feed in feeds),
+        "folder": str(Workspace(config.workspace).training(identity)),
+        "length": length,
+        "seed": config.seed,
+        "segmented": any(not feed.is_sequences for feed in feeds),
+        "chat_template": train.chat_template if train.mode == "sft" else None,
+        "threads": rank_threads(spark, train.launch, ranks),
+    }
+    settings = TrainSettings(**train.model_dump(include=same) | own)
     return Prepared(settings, settings.write(), feeds, ranks, model)
 
 
@@ -177,38 +168,38 @@ def _run(config: Config, spark: SparkSession, prepared: Prepared, say: Callable[
     facts = {"train.rows": sum(feed.manifest.rows for feed in prepared.feeds), "train.ranks": prepared.ranks,
              "train.model_hash": prepared.model.fingerprint}  # fmt: skip
     tracked = TrainingRun(config, prepared.folder, prepared.feeds, facts)
-    known = read_steps(prepared.folder)
-    tracked.steps(known)
-    if prepared.result.is_dir() and known and known[-1].step == settings.steps:
+    tracked.steps()
+    if prepared.is_whole():
         say(f"the run is at its end already: {settings.steps} steps, model in {prepared.result}")
         tracked.finish("FINISHED", prepared.result)
         return prepared
     say(f"training on {prepared.ranks} rank{'s' if prepared.ranks > 1 else ''}: {prepared.folder}")
     try:
-        with _Shown(settings.steps, say) as shown:
+        with _Shown(settings.steps) as shown:
 
             def on_entry(entry: dict[str, Any]) -> None:
                 if "said" in entry:
                     shown.line(entry["said"])
                 else:
-                    figures = StepFigures(**entry)
-                    shown.step(figures)
-                    tracked.steps([figures])
+                    shown.step(StepFigures(**entry))
+                    tracked.steps()
 
             launch(spark, prepared.file, prepared.ranks, config.train.launch, on_entry)
     except BaseException as error:
         tracked.finish("FAILED" if isinstance(error, EntropyLongError) else "KILLED", error=str(error))
         raise
-    is_whole = prepared.result.is_dir() and (steps := read_steps(prepared.folder)) and steps[-1].step == settings.steps
-    tracked.finish("FINISHED" if is_whole else "KILLED", prepared.result if is_whole else None)
+    if prepared.is_whole():
+        tracked.finish("FINISHED", prepared.result)
+    else:
+        tracked.finish("KILLED")
     return prepared
 
 
 class _Shown:
     """Steps as they come: a bar with rate and ETA on a terminal, and a line a step."""
 
-    def __init__(self, steps: int, say: Callable[[str], None]) -> None:
-        self._console, self._say = Console(stderr=True), say
+    def __init__(self, steps: int) -> None:
+        self._console = Console(stderr=True)
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
                    TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
         self._bar = (

@@ -13,7 +13,7 @@ from entropylong.config import Config, walk
 from entropylong.feed.sources import SealedFeed
 from entropylong.hashing import digest
 from entropylong.tracking import connect, dataset, log
-from entropylong.training.steps import StepFigures
+from entropylong.training.steps import StepFigures, read_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +33,7 @@ class TrainingRun:
     """
 
     def __init__(self, config: Config, folder: Path, feeds: Iterable[SealedFeed], facts: Mapping[str, Any]) -> None:
+        self._folder = folder
         self._client, experiment = connect(config.tracking)
         file = folder / _FILE
         known = json.loads(file.read_text()) if file.is_file() else {}
@@ -52,36 +53,33 @@ class TrainingRun:
         self.run_id: str = known["run_id"]
         self._client.set_terminated(self.run_id, "RUNNING")
         history = self._client.get_metric_history(self.run_id, "loss")
-        self._waiting: list[StepFigures] = []
         self._told = False
         self._last = max((metric.step for metric in history), default=0)
 
-    def steps(self, figures: Sequence[StepFigures]) -> None:
-        """Steps that are not in the curve yet. A store that fails does not end a training: they are made up for later."""
+    def steps(self) -> None:
+        """Put the run's steps into the curve that are not in it yet. A store that fails does not end a training."""
         try:
-            self._log(figures)
+            self._log([step for step in read_steps(self._folder) if step.step > self._last])
+            self._told = False
         except Exception as error:
-            self._waiting += figures
             if not self._told:
                 self._told = True
                 print(f"MLflow: {' '.join(str(error).split())[:200]}; the steps are in steps.jsonl", file=sys.stderr, flush=True)
-        else:
-            self._waiting, self._told = [], False
 
-    def _log(self, figures: Sequence[StepFigures]) -> None:
+    def _log(self, new: Sequence[StepFigures]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        new = [step for step in [*self._waiting, *figures] if step.step > self._last]
         for start in range(0, len(new), _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
             metrics = [
                 Metric(name, float(value), now, step.step)
-                for step in new[start : start + _AT_ONCE]
+                for step in some
                 for name, value in step.as_json().items()
                 if name != "step"
             ]
             self._client.log_batch(self.run_id, metrics=metrics)
-        self._last = max([self._last, *(step.step for step in new)])
+            self._last = some[-1].step
 
     def finish(self, status: str, model: Path | None = None, error: str = "") -> None:
         """FINISHED, with the place of the model; FAILED, with the reason; KILLED where it was asked to stop."""
