@@ -13,18 +13,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
 from benchmarks.common import LM, ROOT, model_folder
 from benchmarks.timing import record, say, seconds
 from entropylong.config_files import load_config
-from entropylong.feed.manifest import FeedFile, FeedManifest, write_manifest
+from entropylong.feed.manifest import FeedManifest, write_manifest
 from entropylong.feed.reader import Feed
-from entropylong.feed.rows import feed_table
-from entropylong.feed.seal import FILE_TOKENS, GROUP_ROWS
-from entropylong.hashing import file_sha256
+from entropylong.feed.rows import FILE_TOKENS, feed_table, write_file
 from entropylong.models.shape import KNOWN
 from entropylong.training.describe import describe
 from entropylong.training.loop import train
@@ -46,9 +43,7 @@ def make_feed(folder: Path, rows: int, length: int) -> Path:
         ids = list(range(first, min(rows, first + per_file)))
         zeros, ones = np.zeros(length), np.ones(length)
         table = feed_table(ids, [(rng.integers(2, SHAPE.vocabulary, length), ones, zeros, zeros) for _ in ids])
-        path = folder / f"part-{number:06d}.parquet"
-        pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="zstd")
-        files.append(FeedFile(path.name, len(ids), file_sha256(path)))
+        files.append(write_file(folder, number, table))
     write_manifest(folder, FeedManifest("random", "random", 0, length, tuple(files)))
     return folder
 

@@ -15,7 +15,8 @@ def train(
     words: Overrides = None,
     config: ConfigOption = "base",
     input_path: Annotated[
-        str | None, typer.Option("--input", help="Conversations to train on (train.mode sft): JSON lines with messages.")
+        str | None,
+        typer.Option("--input", help="Conversations, beside those of train.data (train.mode sft): JSON lines with messages."),
     ] = None,
     describe: Annotated[
         bool, typer.Option("--describe", help="Print memory of a GPU, steps, tokens and hours at a stated rate; run nothing.")

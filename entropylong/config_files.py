@@ -256,6 +256,10 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         fail("chunks.max_chars", f"{config.chunks.max_chars} is below chunks.target_chars ({config.chunks.target_chars})")
     if config.train.mode == "sft" and config.train.anchor_weight is not None:
         fail("train.anchor_weight", "weighs verified anchors of sequences; conversations (train.mode sft) have none")
+    if config.train.offload_activations and not config.train.checkpoint_activations:
+        fail(
+            "train.offload_activations", "moves each layer's input; without train.checkpoint_activations it would move the weights"
+        )
     for name, data in config.train.data.items():
         _check_data(name, data, config.train, fail)
 

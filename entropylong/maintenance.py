@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,10 @@ from rich.table import Table
 from entropylong.pipeline import STEPS
 from entropylong.tables.artifacts import differs_by
 from entropylong.tables.schemas import ARTIFACTS, TABLES
+from entropylong.training.settings import FILE as SETTINGS
+from entropylong.training.settings import TrainSettings
+from entropylong.training.steps import is_whole
+from entropylong.workspace import Workspace
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -61,6 +66,8 @@ def _differs(runner: Runner, value: str, active: str | None) -> str:
 def drop_leftovers(runner: Runner) -> list[Leftover]:
     """Drop them: whole partitions with their checkpoints, index files, feeds and what the registry says of them. Never single rows.
 
+    A feed that a training run still needs stays.
+
     Raises:
         WorkspaceError: a run is at work.
     """
@@ -73,11 +80,20 @@ def drop_leftovers(runner: Runner) -> list[Leftover]:
             shutil.rmtree(runner.workspace.checkpoints(left.table, left.fingerprint), ignore_errors=True)
         for value in {left.fingerprint for left in found} - active:
             shutil.rmtree(runner.workspace.index(value), ignore_errors=True)
-            for feed in runner.workspace.feeds(value):
-                shutil.rmtree(feed, ignore_errors=True)
             runner.store.drop(ARTIFACTS.name, value)
+        for feed in idle_feeds(runner.workspace, active):
+            shutil.rmtree(feed, ignore_errors=True)
         runner.registry.reload()
     return found
+
+
+def idle_feeds(workspace: Workspace, active: set[str | None]) -> list[Path]:
+    """Sealed feeds that no training run short of its end reads, and that are not of the config's sequences."""
+    runs = [TrainSettings.read(file) for file in workspace.path.glob(f"training/*/{SETTINGS}")]
+    wanted = {feed for run in runs if not is_whole(run) for feed in run.feeds}
+    kept = {feed for value in active if value for feed in workspace.feeds(value)}
+    sealed = [feed for feed in workspace.feeds("*") if feed.is_dir() and not feed.suffix]  # not one that is being made
+    return [feed for feed in sealed if str(feed) not in wanted and feed not in kept]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark import Accumulator, SparkContext
 from pyspark.sql import DataFrame, SparkSession
@@ -67,7 +68,7 @@ def map_rows(
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             rows = isolated(batch.to_pylist(), lambda part: list(function(list(part))), lambda row, why: _lost(keys_of(row), why))
-            yield from _record_batches(rows, arrow)
+            yield from record_batches(rows, arrow)
 
     return frame.mapInArrow(run, schema.ddl)
 
@@ -91,7 +92,7 @@ def map_stream(
     code, forward = meter.code, meter.forward
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from _metered(_record_batches(function(_rows(iter(batches))), arrow), code, forward)
+        yield from _metered(record_batches(function(_rows(iter(batches))), arrow), code, forward)
 
     return frame.mapInArrow(run, schema.ddl)
 
@@ -119,7 +120,7 @@ def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def _record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows as record batches of bounded size, as what Arrow holds of a batch is held twice at its way out."""
     held: Rows = []
     size = 0
@@ -134,7 +135,7 @@ def _record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Recor
 
 
 def _bytes(value: Any) -> int:
-    if isinstance(value, list):
+    if isinstance(value, list | np.ndarray):
         return 32 * len(value)  # numbers, or small structs of numbers
     return len(value) if isinstance(value, str | bytes) else 8
 

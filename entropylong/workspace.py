@@ -61,7 +61,7 @@ class Workspace:
         return self.path / "training" / identity
 
     def feeds(self, fingerprint: str) -> list[Path]:
-        """Sealed feeds of a table's rows under a fingerprint, one a Delta version."""
+        """Sealed feeds of a table's rows under a fingerprint, one a Delta version; of "*", all."""
         return sorted(self.path.glob(f"feeds/{fingerprint}-v*"))
 
     @contextmanager

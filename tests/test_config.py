@@ -136,6 +136,7 @@ BASE = "extends: base\n"
         (BASE, ["train.data.a.kind=sequences", "train.data.a.recipe=noverify", "train.data.a.fingerprint=f"], "one of the two"),
         (BASE, ["train.data.a.kind=sequences", "train.data.a.tables=d"], "needs the fingerprint"),
         (BASE, ["train.data.a.kind=sequences", "train.data.a.weight=0"], "greater than 0"),
+        (BASE, ["train.offload_activations=true", "train.checkpoint_activations=false"], "it would move the weights"),
         (BASE, ["accept.epsilon=.nan"], "key 'accept.epsilon'"),
         (BASE, ["alpha"], "must be key.sub=value"),
     ],

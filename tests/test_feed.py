@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from entropylong.errors import FeedError
 from entropylong.feed.manifest import FeedFile, FeedManifest, read_manifest, write_manifest
 from entropylong.feed.order import GlobalOrder, rank_share
 from entropylong.feed.reader import Feed, FeedState
-from entropylong.feed.rows import feed_table
+from entropylong.feed.rows import content_hash, feed_table, write_file
 from entropylong.feed.seal import seal_feed
 from entropylong.feed.sources import _sequence_rows
 from entropylong.hashing import file_sha256
@@ -42,10 +43,7 @@ def make_feed(folder: Path, file_rows: list[int], first: int = 0, length: int = 
             )
             for i in ids
         ]
-        table = feed_table(ids, arrays)
-        path = folder / f"part-{index:06d}.parquet"
-        pq.write_table(table, path, row_group_size=2)
-        files.append(FeedFile(path.name, rows, file_sha256(path)))
+        files.append(write_file(folder, index, feed_table(ids, arrays)))
     write_manifest(folder, FeedManifest("sequences", "f", 1, length, tuple(files)))
     return folder
 
@@ -66,6 +64,29 @@ def test_each_row_once_an_epoch_in_a_fresh_order(tmp_path: Path) -> None:
     for row in batch:
         assert row.input_ids.tolist() == [row.sequence_id] * LENGTH and row.loss_mask[-1] == row.sequence_id % 2
         assert (row.segment == 0).sum() == row.sequence_id % 3 and (row.nll_drop == row.sequence_id / 2).all()
+
+
+def test_petastorm_gives_what_lies_at_the_places_of_the_order(tmp_path: Path) -> None:
+    """The slow way: each place looked up in its file, over two feeds and several epochs of each."""
+    folders = [make_feed(tmp_path / "a", [2, 3, 1]), make_feed(tmp_path / "b", [4, 1], first=100)]
+    feed = Feed(folders, [2.0, 1.0], seed=3, batch=4)
+    tables = [[pq.read_table(folder / file.name) for file in read_manifest(folder).files] for folder in folders]
+    places = list(islice(feed.order.places(0), 40))
+    assert {place.epoch for place in places} >= {0, 1, 2}
+    for row, place in zip((row for batch in islice(iter(feed), 10) for row in batch), places, strict=True):
+        wanted = tables[place.feed][place.file].slice(place.row, 1).to_pylist()[0]
+        assert row.sequence_id == wanted["sequence_id"]
+        for name in ("input_ids", "loss_mask", "segment", "nll_drop"):
+            assert getattr(row, name).tolist() == wanted[name], name
+
+
+def test_a_feed_is_its_rows_not_its_files(tmp_path: Path) -> None:
+    folder = make_feed(tmp_path / "feed", [3])
+    table = pq.read_table(folder / "part-000000.parquet")
+    pq.write_table(table, tmp_path / "other.parquet", compression="gzip", row_group_size=1)
+    again = pq.read_table(tmp_path / "other.parquet")
+    assert file_sha256(tmp_path / "other.parquet") != file_sha256(folder / "part-000000.parquet")
+    assert content_hash(again) == content_hash(table) != content_hash(table.take([1, 0, 2]))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
@@ -117,7 +138,7 @@ def test_weights_hold_at_every_moment(tmp_path: Path) -> None:
     st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 200), st.integers(0, 9)
 )
 def test_the_order_from_a_row_on_is_the_rest_of_the_whole(files: list[list[int]], start: int, seed: int) -> None:
-    feeds = [FeedManifest("t", "f", 1, 8, tuple(FeedFile(f"part-{n:06d}.parquet", r, f"{k}{n}") for n, r in enumerate(rows)))
+    feeds = [FeedManifest("t", "f", 1, 8, tuple(FeedFile(f"part-{n:06d}.parquet", r, "", f"{k}{n}", 9) for n, r in enumerate(rows)))
              for k, rows in enumerate(files)]  # fmt: skip
     order = GlobalOrder(feeds, [1.0 + k for k in range(len(feeds))], seed)
     assert list(islice(order.places(start), 30)) == list(islice(order.places(0), start, start + 30))
@@ -142,11 +163,11 @@ def test_damage_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match=r"part-000001\.parquet: missing, cut short or changed"):
         ids(Feed([folder], [1.0], seed=0, batch=6), 1)
     folder = make_feed(tmp_path / "fewer", [3])
-    more = FeedFile("part-000000.parquet", 4, read_manifest(folder).files[0].sha256)
+    more = replace(read_manifest(folder).files[0], rows=4)
     write_manifest(folder, FeedManifest("t", "f", 1, LENGTH, (more,)))
     with pytest.raises(FeedError, match="Petastorm gave 3 rows, the manifest states 4"):
         ids(Feed([folder], [1.0], seed=0, batch=4), 1)
-    write_manifest(folder, FeedManifest("t", "f", 1, LENGTH, (FeedFile("../up.parquet", 1, "x"),)))
+    write_manifest(folder, FeedManifest("t", "f", 1, LENGTH, (replace(more, name="../up.parquet"),)))
     with pytest.raises(FeedError, match="names no files, or files that are not a feed's"):
         read_manifest(folder)
     (folder / "manifest.json").write_text("{")

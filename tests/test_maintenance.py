@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,8 @@ from entropylong.maintenance import compact, drop_leftovers, leftovers
 from entropylong.status import others_table, status_rows
 from entropylong.tables.schemas import TABLES
 from entropylong.tables.store import Store
+from entropylong.training.settings import TrainSettings
+from entropylong.training.steps import StepFigures, StepLog
 from tests import tiny
 from tests.conftest import OpenRunner, quiet, rows_of
 
@@ -30,7 +33,21 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
     assert {left.fingerprint for left in found if left.table == "anchors"} == {value}
     assert {left.differs_by for left in found if left.table == "anchors"} == {"anchors.alpha=1.5"}
+    stale, begun, ended = (copied / "feeds" / f"{name}-v1" for name in ("stale", "begun", "ended"))
+    (mine := copied / "feeds" / f"{runner.fingerprint('sequences')}-v1").mkdir(parents=True)
+    for feed, steps in ((stale, None), (begun, 2), (ended, 1)):
+        feed.mkdir()
+        if steps is not None:
+            folder = copied / "training" / feed.name
+            run = TrainSettings("m", feeds=(str(feed),), weights=(1.0,), folder=str(folder), length=8, batch=1, steps=steps,
+                                learning_rate=1.0, final_rate=0.0, warmup=0.0, weight_decay=0.0, clip=1.0, rope_base=None,
+                                dtype="float32", seed=0, node_cache="")  # fmt: skip
+            run.write()
+            StepLog(folder).add({**dict.fromkeys((field.name for field in fields(StepFigures)), 1.0), "step": 1})
+            (folder / "model").mkdir()
     assert drop_leftovers(runner) == found and leftovers(runner) == []
+    assert mine.is_dir() and begun.is_dir(), "a run that is not at its end needs its feed"
+    assert not stale.exists() and not ended.exists()
     assert runner.store.read("anchors", value).count() == 0 and runner.registry.get(value or "-") is None
     assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
     again = open_runner(copied)

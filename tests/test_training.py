@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -17,14 +18,26 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
 from entropylong.config_files import load_config
-from entropylong.errors import ConfigError, ModelError
+from entropylong.errors import ConfigError, EnvironmentProblem, ModelError
 from entropylong.training.attention import check_kernel, segmented, varlen
 from entropylong.training.describe import describe, description_table
+from entropylong.training.launch import check_cluster
 from entropylong.training.loss import IGNORED, blockwise_cross_entropy, shifted_labels
-from entropylong.training.model import Batch, TrainingModel, gradients, layers_of, load_for_training
+from entropylong.training.model import Batch, TrainingModel, check_trainable, gradients, layers_of, load_for_training
 from entropylong.training.rope import check_rope, with_rope_base
 from entropylong.training.settings import check_ranks
 from entropylong.training.ulysses import NAME, Ulysses
@@ -218,6 +231,38 @@ def test_varlen_is_segmented_attention() -> None:
     q, k, v = (torch.randn(1, h, 256, 64, device="cuda", dtype=torch.bfloat16) for h in (8, 2, 2))
     bounds = ((0, 100), (100, 101), (101, 256))
     torch.testing.assert_close(varlen(q, k, v, bounds, None), segmented(q, k, v, bounds, None, 0.0), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LlamaConfig(), ""),
+        (Qwen2Config(), ""),
+        (MistralConfig(sliding_window=None), ""),
+        (MistralConfig(sliding_window=4096), "sliding"),
+        (Gemma2Config(), "attn_logit_softcapping 50.0, final_logit_softcapping 30.0, layers of sliding_attention"),
+        (GraniteConfig(logits_scaling=8.0), "logits_scaling 8.0"),
+        (CohereConfig(), "logit_scale 0.0625"),
+    ],
+)
+def test_a_model_that_would_be_another_one_is_refused(config: PreTrainedConfig, said: str, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    with nullcontext() if not said else pytest.raises(ModelError, match=said):
+        check_trainable(tmp_path)
+
+
+def test_executors_that_would_not_run_all_ranks_on_gpus() -> None:
+    gpus = {"spark.executor.resource.gpu.amount": "4", "spark.task.resource.gpu.amount": "1"}
+    check_cluster({}, 8, 8)
+    check_cluster(gpus, 8, 8)
+    for amount in ("4", "0.25"):
+        with pytest.raises(EnvironmentProblem, match=f"gpu.amount is {amount}; start Spark with it at 1"):
+            check_cluster({**gpus, "spark.task.resource.gpu.amount": amount}, 8, 8)
+    with pytest.raises(EnvironmentProblem, match=r"gpu\.amount is 0"):
+        check_cluster({"spark.executor.resource.gpu.amount": "4"}, 8, 8)
+    with pytest.raises(EnvironmentProblem, match="8 ranks run at once, the executors have room for 4 tasks"):
+        check_cluster({}, 4, 8)
+    check_cluster({"spark.dynamicAllocation.enabled": "true"}, 4, 8)
 
 
 def test_a_description_is_arithmetic() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -25,13 +26,16 @@ from entropylong.feed.reader import Feed
 from entropylong.feed.segments import runs
 from entropylong.feed.sources import Feeds, SealedFeed
 from entropylong.models.cache import WorkerModel
+from entropylong.runner import Runner
 from entropylong.training.launch import torchrun_line
 from entropylong.training.run import Prepared, chat_template, prepare_run, run_training, trained_model
 from entropylong.training.steps import read_steps
+from entropylong.training.track import TrainingRun
 from tests import tiny
 from tests.conftest import CONF, MakeConfig, quiet
 
 ROOT = Path(__file__).parent.parent
+VOCABULARY = 512
 TRAIN = ("train.steps=4", "train.batch=2", "train.learning_rate=1e-2", "train.dtype=float32", "train.ranks=2", "train.save_every=2")
 
 
@@ -47,7 +51,7 @@ def feeds_of(config: Config, spark: SparkSession, said: list[str] | None = None)
     spec, model = trained_model(config)
     worker = WorkerModel("tokenizer", spec, model.fingerprint, config.node_cache)
     template = chat_template(config, model.path)
-    return Feeds(config, spark, worker, template, (said if said is not None else []).append).all()
+    return Feeds(config, spark, worker, VOCABULARY, template, (said if said is not None else []).append).all()
 
 
 def rows(feed: SealedFeed) -> list[object]:
@@ -55,7 +59,7 @@ def rows(feed: SealedFeed) -> list[object]:
     return next(iter(Feed([feed.folder], [1.0], seed=0, batch=count)))
 
 
-def test_it_trains_and_mlflow_has_the_curve(config_of: ConfigOf, spark: SparkSession) -> None:
+def test_it_trains_and_mlflow_has_the_curve(config_of: ConfigOf, spark: SparkSession, capsys: pytest.CaptureFixture[str]) -> None:
     """Two ranks by TorchDistributor; the same command again does nothing; MLflow: params, curve, dataset at its version, model."""
     config, said = config_of(), list[str]()
     done = run_training(config, spark, said.append)
@@ -80,6 +84,10 @@ def test_it_trains_and_mlflow_has_the_curve(config_of: ConfigOf, spark: SparkSes
     ):
         history = client.get_metric_history(run.info.run_id, name)
         assert [(m.step, m.value) for m in history] == [(s.step, getattr(s, name)) for s in curve], name
+    tracked = TrainingRun(config, done.folder, done.feeds, {})
+    tracked._client = MlflowClient("sqlite:////nowhere/mlflow.db")
+    tracked.finish("FAILED", error="its own")
+    assert "MLflow: " in capsys.readouterr().err, "a store that fails is told, and hides nothing"
     (data,) = run.inputs.dataset_inputs
     source = json.loads(data.dataset.source)
     assert source["path"].endswith("sequences") and source["delta_table_version"] == done.feeds[0].manifest.version
@@ -108,12 +116,14 @@ def test_what_cannot_work_is_told_before_any_rank_starts(
     refused: list[tuple[type[Exception], str, tuple[str, ...]]] = [
         (ConfigError, r"3 ranks, 1 to a sequence, do not divide a batch of 2", ("train.ranks=3",)),
         (ConfigError, "take one of", ("train.sequence_parallel=3", "train.ranks=3")),
-        (FeedError, "no sequence to train on; run: entropylong run", ("accept.epsilon=0.9",)),
-        (FeedError, "no sequence to train on", ("train.data.a.kind=sequences", "train.data.a.fingerprint=unknown")),
+        (ConfigError, "state how many ranks train.launch cluster has", ("train.ranks=null", "train.launch=cluster")),
+        (FeedError, "no sequences yet; make them with: entropylong run", ("accept.epsilon=0.9",)),
+        (FeedError, "no sequences yet", ("train.data.a.kind=sequences", "train.data.a.fingerprint=unknown")),
+        (FeedError, "documents are not read to their end", ("train.data.d.kind=documents", "ingest.max_chars=999")),
         (ConfigError, "needs conversations", ("train.mode=sft",)),
         (
             SourceError,
-            "no JSON lines file there",
+            "train.data c: no such file or directory",
             ("train.mode=sft", "train.data.c.kind=chat", f"train.data.c.path={tmp_path}/none"),
         ),
         (ConfigError, "the model reads 2,048 tokens, pack.length is 4,096", ("pack.length=4096", "train.data.d.kind=documents")),
@@ -136,8 +146,8 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
     long, short = feeds_of(config, spark)
     assert (long.kind, short.kind) == ("sequences", "documents") and (long.weight, short.weight) == (3.0, 1.0)
     tokenizer = AutoTokenizer.from_pretrained(config.model.name)
-    texts = {r.text for r in Feeds(config, spark, WorkerModel("tokenizer", *_worker(config)), None, quiet).runner().store
-             .read_ok("documents", _documents(config, spark)).collect()}  # fmt: skip
+    runner = Runner(config, spark)
+    texts = {row.text for row in runner.store.read_ok("documents", runner.fingerprint("documents")).collect()}
     found = []
     for row in rows(short):
         assert len(row.input_ids) == 1024
@@ -155,21 +165,8 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
     assert done.settings.segmented and sorted(done.settings.weights) == [1.0, 3.0] and len(read_steps(done.folder)) == 1
 
 
-def _worker(config: Config) -> tuple[object, str, str]:
-    spec, model = trained_model(config)
-    return spec, model.fingerprint, config.node_cache
-
-
-def _documents(config: Config, spark: SparkSession) -> str:
-    from entropylong.runner import Runner
-
-    return Runner(config, spark).fingerprint("documents") or ""
-
-
 def test_weights_stand_at_the_verified_anchors(config_of: ConfigOf, spark: SparkSession) -> None:
     """Each dependency's anchor has the drop that was measured for it; other tokens have none."""
-    from entropylong.runner import Runner
-
     config = config_of("train.anchor_weight=5")
     (feed,) = feeds_of(config, spark)
     runner = Runner(config, spark)
@@ -231,6 +228,7 @@ def test_sft_attends_within_each_conversation(config_of: ConfigOf, spark: SparkS
 
 def test_broken_conversations_are_listed_or_stop_the_run(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
     path = conversations(tmp_path / "chat.jsonl", 40)
+    path = path.rename(path.with_suffix(".json"))
     long = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "window " * 3000}]}
     path.write_text(path.read_text() + "{broken\n\n" + json.dumps(long) + "\n")
     keys = ["train.mode=sft", "train.data.chat.kind=chat", f"train.data.chat.path={path}", f'train.chat_template="{TEMPLATE}"']
@@ -239,6 +237,11 @@ def test_broken_conversations_are_listed_or_stop_the_run(config_of: ConfigOf, sp
     assert "of 42 records 1 CUT, 1 NOT_JSON" in said[0] and any(runs(row.segment) == [(0, 1024)] for row in rows(feed))
     listed = [json.loads(line) for line in Path(said[0].rpartition(" in ")[2]).read_text().splitlines()]
     assert sorted(row["code"] for row in listed) == ["CUT", "NOT_JSON"] and "{broken" in str(listed)
+    packed = path.with_name("packed.jsonl.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes() + b'{"messages": "\xff"}\n'))
+    (same,) = feeds_of(config_of(*keys[:2], f"train.data.chat.path={packed}", keys[3]), spark, said)
+    assert "of 43 records 1 CUT, 1 INVALID_UTF8, 1 NOT_JSON" in said[-2]
+    assert same.manifest.identity == feed.manifest.identity, "the same rows, whatever file they came from"
     bad = [
         '{"messages": []}',
         '{"messages": [{"role": "user", "content": 3}]}',
@@ -294,7 +297,6 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
 def test_smollm2_learns_real_text(spark: SparkSession, tmp_path: Path) -> None:
     """The real model, ten steps on docstrings packed at 1,024 tokens: the loss falls."""
     from entropylong.config_files import load_config
-    from entropylong.runner import Runner
 
     keys = [f"workspace={tmp_path / 'work'}", "train.data.text.kind=documents", "train.data.text.share=0.02", "train.batch=1",
             "train.ranks=1", "train.save_every=10", "train.learning_rate=2e-4"]  # fmt: skip

@@ -9,15 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from entropylong.feed.manifest import FeedFile, FeedManifest, write_manifest
-from entropylong.feed.rows import feed_table
-from entropylong.hashing import file_sha256
+from entropylong.feed.manifest import FeedManifest, write_manifest
+from entropylong.feed.rows import feed_table, write_file
 from entropylong.training.launch import MODULE, torchrun_line
 from entropylong.training.optimizer import learning_rate, warmup_steps
 from entropylong.training.settings import TrainSettings
@@ -44,10 +42,7 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             for i in range(rows)
         ]
-        table = feed_table([10 * number + i for i in range(rows)], arrays)
-        path = folder / f"part-{number:06d}.parquet"
-        pq.write_table(table, path, row_group_size=2)
-        files.append(FeedFile(path.name, rows, file_sha256(path)))
+        files.append(write_file(folder, number, feed_table([10 * number + i for i in range(rows)], arrays)))
     write_manifest(folder, FeedManifest("sequences", "f", 1, LENGTH, tuple(files)))
     return folder
 

@@ -166,16 +166,27 @@ def read_unit(unit: Unit, root: str, text_column: str, id_column: str | None, ma
             # A row all the same: it says that the unit was read, or it would be read again by every run.
             origin = f"{unit.name}:0"
             yield Record(text_id(origin), None, unit.source, origin, "skipped", "EMPTY_UNIT", f"{origin}: no record begins here")
-    except (OSError, EOFError, ValueError, SyntaxError, zlib.error, pa.ArrowException, _zstd_error()) as error:
+    except _unreadable() as error:
         origin = f"{unit.name}:{number + 1}"
         detail = f"{origin}: the rest of the file cannot be read: {_line(error)}"
         yield Record(text_id(origin), None, unit.source, origin, "error", "UNREADABLE_FILE", detail[:512])
 
 
-def _zstd_error() -> type[Exception]:
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What a damaged file raises."""
     import zstandard
 
-    return zstandard.ZstdError
+    return (OSError, EOFError, ValueError, SyntaxError, zlib.error, pa.ArrowException, zstandard.ZstdError)
+
+
+def json_lines(unit: Unit) -> Iterator[str | Damaged]:
+    """The lines of a unit of JSON lines that are not blank; damage in their place, also when the file breaks off half-way."""
+    try:
+        for line in _lines(unit, filesystem(unit.path)[0]):
+            if line.strip():
+                yield _decoded(line)
+    except _unreadable() as error:
+        yield Damaged("UNREADABLE_FILE", f"{unit.name}: the rest of the file cannot be read: {_line(error)}")
 
 
 @dataclass(frozen=True)
@@ -228,11 +239,19 @@ def _lines(unit: Unit, system: pafs.FileSystem) -> Iterator[bytes]:
                 yield line
 
 
-def _parse_line(line: bytes, text_column: str, id_column: str | None) -> Raw:
+def _decoded(line: bytes) -> str | Damaged:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        return line.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        return None, Damaged("INVALID_UTF8", f"byte {error.start} of the line is not UTF-8")
+        return Damaged("INVALID_UTF8", f"byte {error.start} of the line is not UTF-8")
+
+
+def _parse_line(line: bytes, text_column: str, id_column: str | None) -> Raw:
+    text = _decoded(line)
+    if isinstance(text, Damaged):
+        return None, text
+    try:
+        row = json.loads(text)
     except (ValueError, RecursionError) as error:
         return None, Damaged("INVALID_JSON", f"the line is not JSON: {_line(error)}")
     if not isinstance(row, dict):

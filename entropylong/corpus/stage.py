@@ -21,7 +21,7 @@ from entropylong.hashing import xxhash64
 from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
-from entropylong.udf import Rows, local_frame, map_rows
+from entropylong.udf import Rows, local_frame, map_rows, record_batches
 
 _UNIT = "source STRING, kind STRING, path STRING, name STRING, n_bytes BIGINT, start BIGINT, end BIGINT"
 _RECORD = (
@@ -51,24 +51,25 @@ def read_units(spark: SparkSession, config: Config, units: Sequence[Unit]) -> Da
     schema = to_arrow_schema(struct_of(_RECORD))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for row in batch.to_pylist():
-                unit = Unit(**row)
+        def records() -> Iterator[dict[str, Any]]:
+            for unit in units_of(batches):
                 source = sources[unit.source]
                 columns = source.columns
-                rows: list[dict[str, Any]] = []
-                size = 0
-                for record in read_unit(unit, source.path or "", columns.text, columns.doc_id, max_chars):
-                    rows.append(record.row())
-                    size += len(record.text or "")
-                    if len(rows) == 512 or size > 16_000_000:
-                        yield pa.RecordBatch.from_pylist(rows, schema=schema)
-                        rows, size = [], 0
-                if rows:
-                    yield pa.RecordBatch.from_pylist(rows, schema=schema)
+                yield from (r.row() for r in read_unit(unit, source.path or "", columns.text, columns.doc_id, max_chars))
 
-    frame = local_frame(spark, [vars(u) for u in units], struct_of(_UNIT))
-    return frame.repartition(len(units), "name").mapInArrow(read, _RECORD)
+        yield from record_batches(records(), schema)
+
+    return unit_frame(spark, units).mapInArrow(read, _RECORD)
+
+
+def unit_frame(spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
+    """Units as rows, each a task of its own."""
+    return local_frame(spark, [vars(u) for u in units], struct_of(_UNIT)).repartition(len(units), "name")
+
+
+def units_of(batches: Iterable[pa.RecordBatch]) -> Iterator[Unit]:
+    """What `unit_frame` gave, on the executor."""
+    return (Unit(**row) for batch in batches for row in batch.to_pylist())
 
 
 def source_version(spark: SparkSession, name: str, source: Source) -> int:

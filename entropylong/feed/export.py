@@ -67,10 +67,10 @@ def export_sequences(runner: Runner, folder: Path, to: Literal["parquet", "mds",
     if to == "mds":
         _write_mds(cut, building)
     elif to == "parquet":
-        cut.write.option("compression", "zstd").parquet(str(building))
+        cut.write.option("compression", "zstd").parquet(f"file://{building}")
     else:
         # Bytes have no form in JSON: the mask as numbers.
-        cut.withColumn("loss_mask", _numbers("loss_mask")).write.json(str(building))
+        cut.withColumn("loss_mask", _numbers("loss_mask")).write.json(f"file://{building}")
     building.replace(folder)
     return count
 

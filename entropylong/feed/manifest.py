@@ -21,11 +21,19 @@ _PICKLED = ("_common_metadata", "_metadata")
 
 @dataclass(frozen=True)
 class FeedFile:
-    """One Parquet file of a feed."""
+    """One Parquet file of a feed.
+
+    Attributes:
+        sha256: of its bytes.
+        content: hash of its rows, whatever wrote them.
+        highest_id: of its tokens.
+    """
 
     name: str
     rows: int
     sha256: str
+    content: str
+    highest_id: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class FeedManifest:
     @property
     def identity(self) -> str:
         """Hash of the rows in their order: the same for every copy of this feed."""
-        return digest([self.length, [[file.rows, file.sha256] for file in self.files]])
+        return digest([self.length, [[file.rows, file.content] for file in self.files]])
 
 
 def check_place(folder: Path) -> None:
@@ -80,7 +88,10 @@ def read_manifest(folder: Path) -> FeedManifest:
         raise FeedError(f"{folder}: holds {planted[0]}, which Petastorm would unpickle; remove it, no feed of ours has one")
     try:
         stated = json.loads((folder / MANIFEST).read_text())
-        files = tuple(FeedFile(str(f["name"]), int(f["rows"]), str(f["sha256"])) for f in stated["files"])
+        files = tuple(
+            FeedFile(str(f["name"]), int(f["rows"]), str(f["sha256"]), str(f["content"]), int(f["highest_id"]))
+            for f in stated["files"]
+        )
         whole = FeedManifest(str(stated["table"]), str(stated["fingerprint"]), int(stated["version"]), int(stated["length"]), files)
     except FileNotFoundError:
         raise FeedError(f"{folder}: no sealed feed ({MANIFEST} is missing); make it again") from None

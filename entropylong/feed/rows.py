@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from entropylong.feed.manifest import FeedFile
 from entropylong.feed.segments import PADDING
-from entropylong.hashing import xxhash64
+from entropylong.hashing import file_sha256, xxhash64
 from entropylong.packing.sequences import PAD, best_fit
 
 # Flat lists alone: Petastorm drops nested ones.
@@ -26,6 +31,9 @@ COLUMNS = pa.schema(
 )
 DDL = "sequence_id BIGINT, input_ids ARRAY<INT>, loss_mask ARRAY<INT>, segment ARRAY<INT>, nll_drop ARRAY<FLOAT>"
 
+# Rows of a file are read together; of a row group they are held together.
+FILE_TOKENS, GROUP_ROWS = 1 << 20, 2
+
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
 
@@ -38,6 +46,23 @@ def feed_table(ids: Sequence[int], rows: Sequence[Arrays]) -> pa.Table:
         flat = np.concatenate(arrays) if arrays else np.zeros(0)
         columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, field.type.value_type)))
     return pa.Table.from_arrays(columns, schema=COLUMNS)
+
+
+def write_file(folder: Path, number: int, rows: pa.Table) -> FeedFile:
+    """Rows as `COLUMNS` -> file `number` of a feed; what its manifest states of it."""
+    path = folder / f"part-{number:06d}.parquet"
+    pq.write_table(rows, f"{path}.part", row_group_size=GROUP_ROWS, compression="zstd")
+    Path(f"{path}.part").replace(path)
+    return FeedFile(path.name, len(rows), file_sha256(path), content_hash(rows), pc.max(pc.list_flatten(rows["input_ids"])).as_py())
+
+
+def content_hash(rows: pa.Table) -> str:
+    """Hash of rows as `COLUMNS`, of their values alone: another writer's file of the same rows has it too."""
+    found = hashlib.sha256()
+    for column in (chunked.combine_chunks() for chunked in rows.columns):
+        flat = column.flatten() if pa.types.is_list(column.type) else column
+        found.update(flat.to_numpy(zero_copy_only=False).tobytes())
+    return found.hexdigest()
 
 
 def sequence_arrays(

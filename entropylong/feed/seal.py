@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from filelock import FileLock
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
@@ -15,11 +15,11 @@ from pyspark.sql import functions as F
 
 from entropylong.errors import FeedError
 from entropylong.feed.manifest import MANIFEST, FeedFile, FeedManifest, check_place, read_manifest, write_manifest
-from entropylong.feed.rows import COLUMNS
-from entropylong.hashing import file_sha256
+from entropylong.feed.rows import COLUMNS, FILE_TOKENS, write_file
 
-# Rows of a file are read together; of a row group they are held together.
-FILE_TOKENS, GROUP_ROWS = 1 << 20, 2
+_WRITTEN = pa.schema(
+    [("name", pa.string()), ("rows", pa.int32()), ("sha256", pa.string()), ("content", pa.string()), ("highest_id", pa.int32())]
+)
 
 
 def seal_feed(rows: DataFrame, folder: Path, *, table: str, fingerprint: str, version: int, length: int) -> FeedManifest:
@@ -64,20 +64,17 @@ def _write(rows: DataFrame, building: Path, length: int) -> list[FeedFile]:
     target = str(building.absolute())
 
     def write(table: pa.Table) -> pa.Table:
-        number = table["file"][0].as_py()
-        path = Path(target) / f"part-{number:06d}.parquet"
         ordered = table.select(COLUMNS.names).take(pc.sort_indices(table["sequence_id"])).cast(COLUMNS)
-        pq.write_table(ordered, f"{path}.part", row_group_size=GROUP_ROWS, compression="zstd")
-        Path(f"{path}.part").replace(path)
-        return pa.table({"name": [path.name], "rows": pa.array([len(ordered)], pa.int32()), "sha256": [file_sha256(path)]})
+        found = write_file(Path(target), table["file"][0].as_py(), ordered)
+        return pa.Table.from_pylist([asdict(found)], schema=_WRITTEN)
 
     written = (
         rows.select(*COLUMNS.names)
         .join(numbered, "sequence_id", how="inner")
         .groupBy("file")
-        .applyInArrow(write, "name STRING, rows INT, sha256 STRING")
+        .applyInArrow(write, "name STRING, rows INT, sha256 STRING, content STRING, highest_id INT")
     )
-    return [FeedFile(row.name, row.rows, row.sha256) for row in sorted(written.collect(), key=lambda row: row.name)]
+    return [FeedFile(**row.asDict()) for row in sorted(written.collect(), key=lambda row: row.name)]
 
 
 def _check(rows: DataFrame, manifest: FeedManifest) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import Config, TrainData
-from entropylong.errors import ConfigError, FeedError, QuarantineExceeded, SourceError
+from entropylong.corpus.readers import Damaged, json_lines, list_units
+from entropylong.corpus.stage import unit_frame, units_of
+from entropylong.errors import ConfigError, FeedError, QuarantineExceeded
 from entropylong.feed.chat import CUT, Refused, encode_conversation, parse_conversation
 from entropylong.feed.manifest import MANIFEST, FeedManifest, read_manifest
 from entropylong.feed.rows import DDL, Item, feed_table, pack_items, sequence_arrays
@@ -27,7 +28,9 @@ from entropylong.hashing import digest, files_sha256, share_threshold, xxhash64
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.runner import Runner
+from entropylong.tables.artifacts import COMPLETE, Registry
 from entropylong.tables.store import Store
+from entropylong.udf import record_batches
 from entropylong.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -76,14 +79,21 @@ class Feeds:
         config: `train.data` names them; without any, the sequences of the config.
         spark: the session.
         trained: the model to train, for its tokenizer.
+        vocabulary: ids that it knows.
         template: the chat template that conversations are rendered with, the tokenizer's own or another.
         say: where it is told what was made and what was left out.
     """
 
     def __init__(
-        self, config: Config, spark: SparkSession, trained: WorkerModel, template: str | None, say: Callable[[str], None]
+        self,
+        config: Config,
+        spark: SparkSession,
+        trained: WorkerModel,
+        vocabulary: int,
+        template: str | None,
+        say: Callable[[str], None],
     ) -> None:
-        self.config, self.spark, self.say, self._template = config, spark, say, template
+        self.config, self.spark, self.say, self._vocabulary, self._template = config, spark, say, vocabulary, template
         self._tokenizer = trained.tokenizer()
         self._workspace = Workspace(config.workspace)
         self._runners: dict[str, Runner] = {}
@@ -113,11 +123,12 @@ class Feeds:
         length, with_drops = self.config.pack.length, self.config.train.anchor_weight is not None
         if data.fingerprint is None:
             runner = self.runner(data.recipe)
-            store, value = runner.store, runner.fingerprint("sequences")
+            store, registry, value = runner.store, runner.registry, runner.fingerprint("sequences")
         else:
-            store, value = Store(self.spark, data.tables or self.config.tables), data.fingerprint
+            store = Store(self.spark, data.tables or self.config.tables)
+            registry, value = Registry(store), data.fingerprint
         version = store.version("sequences")
-        if value is None or version < 0:
+        if value is None or not _is_whole(registry, value):
             raise FeedError(f"train.data {name}: no sequences yet; make them with: entropylong run, with the same config")
         # Rows of a fingerprint never change: a feed of them serves, whatever was committed since.
         suffix = "-drops" if with_drops else ""
@@ -135,8 +146,10 @@ class Feeds:
     def _documents(self, name: str, data: TrainData) -> SealedFeed:
         runner = self.runner()
         table, version = runner.fingerprint("documents"), runner.store.version("documents")
-        if table is None or version < 0:
-            raise FeedError(f"train.data {name}: no documents yet; make them with: entropylong run ingest, with the same config")
+        if table is None or not _is_whole(runner.registry, table):
+            raise FeedError(
+                f"train.data {name}: the documents are not read to their end; run: entropylong run ingest, with the same config"
+            )
         length, seed, start = self.config.pack.length, self.config.seed, self.config.model.document_start_id
         value = digest([table, self._tokenizer.fingerprint, start, length, data.share, seed])
         chosen = F.xxhash64(F.lit(seed).cast("bigint"), "doc_id") <= F.lit(share_threshold(data.share))
@@ -148,17 +161,15 @@ class Feeds:
 
     def _chat(self, name: str, data: TrainData) -> SealedFeed:
         source = Path(data.path or "").expanduser().absolute()
-        files = [source] if source.is_file() else sorted(p for p in source.rglob("*.json*") if p.is_file())
-        if not files:
-            raise SourceError(f"train.data {name}: {data.path}: no JSON lines file there")
+        units = list_units(f"train.data {name}", "jsonl", str(source), self.config.ingest.unit_bytes)
         train, length, seed = self.config.train, self.config.pack.length, self.config.seed
         base = source.parent if source.is_file() else source
+        files = sorted({Path(unit.path) for unit in units})
         value = digest(
             [files_sha256(base, files), self._tokenizer.fingerprint, self._template, train.loss_on, length, seed]
         )  # fmt: skip
-        lines = self.spark.read.text([_as_spark_path(f) for f in files]).where(F.trim("value") != "")
         encode = _conversation_items(self._tokenizer, self._template, train.loss_on == "assistant", length)
-        items = lines.mapInArrow(encode, _ITEM)
+        items = unit_frame(self.spark, units).mapInArrow(encode, _ITEM)
         folder = self._workspace.feed(f"{value}-v0")
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, 0)
         return SealedFeed(name, data.kind, folder, manifest, data.weight)
@@ -167,10 +178,13 @@ class Feeds:
         self, name: str, folder: Path, rows: Callable[[], DataFrame], table: str, fingerprint: str, version: int
     ) -> FeedManifest:
         if (folder / MANIFEST).is_file():
-            return read_manifest(folder)
-        facts = {"table": table, "fingerprint": fingerprint, "version": version, "length": self.config.pack.length}
-        manifest = seal_feed(rows(), folder, **facts)  # type: ignore[arg-type]
-        self.say(f"feed {name}: {manifest.rows:,} sequences of {manifest.length:,} tokens in {folder}")
+            manifest = read_manifest(folder)
+        else:
+            facts = {"table": table, "fingerprint": fingerprint, "version": version, "length": self.config.pack.length}
+            manifest = seal_feed(rows(), folder, **facts)  # type: ignore[arg-type]
+            self.say(f"feed {name}: {manifest.rows:,} sequences of {manifest.length:,} tokens in {folder}")
+        if (highest := max(file.highest_id for file in manifest.files)) >= self._vocabulary:
+            raise FeedError(f"train.data {name}: holds token id {highest}, the model knows {self._vocabulary}: another tokenizer's")
         return manifest
 
     def _packed(self, name: str, folder: Path, items: DataFrame) -> DataFrame:
@@ -207,9 +221,10 @@ class Feeds:
         self.say(f"feed {name}: of {total:,} records {said}; they are listed in {file}")
 
 
-def _as_spark_path(path: Path) -> str:
-    """A path in which Spark sees no pattern."""
-    return "file://" + re.sub(r"([\\{}\[\]*?])", r"\\\1", str(path))
+def _is_whole(registry: Registry, value: str) -> bool:
+    """Whether a stage has written all rows of a fingerprint: a feed of half of them could not be told from one of all."""
+    known = registry.get(value)
+    return known is not None and known.state == COMPLETE
 
 
 def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:
@@ -265,50 +280,48 @@ def _document_items(tokenizer: WorkerModel, start_id: int | None, length: int) -
     def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         words = load(tokenizer)
         start_ids, _ = pad_and_start(words, start_id)
-        for batch in batches:
-            rows: list[dict[str, Any]] = []
-            for doc_id, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                ids = [*start_ids, *encode_plain(words, text)]
-                rows += [_item(xxhash64(doc_id, n), ids[n : n + length]) for n in range(0, len(ids), length)]
-            yield from _arrow(rows)
+
+        def items() -> Iterator[dict[str, Any]]:
+            for batch in batches:
+                for doc_id, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    ids = [*start_ids, *encode_plain(words, text)]
+                    yield from (_item(xxhash64(doc_id, n), ids[n : n + length]) for n in range(0, len(ids), length))
+
+        return record_batches(items(), _ITEM_SCHEMA)
 
     return run
 
 
 def _conversation_items(tokenizer: WorkerModel, template: str | None, assistant_only: bool, length: int) -> Batches:
-    """Lines of JSON -> items, and refused ones with their reason. A longer conversation keeps its first `length` tokens."""
+    """Units of JSON lines -> items, and refused ones with their reason. A longer conversation keeps its first `length` tokens."""
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         words = load(tokenizer)
-        for batch in batches:
-            rows: list[dict[str, Any]] = []
-            for line in batch.column(0).to_pylist():
-                item_id = xxhash64(line)
-                try:
-                    messages = parse_conversation(line)
-                    ids, targets = encode_conversation(words, messages, template=template, assistant_only=assistant_only)
-                except Refused as refused:
-                    rows.append(_item(item_id, None, None, refused.code, f"{refused.detail}: {line[:80]}"))
-                    continue
-                cut = {"code": CUT, "detail": f"{len(ids)} tokens: {line[:80]}"} if len(ids) > length else {}
-                rows.append(_item(item_id, ids[:length], targets[:length].tobytes(), **cut))
-            yield from _arrow(rows)
+
+        def item(line: str | Damaged) -> dict[str, Any]:
+            if isinstance(line, Damaged):
+                return _item(0, code=line.code, detail=line.detail)
+            try:
+                messages = parse_conversation(line)
+                ids, targets = encode_conversation(words, messages, template=template, assistant_only=assistant_only)
+            except Refused as refused:
+                return _item(xxhash64(line), code=refused.code, detail=f"{refused.detail}: {line[:80]}")
+            cut = {"code": CUT, "detail": f"{len(ids)} tokens: {line[:80]}"} if len(ids) > length else {}
+            return _item(xxhash64(line), ids[:length], targets[:length].tobytes(), **cut)
+
+        return record_batches((item(line) for unit in units_of(batches) for line in json_lines(unit)), _ITEM_SCHEMA)
 
     return run
 
 
 def _item(
     item_id: int,
-    ids: Sequence[int] | npt.NDArray[np.int32] | None,
+    ids: Sequence[int] | npt.NDArray[np.int32] | None = None,
     targets: bytes | None = None,
     code: str | None = None,
     detail: str | None = None,
 ) -> dict[str, Any]:
     return {"item_id": item_id, "input_ids": ids, "targets": targets, "code": code, "detail": detail}
-
-
-def _arrow(rows: list[dict[str, Any]]) -> Iterable[pa.RecordBatch]:
-    return pa.Table.from_pylist(rows, schema=_ITEM_SCHEMA).to_batches()  # type: ignore[no-any-return]
 
 
 def _pack_bucket(tokenizer: WorkerModel, length: int, seed: int) -> Callable[[pa.Table], pa.Table]:

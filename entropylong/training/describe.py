@@ -45,6 +45,10 @@ class Description:
     flops_a_second: float
 
     @property
+    def load(self) -> int:
+        return 4 * self.parameters
+
+    @property
     def hours(self) -> float:
         return self.tokens * self.flops_a_token / (self.flops_a_second * self.ranks) / 3600
 
@@ -87,16 +91,22 @@ def describe(config: Config) -> Description:
 
 def _shape(config: Config) -> tuple[ModelShape, bool]:
     """The model's dimensions, and whether its head is its embedding: of a model at hand, or by name."""
-    name = config.train.model or config.model.name
-    if name in KNOWN:
+    if (name := config.train.model or config.model.name) in KNOWN:
         return KNOWN[name], False
     try:
-        folder = prepare(ModelSpec(name, config.model.revision).absolute(), config.cache_folder).path
+        folder = prepare(model_of(config), config.cache_folder).path
     except ModelError:
         if config.train.model is not None or config.model.name not in KNOWN:
             raise
         return KNOWN[config.model.name], False
     return shape_of(folder), is_tied(folder)
+
+
+def model_of(config: Config) -> ModelSpec:
+    """The model to begin with."""
+    if config.train.model is None:
+        return ModelSpec(config.model.name, config.model.revision).absolute()
+    return ModelSpec(config.train.model).absolute()
 
 
 def _parameters(shape: ModelShape, tied: bool) -> int:
@@ -148,7 +158,7 @@ def description_table(found: Description, config: Config) -> Table:
     table.add_row("parameters", f"{found.parameters / 1e9:.2f}e9", f"RoPE base {rope}, computed in {train.dtype}")
     table.add_row(
         "ranks", str(found.ranks), f"{found.data_parallel} groups of {train.sequence_parallel} that share a sequence; "
-        f"{found.accumulation} sequences a group are added up in a step",
+        f"{found.accumulation} sequences a group are added up in a step" + ("" if train.ranks else "; train.ranks states none"),
     )  # fmt: skip
     table.add_row(
         "steps", f"{found.steps:,}", f"{train.batch} sequences of {length:,}: {train.batch * length / 1e6:.2f}M tokens each"
@@ -160,8 +170,9 @@ def description_table(found: Description, config: Config) -> Table:
     for what, size in found.memory.items():
         table.add_row(what, f"{size / GIB:.1f} GiB", "")
     table.add_row("memory of a GPU", f"{sum(found.memory.values()) / GIB:.1f} GiB", "estimated; the allocator takes some more")
+    table.add_row("host memory a GPU", f"{found.load / GIB:.1f} GiB", "while the model is loaded, in float32")
     if found.host:
-        table.add_row("host memory a GPU", f"{found.host / GIB:.1f} GiB", "activations that wait there")
+        table.add_row("", f"{found.host / GIB:.1f} GiB", "then: activations that wait there")
     table.add_section()
     table.add_row("FLOP a token", f"{found.flops_a_token / 1e9:.0f}e9", "forward and backward, recomputation left out")
     table.add_row(

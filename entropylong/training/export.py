@@ -49,4 +49,5 @@ def export_model(lm: Any, source: Path, target: Path, chat_template: str | None 
             (building / "chat_template.jinja").write_text(chat_template)
         shutil.rmtree(target, ignore_errors=True)
         building.replace(target)
-    dist.barrier()
+    # Not a barrier: NCCL's gives up after ten minutes, and a shared disk may take longer.
+    dist.all_reduce(torch.zeros(1))

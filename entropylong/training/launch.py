@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +51,19 @@ def rank_threads(spark: SparkSession, mode: str, ranks: int) -> int:
     return task_threads(spark) if mode == "cluster" else max(1, (os.cpu_count() or 1) // ranks)
 
 
-def check_slots(spark: SparkSession, ranks: int) -> None:
-    """Raise where the executors cannot run all ranks at once: Spark would wait for ten minutes, then give up."""
-    conf, slots = settings_of(spark), spark.sparkContext.defaultParallelism // task_threads(spark)
+def check_cluster(conf: Mapping[str, str], slots: int, ranks: int) -> None:
+    """Raise where the executors would not run all ranks at once, a GPU each: Spark would wait for ten minutes, or take CPUs.
+
+    Args:
+        conf: Spark's settings.
+        slots: tasks that the executors run at a time.
+        ranks: of the run.
+    """
+    of_executor, of_task = (conf.get(f"spark.{part}.resource.gpu.amount", "0") for part in ("executor", "task"))
+    if (of_executor != "0" or of_task != "0") and float(of_task) != 1:
+        raise EnvironmentProblem(
+            f"train.launch cluster: a rank takes one GPU, spark.task.resource.gpu.amount is {of_task}; start Spark with it at 1"
+        )
     if conf.get("spark.dynamicAllocation.enabled") != "true" and ranks > slots:
         raise EnvironmentProblem(
             f"train.launch cluster: {ranks} ranks run at once, the executors have room for {slots} tasks; "
@@ -79,7 +89,7 @@ def launch(spark: SparkSession, settings: Path, ranks: int, mode: str, on_entry:
 
     folder = settings.parent
     if mode == "cluster":
-        check_slots(spark, ranks)
+        check_cluster(settings_of(spark), spark.sparkContext.defaultParallelism // task_threads(spark), ranks)
     for stale in [folder / STOP, *folder.glob("error-*")]:
         stale.unlink(missing_ok=True)
     on_gpus = mode == "cluster" and "spark.task.resource.gpu.amount" in settings_of(spark)
@@ -160,6 +170,10 @@ def _why(folder: Path, error: Exception) -> str:
             + (" (out of memory?)" if name == "SIGKILL" else "")
             + "; start the same command again: it "
             f"goes on from the newest checkpoint; what the ranks printed: {folder / LOG}"
+        )
+    if re.search(r"No module named '?entropylong", log):
+        return (
+            "a rank did not find entropylong: install it on each executor, by a wheel or an environment; --py-files is not enough"
         )
     lines = [line.strip() for line in str(error).splitlines() if re.match(r"\s*(\[rank\d+\]:\s*)?[\w.]*(Error|Exception)\b", line)]
     reason = lines[-1] if lines else " ".join(str(error).split())[:200]

@@ -33,7 +33,7 @@ from entropylong.training.loss import anchor_weights, shifted_labels
 from entropylong.training.model import Batch, TrainingModel, gradients, load_for_training, shard
 from entropylong.training.optimizer import adamw, learning_rate, set_rate, warmup_steps
 from entropylong.training.rope import check_rope
-from entropylong.training.settings import TrainSettings, check_ranks, training_flops
+from entropylong.training.settings import RESULT, TrainSettings, check_ranks, training_flops
 from entropylong.training.steps import STOP, StepFigures
 from entropylong.training.ulysses import Ulysses
 
@@ -70,7 +70,7 @@ def train(
         finally:
             run.checkpoints.finish()  # whatever ends the run, what it saved counts
         if is_whole:
-            export_model(run.model.lm, run.source, Path(settings.folder) / "model", settings.chat_template)
+            export_model(run.model.lm, run.source, Path(settings.folder) / RESULT, settings.chat_template)
         return is_whole
 
 

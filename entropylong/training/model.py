@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from entropylong.errors import ModelError
 from entropylong.feed.segments import spans
 from entropylong.training.loss import blockwise_cross_entropy
 from entropylong.training.rope import check_rope, with_rope_base
@@ -68,6 +69,37 @@ def load_for_training(
         for layer in layers_of(lm):
             layer.compile()
     return TrainingModel(lm, block).train()
+
+
+# What a transformers config may ask for that our attention and head leave out, and the values that ask for nothing.
+_LEFT_OUT: dict[str, tuple[object, ...]] = {
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "attention_chunk_size": (None,),
+    "logits_scaling": (None, 1, 1.0),
+    "logit_scale": (None, 1, 1.0),
+}
+
+
+def check_trainable(path: Path) -> None:
+    """Raise where a model attends or gives logits in a way that training here would leave out: it would be another model.
+
+    Raises:
+        ModelError: names what stands in its config.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    found = [f"{key} {getattr(config, key)}" for key, off in _LEFT_OUT.items() if getattr(config, key, None) not in off]
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None)
+    if kinds != {"full_attention"}:
+        found.append(f"layers of {', '.join(sorted(kinds - {'full_attention'}))}")
+    elif window is not None and getattr(config, "layer_types", None) is None:
+        found.append(f"sliding_window {window}")
+    if found:
+        raise ModelError(
+            f"{path}: a {config.model_type} model with {', '.join(found)}: training attends causally to all tokens and takes the "
+            "head's logits as they are; choose another model (Llama, Qwen and SmolLM work)"
+        )
 
 
 def shard(model: TrainingModel, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:

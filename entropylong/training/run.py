@@ -23,9 +23,11 @@ from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.shape import shape_of
 from entropylong.models.window import window_of
 from entropylong.preflight import check_tokenizer
+from entropylong.training.describe import model_of
 from entropylong.training.launch import default_ranks, launch, rank_threads
-from entropylong.training.settings import TrainSettings, check_ranks
-from entropylong.training.steps import StepFigures, read_steps
+from entropylong.training.model import check_trainable
+from entropylong.training.settings import RESULT, TrainSettings, check_ranks
+from entropylong.training.steps import StepFigures, is_whole
 from entropylong.training.track import TrainingRun
 from entropylong.workspace import Workspace
 
@@ -61,12 +63,11 @@ class Prepared:
     @property
     def result(self) -> Path:
         """Where the trained model is once the run is whole."""
-        return self.folder / "model"
+        return self.folder / RESULT
 
     def is_whole(self) -> bool:
         """Whether the last step is done and the model written."""
-        steps = read_steps(self.folder)
-        return self.result.is_dir() and bool(steps) and steps[-1].step == self.settings.steps
+        return is_whole(self.settings)
 
 
 def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
@@ -76,12 +77,10 @@ def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
         ModelError: there is none, or it has another tokenizer.
     """
     cache = config.cache_folder
-    own = ModelSpec(config.model.name, config.model.revision).absolute()
-    if config.train.model is None:
-        return own, prepare(own, cache)
-    spec = ModelSpec(config.train.model).absolute()
+    spec = model_of(config)
     found = prepare(spec, cache)
-    if config.train.mode == "pretrain":
+    if config.train.model is not None and config.train.mode == "pretrain":
+        own = ModelSpec(config.model.name, config.model.revision).absolute()
         check_tokenizer("train.model", config.train.model, prepare(own, cache).path, found.path)
     return spec, found
 
@@ -114,15 +113,22 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     """
     train, length = config.train, config.pack.length
     spec, model = trained_model(config)
+    check_trainable(model.path)
     if not (model.path / "tokenizer.json").is_file():
         raise ModelError(f"{spec.name}: has no tokenizer.json, which training needs; save its tokenizer with it")
+    if train.ranks is None and train.launch == "cluster":
+        raise ConfigError(
+            "key 'train.ranks': the driver does not see the executors' GPUs; state how many ranks train.launch cluster has"
+        )
     ranks = train.ranks or default_ranks()
-    check_ranks(ranks, train.sequence_parallel, train.batch, length, shape_of(model.path).heads)
+    shape = shape_of(model.path)
+    check_ranks(ranks, train.sequence_parallel, train.batch, length, shape.heads)
     if train.launch == "local" and torch.cuda.is_available() and ranks > torch.cuda.device_count():
         raise ConfigError(f"key 'train.ranks': {ranks} ranks want a GPU each, this machine has {torch.cuda.device_count()}")
     check_length(config, model.path)
     template = chat_template(config, model.path)
-    feeds = Feeds(config, spark, WorkerModel("tokenizer", spec, model.fingerprint, str(config.cache_folder)), template, say).all()
+    words = WorkerModel("tokenizer", spec, model.fingerprint, str(config.cache_folder))
+    feeds = Feeds(config, spark, words, shape.vocabulary, template, say).all()
     # Whatever they are called: their order is part of the run.
     feeds.sort(key=lambda feed: (feed.manifest.identity, feed.weight))
     keys = {key: value for key, value in config.semantic(IDENTITY).items() if not key.startswith(_RESOLVED)}

@@ -11,7 +11,7 @@ from typing import Any
 from entropylong.errors import ConfigError, TrainingError
 from entropylong.models.shape import ModelShape
 
-FILE = "settings.json"
+FILE, RESULT = "settings.json", "model"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from entropylong.training.settings import RESULT, TrainSettings
+
 STEPS, STOP = "steps.jsonl", "stop"
 
 
@@ -77,6 +79,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (folder / STEPS).read_text().splitlines()]
     except FileNotFoundError:
         return []
+
+
+def is_whole(settings: TrainSettings) -> bool:
+    """Whether a run's last step is done and its model written."""
+    folder = Path(settings.folder)
+    steps = read_steps(folder)
+    return (folder / RESULT).is_dir() and bool(steps) and steps[-1].step == settings.steps
 
 
 def read_steps(folder: Path) -> list[StepFigures]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +58,19 @@ class TrainingRun:
 
     def steps(self) -> None:
         """Put the run's steps into the curve that are not in it yet. A store that fails does not end a training."""
-        try:
-            self._log([step for step in read_steps(self._folder) if step.step > self._last])
+        if self._kept(lambda: self._log([step for step in read_steps(self._folder) if step.step > self._last])):
             self._told = False
+
+    def _kept(self, write: Callable[[], None]) -> bool:
+        """Whether the store took it; if not, that is told once."""
+        try:
+            write()
         except Exception as error:
             if not self._told:
                 self._told = True
                 print(f"MLflow: {' '.join(str(error).split())[:200]}; the steps are in steps.jsonl", file=sys.stderr, flush=True)
+            return False
+        return True
 
     def _log(self, new: Sequence[StepFigures]) -> None:
         from mlflow.entities import Metric
@@ -82,12 +88,19 @@ class TrainingRun:
             self._last = some[-1].step
 
     def finish(self, status: str, model: Path | None = None, error: str = "") -> None:
-        """FINISHED, with the place of the model; FAILED, with the reason; KILLED where it was asked to stop."""
-        if model is not None:
-            self._client.set_tag(self.run_id, "entropylong.model", str(model))
-        if error:
-            self._client.set_tag(self.run_id, "error", error[:5000])
-        self._client.set_terminated(self.run_id, status)
+        """FINISHED, with the place of the model; FAILED, with the reason; KILLED where it was asked to stop.
+
+        A store that fails does not hide how the run ended.
+        """
+
+        def end() -> None:
+            if model is not None:
+                self._client.set_tag(self.run_id, "entropylong.model", str(model))
+            if error:
+                self._client.set_tag(self.run_id, "error", error[:5000])
+            self._client.set_terminated(self.run_id, status)
+
+        self._kept(end)
 
 
 def _is_there(client: MlflowClient, run_id: str) -> bool:
