@@ -1,4 +1,7 @@
-"""One rank of a small training step: `torchrun -m tests.ranks MODEL OUT SP`. Writes loss and gradients of one global batch."""
+"""One rank of a small training step: `torchrun -m tests.ranks MODEL OUT`.
+
+Writes loss and gradients of one global batch at each number of ranks that may share a sequence.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from entropylong.training.loss import anchor_weights, shifted_labels
 from entropylong.training.model import Batch, gradients, load_for_training, shard
+from entropylong.training.rank import end
 from entropylong.training.ulysses import Ulysses
 
 SEQUENCES, LENGTH, CLIP, MOST = 4, 64, 0.05, 5.0
@@ -35,10 +39,8 @@ def options() -> tuple[torch.Tensor, torch.Tensor]:
     return drops, segments
 
 
-def main(model: str, out: str, sp: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    ranks = dist.get_world_size()
+def step(model: str, ranks: int, sp: int) -> dict[str, Any]:
+    """Loss and gradients with so many ranks to a sequence."""
     mesh = init_device_mesh("cpu", (ranks // sp, sp), mesh_dim_names=("data", "sequence"))
     ulysses = Ulysses(mesh["sequence"].get_group())
     trained = load_for_training(Path(model), rope_base=None, length=LENGTH, block=24, checkpointing=True)
@@ -57,10 +59,19 @@ def main(model: str, out: str, sp: int) -> None:
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), CLIP).full_tensor()
         clipped = {key: p.grad.full_tensor().clone() for key, p in trained.lm.named_parameters() if p.grad is not None}
         found[name] = {"loss": loss, "count": count, "gradients": whole, "norm": norm, "clipped": clipped}
+    return found
+
+
+def main(model: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    ranks = dist.get_world_size()
+    found = {sp: step(model, ranks, sp) for sp in (1, 2, 4) if sp <= ranks}
     if dist.get_rank() == 0:
         torch.save(found, out)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2])
+    end(0)

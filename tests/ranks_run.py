@@ -37,7 +37,7 @@ def main(settings: str, fault: str, at: int) -> None:
 
     StepLog.add = broken  # type: ignore[method-assign]
     loop.gradients = counted  # type: ignore[assignment]
-    sys.exit(rank.main(settings))
+    rank.end(rank.main(settings))
 
 
 if __name__ == "__main__":

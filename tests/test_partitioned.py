@@ -75,28 +75,27 @@ class Killed(Exception):
     """Stands for a driver that dies after a commit."""
 
 
-@pytest.mark.parametrize("table", ["index_cells", "query_cells", "partial_candidates", "candidates"])
-def test_resumed_after_any_commit(
-    table: str, copied: Path, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was committed before the end is kept, what was not is done, and nothing twice."""
-    append, seen = Store.append, []
+def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in each of its tables in turn: what was committed is kept, what was not is done, and nothing twice."""
+    append, seen, deadly = Store.append, list[str](), ""
 
     def append_and_die(self: Store, name: str, *rest: object) -> None:
         append(self, name, *rest)  # type: ignore[arg-type]
         seen.append(name)
-        if seen.count(name) == 2 and name == table:
+        if seen.count(name) == 2 and name == deadly:
             raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "append", append_and_die)
-        with pytest.raises(Killed):
-            hits(copied, open_runner, "retrieval.mode=partitioned")
-    before = seen.count(table)
+    for deadly in ("index_cells", "query_cells", "partial_candidates", "candidates"):
+        seen.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "append", append_and_die)
+            with pytest.raises(Killed):
+                hits(copied, open_runner, "retrieval.mode=partitioned")
+        assert seen.count(deadly) == 2
     resumed = hits(copied, open_runner, "retrieval.mode=partitioned")
     runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
     twice = runner.store.read("candidates", runner.fingerprint("candidates")).groupBy("root_id", "position").count()
-    assert before == 2 and twice.where("count > 1").count() == 0
+    assert twice.where("count > 1").count() == 0
     index = runner.store.read("index_cells", runner.fingerprint("index"))
     assert (
         index.count()

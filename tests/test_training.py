@@ -90,21 +90,23 @@ def _same(found: Step, wanted: Step) -> None:
             torch.testing.assert_close(found[part][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize(("ranks", "sp"), [(1, 1), (2, 1), (2, 2), (4, 2), (4, 4)])
-def test_loss_and_gradients_at_any_cut(ranks: int, sp: int, obvious: dict[str, Step], tiny_lm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_loss_and_gradients_at_any_cut(ranks: int, obvious: dict[str, Step], tiny_lm: Path, tmp_path: Path) -> None:
     """Two key heads on four sequence ranks: they are repeated. Masks are unequal, a rank may have nothing that counts.
 
     Also with attention in segments, weights on anchors and activations in the host's memory.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "tests.ranks"]
     done = subprocess.run(
-        [*command, str(tiny_lm), str(tmp_path / "out.pt"), str(sp)],
+        [*command, str(tiny_lm), str(tmp_path / "out.pt")],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(tmp_path / "out.pt", weights_only=True)
-    for name, wanted in obvious.items():
-        _same(found[name], wanted)
+    assert list(found) == [sp for sp in (1, 2, 4) if sp <= ranks]
+    for at_sp in found.values():
+        for name, wanted in obvious.items():
+            _same(at_sp[name], wanted)
 
 
 def test_compiled_layers_give_the_same_step(tiny_lm: Path, tmp_path: Path) -> None:

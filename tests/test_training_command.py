@@ -299,7 +299,7 @@ def test_smollm2_learns_real_text(spark: SparkSession, tmp_path: Path) -> None:
     from entropylong.config_files import load_config
 
     keys = [f"workspace={tmp_path / 'work'}", "train.data.text.kind=documents", "train.data.text.share=0.02", "train.batch=1",
-            "train.ranks=1", "train.save_every=10", "train.learning_rate=2e-4"]  # fmt: skip
+            "train.ranks=1", "train.save_every=10", "train.learning_rate=2e-4", "train.checkpoint_activations=false"]  # fmt: skip
     config = load_config(CONF / "demo_train.yaml", keys)
     Runner(config, spark).run(["ingest"], announce=quiet)
     done: Prepared = run_training(config, spark, quiet)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +141,9 @@ def _convert_gguf(source: Path, node_cache: Path) -> Path:
         building = Path(f"{target}.building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        _write_safetensors(source, building)
+        # Bars are for terminals; elsewhere they would stand in front of the one line that an error is.
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            _write_safetensors(source, building)
         building.replace(target)
     return target
 
