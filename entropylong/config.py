@@ -225,6 +225,13 @@ class Train(Section):
     mfu: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
 
 
+class Evaluate(Section):
+    essays: Annotated[str | None, Operational]
+    squad: Annotated[str | None, Operational]
+    hotpotqa: Annotated[str | None, Operational]
+    words: Annotated[str | None, Operational]
+
+
 class Config(Section):
     """The whole configuration. `conf/base.yaml` documents each key."""
 
@@ -248,6 +255,7 @@ class Config(Section):
     accept: Accept
     pack: Pack
     train: Train
+    evaluate: Evaluate
     quarantine: Quarantine
     tracking: Tracking
     spark: Spark

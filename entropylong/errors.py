@@ -73,6 +73,10 @@ class CheckpointError(EntropyLongError):
     """A checkpoint of a training run cannot be written or read."""
 
 
+class EvaluationError(EntropyLongError):
+    """A benchmark cannot be run as asked: its data, the model or an endpoint does not serve."""
+
+
 class QuarantineExceeded(EntropyLongError):
     """More rows were refused than `quarantine.max_rate` allows."""
 

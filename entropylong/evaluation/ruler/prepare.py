@@ -1,0 +1,141 @@
+"""Step `prepare` of RULER: rows of a task at a length, kept as JSON lines and named by their hash. Pure Python."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from entropylong.errors import EvaluationError
+from entropylong.evaluation.generation import Prompt
+from entropylong.evaluation.ruler.material import Material
+from entropylong.evaluation.ruler.tasks import TASKS, Sample, Setting, Task
+from entropylong.hashing import digest
+
+SEED, SAMPLES = 42, 500
+LENGTHS = (8192, 16384, 32768, 65536, 131072)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question as it is kept.
+
+    Attributes:
+        task, length, index: which it is.
+        tokens: of text and prefix, without special tokens; those to generate come on top, within the length.
+        text, prefix, references: as in `Sample`.
+    """
+
+    task: str
+    length: int
+    index: int
+    tokens: int
+    text: str
+    prefix: str
+    references: tuple[str, ...]
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is asked."""
+        return Prompt(f"{self.task}/{self.length}/{self.index}", self.text, self.prefix, TASKS[self.task].new_tokens)
+
+
+def rows_of(task: Task, length: int, samples: int, material: Material, count: Callable[[str], int], seed: int = SEED) -> list[Row]:
+    """Rows of a task. Their size is found by bisection on one sample; a row that overruns drops one step and is drawn again.
+
+    Args:
+        task: which.
+        length: tokens, those to generate among them.
+        samples: rows.
+        material: files that some tasks need.
+        count: tokens of a text, without special tokens.
+        seed: another seed, other rows.
+
+    Raises:
+        EvaluationError: a file is missing, or not even the smallest question fits the length.
+    """
+    setting = Setting(length, seed, material, count)
+    size = _fitting_size(task, setting)
+    return [_row(task, setting, size, index) for index in range(samples)]
+
+
+def _row(task: Task, setting: Setting, size: int, index: int) -> Row:
+    step = _step(task, setting)
+    for attempt in range(1 + size // step):
+        smaller = size - attempt * step
+        if smaller < step and attempt:
+            break
+        sample, tokens = _drawn(task, setting, max(smaller, 1), index, attempt)
+        if tokens + task.new_tokens <= setting.length:
+            return Row(task.name, setting.length, index, tokens, *asdict(sample).values())
+    raise EvaluationError(
+        f"ruler {task.name}: its smallest question has more than {setting.length:,} tokens; ask for a greater length"
+    )
+
+
+def _drawn(task: Task, setting: Setting, size: int, index: int, attempt: int = 0) -> tuple[Sample, int]:
+    # A generator a row: rows do not depend on how many were asked for.
+    rng = random.Random(f"{setting.seed}/{task.name}/{setting.length}/{index}/{attempt}")
+    sample = task.build(setting, size, rng, max(index, 0))
+    return sample, setting.count(sample.text + sample.prefix)
+
+
+def _step(task: Task, setting: Setting) -> int:
+    return task.step_at(setting.length) or (setting.length - task.new_tokens) // 32
+
+
+def _fitting_size(task: Task, setting: Setting) -> int:
+    step = _step(task, setting)
+
+    def fits(size: int) -> bool:
+        return _drawn(task, setting, size, -1)[1] + task.new_tokens <= setting.length
+
+    if task.prompt == "fwe":
+        # The public generator grows it step by step from a sixth of the budget, until one more would not fit.
+        size = (setting.length - task.new_tokens) // 6
+        while fits(size + step):
+            size += step
+        return size
+    _, tokens = _drawn(task, setting, step, -1)
+    low, high, found = step, max(3 * setting.length * step // tokens, 2 * step), step
+    if task.prompt == "qa":
+        high = min(high, len(setting.material.reading(task.needs or "").documents))
+    while low <= high:
+        middle = (low + high) // 2
+        if fits(middle):
+            found, low = middle, middle + 1
+        else:
+            high = middle - 1
+    return found
+
+
+def runnable(names: Sequence[str], material: Material) -> tuple[list[Task], list[str]]:
+    """The tasks by name (none: all that have their file), and those left out for want of a file.
+
+    Raises:
+        EvaluationError: a name is no task's, or a named task's file was not given.
+    """
+    if unknown := [name for name in names if name not in TASKS]:
+        raise EvaluationError(f"no such task: {unknown[0]}; there are {', '.join(TASKS)}")
+    chosen = [TASKS[name] for name in names] or list(TASKS.values())
+    without = [task.name for task in chosen if task.needs and not material.has(task.needs)]
+    if names and without:
+        from entropylong.evaluation.ruler.material import WHERE
+
+        need = str(TASKS[without[0]].needs)
+        raise EvaluationError(f"{without[0]} needs evaluate.{need}=FILE: {WHERE[need]}")
+    return [task for task in chosen if task.name not in without], without
+
+
+def write_rows(rows: Sequence[Row], folder: Path) -> str:
+    """Keep the rows; their hash names the file."""
+    value = digest([asdict(row) for row in rows])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"prompts-{value}.jsonl"
+    if not path.is_file():
+        aside = path.with_name(f"{path.name}.part")
+        aside.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+        aside.replace(path)
+    return value

@@ -1,0 +1,145 @@
+"""Answers are kept as they come: a cut-off run goes on, nothing is asked twice, nothing counts twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from entropylong.errors import EvaluationError, UsageError
+from entropylong.evaluation import generation
+from entropylong.evaluation.generation import Decoding, Endpoint, HuggingFace, Prompt, generate
+from entropylong.evaluation.intervals import mean_interval, wilson
+
+PROMPTS = [Prompt(f"k{n}", "the window is " * (1 + 3 * n), " a", 4 if n < 4 else 6) for n in range(6)]
+
+
+def here(tiny_lm: Path, **keys: Any) -> HuggingFace:
+    return HuggingFace(tiny_lm, "tiny", "hash", Decoding(**keys), batch_tokens=120)
+
+
+def test_batches_answer_as_one_by_one(tiny_lm: Path, tmp_path: Path) -> None:
+    """Padding changes no greedy answer; each is the continuation that transformers gives of the prompt alone."""
+    backend = here(tiny_lm)
+    batches = list(backend.batches(PROMPTS))
+    assert sorted(p.key for batch in batches for p in batch) == [f"k{n}" for n in range(6)]
+    assert any(len(batch) > 1 for batch in batches) and all(len({p.new_tokens for p in batch}) == 1 for batch in batches)
+    answers = generate(PROMPTS, backend, tmp_path / "answers.jsonl")
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm).eval()
+    for prompt in PROMPTS:
+        ids = torch.tensor([backend.ids(prompt)])
+        wanted = model.generate(ids, max_new_tokens=prompt.new_tokens, do_sample=False)[0, ids.shape[1] :]
+        assert answers[prompt.key] == backend.tokenizer.decode(wanted, skip_special_tokens=True)
+
+
+def test_a_run_that_was_cut_short_goes_on(tiny_lm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    whole = generate(PROMPTS, here(tiny_lm), file)
+    text = file.read_text()
+    file.write_text(text[: len(text) // 2])
+    kept = text[: len(text) // 2].count("\n")
+    told: list[int] = []
+    assert generate(PROMPTS, here(tiny_lm), file, told.append) == whole
+    assert told[0] == kept and sum(told) == len(PROMPTS), "only the others were asked"
+    keys = [json.loads(line)["key"] for line in file.read_text().splitlines()]
+    assert sorted(keys) == sorted(whole) and len(keys) == len(PROMPTS)
+    file.write_text('{"key": 1}\n')
+    with pytest.raises(EvaluationError, match="holds a line that is no answer"):
+        generate(PROMPTS, here(tiny_lm), file)
+
+
+def test_drawn_answers_do_not_depend_on_the_batch(tiny_lm: Path, tmp_path: Path) -> None:
+    warm = generate(PROMPTS, here(tiny_lm, temperature=0.8), tmp_path / "all.jsonl")
+    few = generate(PROMPTS[2:4], here(tiny_lm, temperature=0.8), tmp_path / "few.jsonl")
+    assert few == {key: warm[key] for key in few}
+    with pytest.raises(UsageError, match="tiny: has no chat template"):
+        here(tiny_lm, chat=True)
+
+
+class Server(BaseHTTPRequestHandler):
+    """Speaks OpenAI's completions; sometimes busy, sometimes cut off."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+    faults: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "busy":
+            self.send_error(503)
+            return
+        if fault == "dead":
+            self.send_error(400)
+            return
+        Server.asked.append({"path": self.path, "key": self.headers["Authorization"], **asked})
+        text = f"answer to {len(asked.get('prompt', ''))}"
+        choice = {"message": {"content": text}} if "messages" in asked else {"text": text}
+        body = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:5] if fault == "cut" else body)
+        if fault == "cut":
+            self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(generation, "AT_ONCE", 1)
+    Server.asked, Server.faults = [], []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+def test_an_endpoint_that_is_busy_or_cut_off(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried again while it is busy; where it fails for good, earlier answers stay and the same call goes on."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    file = tmp_path / "answers.jsonl"
+    Server.faults[:] = ["", "busy", "busy", "", "dead"]
+    with pytest.raises(EvaluationError, match=r"no answer to k2 \(400 .*; what came before is kept") as caught:
+        generate(PROMPTS, Endpoint(url, "m", Decoding()), file)
+    assert "secret" not in str(caught.value) and len(file.read_text().splitlines()) == 2
+    Server.faults[:] = ["cut"]
+    with pytest.raises(EvaluationError, match="no answer to k2"):
+        generate(PROMPTS, Endpoint(url, "m", Decoding(), retries=0), file)
+    answers = generate(PROMPTS, Endpoint(url, "m", Decoding()), file)
+    assert answers == {p.key: f"answer to {len(p.text + p.prefix)}" for p in PROMPTS}
+    assert len(file.read_text().splitlines()) == len(PROMPTS), "each counts once"
+    last = Server.asked[-1]
+    assert (last["path"], last["max_tokens"], last["temperature"], last["key"]) == ("/v1/completions", 6, 0.0, "Bearer secret")
+    generate(PROMPTS[:1], Endpoint(url, "m", Decoding(chat=True)), tmp_path / "chat.jsonl")
+    chat = Server.asked[-1]
+    assert chat["path"] == "/v1/chat/completions" and chat["messages"][1] == {"role": "assistant", "content": " a"}
+    assert chat["continue_final_message"] and not chat["add_generation_prompt"]
+
+
+def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"give http\(s\)://HOST/v1"):
+        Endpoint("ftp://host/v1", "m", Decoding())
+    with pytest.raises(UsageError) as caught:
+        Endpoint("http://name:word@host/v1", "m", Decoding())
+    assert "word@" not in str(caught.value)
+    with pytest.raises(EvaluationError, match="no answer to k0"):
+        generate(PROMPTS, Endpoint("http://127.0.0.1:9/v1", "m", Decoding(), retries=0), tmp_path / "answers.jsonl")
+
+
+def test_intervals() -> None:
+    """Wilson by its formula; a bootstrap that holds the mean, and is a point where nothing varies."""
+    low, high = wilson(34, 108)
+    n, p, z = 108, 34 / 108, 1.959964
+    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * ((p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-5)
+    low, high = mean_interval([0.0, 1.0] * 50)
+    assert 0.38 < low < 0.45 and 0.55 < high < 0.62 and mean_interval([1.0, 1.0]) == (1.0, 1.0)
