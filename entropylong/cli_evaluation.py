@@ -73,7 +73,7 @@ def ruler(
     material = Material(**paths)
     tasks, without = runnable(task or [], material)
     if without:
-        print(f"without a file in evaluate.*, left out: {', '.join(without)}")
+        print(f"left out for want of a file in evaluate.*: {', '.join(without)}")
     lengths = sorted(set(length or LENGTHS))
     backend, counter = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
     folder = (out or Path(loaded.workspace) / "evaluation") / "ruler"
@@ -82,14 +82,73 @@ def ruler(
         return len(counter(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     with shown("ruler") as progress:
-        result = evaluate_ruler(backend, count, tasks, lengths, samples, seed, material, folder, progress)
-    Console(highlight=False).print(ruler_table(result))
+        result, scores = evaluate_ruler(backend, count, tasks, lengths, samples, seed, material, folder, progress)
+    Console(highlight=False).print(ruler_table(result, scores))
     print(f"Prompts, answers, scores: {result.folder}")
-    track(loaded, "ruler", result.folder, result.facts, result.figures())
+    track(loaded, "ruler", result)
+
+
+@app.command()
+def longbench(
+    data: Annotated[Path, typer.Argument(help="The benchmark's data.json (zai-org/LongBench-v2 on the Hugging Face hub).")],
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    model: ModelOption = None,
+    max_len: Annotated[
+        int, typer.Option("--max-len", min=2, help="Tokens of a prompt; the middle of a longer one is cut out.")
+    ] = 120_000,
+    seed: Annotated[int, typer.Option("--seed", help="Of the answers, which are drawn at temperature 0.1.")] = 42,
+    endpoint: EndpointOption = None,
+    tokenizer: TokenizerOption = None,
+    chat: Annotated[bool, typer.Option("--chat/--no-chat", help="The benchmark asks through the model's chat template.")] = True,
+    dtype: DtypeOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """LongBench-v2, zero-shot: 503 questions of four choices. The same command goes on with a run that was broken.
+
+    Examples:
+
+        entropylong evaluate longbench data.json --model DIR
+
+        entropylong evaluate longbench data.json --endpoint http://HOST:8000/v1 --model NAME --tokenizer DIR
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.generation import Decoding
+    from entropylong.evaluation.longbench import NEW_TOKENS, TEMPERATURE, evaluate_longbench, read_items
+    from entropylong.evaluation.progress import shown
+    from entropylong.evaluation.tracking import track
+
+    loaded = load_config(config, only_overrides(words))
+    items = read_items(data)
+    decoding = Decoding(chat, TEMPERATURE, seed)
+    backend, counter = _backend(loaded, model, endpoint, tokenizer, decoding, dtype, max_len + NEW_TOKENS, "--max-len")
+    folder = (out or Path(loaded.workspace) / "evaluation") / "longbench_v2"
+    with shown("longbench") as progress:
+        result, rows = evaluate_longbench(items, backend, counter, max_len, folder, progress)
+    table = Table(title=f"LongBench-v2, {len(items)} questions", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("split", "right", "score", "95 %", "published, EntropyLong 8B after SFT"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for row in rows:
+        interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
+        table.add_row(row["split"], f"{row['right']} of {row['total']}", f"{row['score']}", interval, f"{row['published']}")
+    Console(highlight=False).print(table)
+    print(f"Answers, scores: {result.folder}")
+    track(loaded, "longbench_v2", result)
 
 
 def _backend(
-    config: Config, model: str | None, endpoint: str | None, tokenizer: str | None, decoding: Decoding, dtype: str, longest: int
+    config: Config,
+    model: str | None,
+    endpoint: str | None,
+    tokenizer: str | None,
+    decoding: Decoding,
+    dtype: str,
+    longest: int,
+    option: str = "--length",
 ) -> tuple[HuggingFace | Endpoint, Any]:
     """The model that answers, and the tokenizer that counts for it."""
     from transformers import AutoTokenizer
@@ -108,7 +167,7 @@ def _backend(
     name, found = _prepared(config, model)
     here = HuggingFace(found.path, name, found.fingerprint, decoding, _dtype(dtype), config.run.batch_tokens)
     if here.window is not None and longest > here.window:
-        raise UsageError(f"{name}: reads {here.window:,} tokens, --length asks for {longest:,}; extend the model, or ask for less")
+        raise UsageError(f"{name}: reads {here.window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
     return here, here.tokenizer
 
 

@@ -136,7 +136,7 @@ class Accept(Section):
 
 
 class Pack(Section):
-    recipe: Literal["verified", "noverify"]
+    recipe: Literal["verified", "noverify", "permuted"]
     length: Annotated[int, Field(ge=2)]
     layout: Literal["spread", "grouped"]
     order: Literal["shuffle", "anchor_order"]
@@ -189,7 +189,7 @@ class TrainData(Section):
 
     kind: Literal["sequences", "documents", "chat"]
     weight: Annotated[float, Field(gt=0)] = 1.0
-    recipe: Literal["verified", "noverify"] | None = None
+    recipe: Literal["verified", "noverify", "permuted"] | None = None
     tables: Annotated[str | None, Operational] = None
     fingerprint: str | None = None
     share: Share = 1.0

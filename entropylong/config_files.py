@@ -144,14 +144,23 @@ def _yaml(text: str) -> Any:
         loader.dispose()
 
 
+def split_values(text: str) -> tuple[str, list[Any]]:
+    """`key=value,value` -> the key and its values, each read as an override's value is.
+
+    Raises:
+        ConfigError: there is no key, or no value.
+    """
+    key, found, values = text.partition("=")
+    if not found or not key.strip() or not values.strip():
+        raise ConfigError(f"{text!r}: must be key.sub=value,value,...")
+    return key.strip(), [_value(f"{key}={value}", value) for value in values.split(",")]
+
+
 def _override(text: str) -> _Layer:
     key, found, value = text.partition("=")
     if not found or not key.strip():
         raise ConfigError(f"override {text!r}: must be key.sub=value")
-    try:
-        parsed: Any = _yaml(value) if value else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    parsed = _value(text, value)
     name = key.strip()
     parts = ["spark", "conf", name.removeprefix("spark.conf.")] if name.startswith("spark.conf.") else name.split(".")
     if parts[:2] == ["spark", "conf"] and len(parts) == 3:
@@ -159,6 +168,13 @@ def _override(text: str) -> _Layer:
     for part in reversed(parts):
         parsed = {part: parsed}
     return _Layer(f"override {text!r}", parsed)
+
+
+def _value(text: str, value: str) -> Any:
+    try:
+        return _yaml(value) if value else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
 
 
 def input_source(path_or_table: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import requests
 import torch
 from requests.adapters import HTTPAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 from urllib3.util.retry import Retry
 
 from entropylong.errors import EvaluationError, UsageError
@@ -24,6 +26,7 @@ from entropylong.models.window import window_of
 # Requests that an endpoint answers at a time, and seconds until one counts as lost.
 AT_ONCE, TIMEOUT = 8, 900
 KEY_VARIABLE = "OPENAI_API_KEY"
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Backend(Protocol):
 
 
 def generate(
-    prompts: Sequence[Prompt], backend: Backend, file: Path, progress: Callable[[int], None] = lambda done: None
+    prompts: Sequence[Prompt], backend: Backend, file: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, str]:
     """Answers by key; those that `file` has already are not asked for again.
 
@@ -77,14 +80,15 @@ def generate(
         prompts: with distinct keys.
         backend: the model.
         file: JSON lines {"key", "answer"}, added to batch by batch.
-        progress: told how many are done.
+        progress: told (answers so far, answers in all).
 
     Raises:
         EvaluationError: an endpoint fails for good; the same call goes on.
     """
     answers = _kept(file)
     open_ = [prompt for prompt in prompts if prompt.key not in answers]
-    progress(len(prompts) - len(open_))
+    done = len(prompts) - len(open_)
+    progress(done, len(prompts))
     with file.open("a") as log:
         for batch in backend.batches(open_):
             for prompt, answer in zip(batch, backend.answer(batch), strict=True):
@@ -92,7 +96,8 @@ def generate(
                 log.write(json.dumps({"key": prompt.key, "answer": answer}) + "\n")
             log.flush()
             os.fsync(log.fileno())
-            progress(len(batch))
+            done += len(batch)
+            progress(done, len(prompts))
     return {prompt.key: answers[prompt.key] for prompt in prompts}
 
 
@@ -182,6 +187,8 @@ class HuggingFace:
 
     def _loaded(self) -> Any:
         if self._model is None:
+            if not sys.stderr.isatty():
+                disable_progress_bar()  # bars are for terminals
             model = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, self._dtype), use_safetensors=True, trust_remote_code=False
             )
@@ -249,6 +256,27 @@ class Endpoint:
             raise EvaluationError(
                 f"endpoint {self._url}: no answer to {prompt.key} ({reason}); what came before is kept, the same command goes on"
             ) from None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation gave.
+
+    Attributes:
+        folder: of its prompts, answers and scores.
+        facts: what the scores depend on.
+        figures: scores by name.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    figures: dict[str, float]
+
+    def kept(self, scores: Sequence[Any]) -> Result:
+        """The same, written to scores.json with the scores in detail."""
+        whole = {"facts": self.facts, "figures": self.figures, "scores": list(scores)}
+        (self.folder / SCORES).write_text(json.dumps(whole, indent=1))
+        return self
 
 
 def run_folder(out: Path, backend: Backend, asked: Any) -> Path:

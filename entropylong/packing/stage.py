@@ -60,10 +60,11 @@ def group_rows(ctx: Context, frames: Frames) -> DataFrame:
     )
     uses = links.select("root_id", "chunk_id", F.lit("contexts").alias("use")).distinct()
     uses = uses.unionByName(fillers.select("root_id", "chunk_id", F.lit("fillers").alias("use")))
-    ids = frames["pairs"].select("root_id", "chunk_id", "chunk_ids").dropDuplicates(["root_id", "chunk_id"])
+    # A chunk is cut alike for every root.
+    ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
     chunk = F.struct("chunk_id", "chunk_ids")
     chunks = (
-        uses.join(ids, ["root_id", "chunk_id"], how="inner")
+        uses.join(ids, "chunk_id", how="inner")
         .groupBy("root_id")
         .agg(*(F.collect_list(F.when(F.col("use") == use, chunk)).alias(use) for use in ("contexts", "fillers")))
     )
@@ -106,11 +107,12 @@ def _chunks(rows: Iterable[dict[str, Any]]) -> Iterable[Chunk]:
 
 
 def _group(row: dict[str, Any]) -> Group:
-    dependencies = tuple(Dependency(**d) for d in row["dependencies"])
     contexts = []
     for chunk in _chunks(row["contexts"]):
-        mine = [d for d in dependencies if d.chunk_id == chunk.chunk_id]
-        contexts.append(Chunk(chunk.chunk_id, chunk.ids, max(d.gain for d in mine), min(d.position for d in mine)))
+        mine = [d for d in row["dependencies"] if d["chunk_id"] == chunk.chunk_id]
+        first = min(d["position"] or 0 for d in mine)
+        contexts.append(Chunk(chunk.chunk_id, chunk.ids, max(d["gain"] for d in mine), first))
+    dependencies = tuple(Dependency(**d) for d in row["dependencies"] if d["position"] is not None)
     return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, tuple(_chunks(row["fillers"])))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from entropylong.evaluation.intervals import Interval, mean_interval
+from entropylong.evaluation.intervals import Interval, mean_interval, wilson
 from entropylong.evaluation.ruler.prepare import Row
 from entropylong.evaluation.ruler.tasks import TASKS
 
@@ -54,7 +54,8 @@ def task_scores(rows: Sequence[Row], predictions: Mapping[str, str]) -> list[Tas
     scores = []
     for (task, length), of_task in grouped.items():
         values = [row_score(row, predictions[row.prompt.key]) for row in of_task]
-        low, high = mean_interval(values)
+        # Of answers that are right or wrong, a bootstrap of five right ones would be sure of itself.
+        low, high = wilson(int(sum(values)), len(values)) if set(values) <= {0.0, 1.0} else mean_interval(values)
         empty = sum(not cleaned(predictions[row.prompt.key]) for row in of_task)
         scores.append(TaskScore(task, length, round(100 * mean(values), 2), (100 * low, 100 * high), len(values), empty))
     return scores

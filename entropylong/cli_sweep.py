@@ -1,0 +1,51 @@
+"""The command that compares settings: `entropylong sweep`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from entropylong.cli_common import ConfigOption, InputOption
+
+
+def sweep(
+    words: Annotated[
+        list[str], typer.Argument(help="Keys to sweep, key=value,value,...; a key with one value is an override of all variants.")
+    ],
+    config: ConfigOption = "base",
+    input_path: InputOption = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Every combination; else one key at a time.")] = False,
+) -> None:
+    """Run the corpus under several settings in one workspace; what was measured is not measured again.
+
+    Examples:
+
+        entropylong sweep --config demo anchors.alpha=1.5,2.0,2.5 accept.epsilon=0.2,0.4,0.6,0.8 query.window=8,16,32
+
+        entropylong sweep --config demo --grid accept.epsilon=0.3,0.5 pack.order=shuffle,anchor_order workspace=runs/mine
+    """
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.preflight import check_sources, prepare_models
+    from entropylong.runner import Runner
+    from entropylong.spark import session
+    from entropylong.sweep import run_sweep, sweep_table, variants
+
+    swept = [word for word in words if "," in word.partition("=")[2]]
+    overrides = [word for word in words if word not in swept]
+    base = load_config(config, overrides, input_path)
+    chosen = variants(base, swept, grid)
+    for variant in chosen:
+        load_config(config, [*overrides, *variant.overrides], input_path)  # a value that cannot be is told before anything runs
+    check_sources(base)
+    prepare_models(base)
+    spark = session(base)
+    outcomes = run_sweep(
+        lambda more: load_config(config, [*overrides, *more], input_path),
+        chosen,
+        lambda loaded: Runner(loaded, spark),
+        lambda line: print(line, flush=True),
+    )
+    Console(highlight=False, soft_wrap=True).print(sweep_table(outcomes))

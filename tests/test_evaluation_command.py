@@ -1,0 +1,85 @@
+"""`entropylong evaluate` from the command line: it answers, scores, keeps, goes on, and refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from entropylong.cli import call
+from tests.conftest import CONF
+
+DEMO = str(CONF / "demo.yaml")
+
+
+@pytest.fixture
+def keys(tiny_lm: Path, tmp_path: Path) -> list[str]:
+    return [f"workspace={tmp_path / 'work'}", f"model.name={tiny_lm}", f"node_cache={tmp_path / 'cache'}"]
+
+
+def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "evaluate",
+        "ruler",
+        "--config",
+        DEMO,
+        "--length",
+        "1500",
+        "--samples",
+        "2",
+        "--task",
+        "fwe",
+        "--task",
+        "niah_single_1",
+        *keys,
+    ]
+    assert call(command) == 0
+    said = capsys.readouterr().out
+    assert "niah_single_1" in said and "mean of these tasks" in said
+    (folder,) = (tmp_path / "work" / "evaluation" / "ruler").iterdir()
+    kept = json.loads((folder / "scores.json").read_text())
+    assert kept["facts"]["samples"] == 2 and kept["facts"]["benchmark"].startswith("RULER-compatible")
+    assert {score["task"] for score in kept["scores"]} == {"fwe", "niah_single_1"} and "ruler.1500" in kept["figures"]
+    answers = (folder / "answers.jsonl").read_text()
+    assert answers.count("\n") == 4 and list(folder.glob(f"prompts-{kept['facts']['prompts']}.jsonl"))
+    assert call(command) == 0 and (folder / "answers.jsonl").read_text() == answers, "nothing is asked again"
+    client = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("entropylong")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics["ruler.1500"] == kept["figures"]["ruler.1500"] and run.data.params["samples"] == "2"
+
+
+def test_longbench_from_a_file(keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    item = dict.fromkeys(("domain", "sub_domain", "question", "choice_A", "choice_B", "choice_C", "choice_D"), "window")
+    rows = [item | {"_id": str(n), "difficulty": d, "length": s, "answer": "A", "context": "window " * 900}
+            for n, (d, s) in enumerate((("easy", "short"), ("hard", "long")))]  # fmt: skip
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    command = ["evaluate", "longbench", str(tmp_path / "data.json"), "--config", DEMO, "--no-chat", "--max-len", "300", *keys]
+    assert call(command) == 0
+    said = capsys.readouterr().out
+    assert "Overall" in said and "0 of 2" in said and "Medium" not in said
+    assert call([*command[:5], *command[6:]]) == 2 and "has no chat template" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["ruler", "--length", "9000"], "reads 2,048 tokens, --length asks for 9,000 in all", 2),
+        (["ruler", "--length", "1024", "--task", "niah"], "no such task: niah", 1),
+        (["ruler", "--length", "1024", "--task", "qa_1"], "qa_1 needs evaluate.squad=FILE", 1),
+        (["ruler", "--length", "64", "--task", "vt", "--samples", "1"], "its smallest question has more than 64 tokens", 1),
+        (["ruler", "--endpoint", "http://127.0.0.1:9/v1"], "--endpoint needs --model", 2),
+        (["ruler", "--tokenizer", "x", "--length", "1024"], "--tokenizer goes with --endpoint", 2),
+        (["ruler", "--dtype", "int4", "--length", "1024"], "float32, bfloat16 or auto", 2),
+        (["longbench", "NONE.json"], "NONE.json cannot be read; it should be LongBench-v2", 1),
+    ],
+)
+def test_refusals_are_one_line(
+    arguments: list[str], said: str, code: int, keys: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["evaluate", *arguments, "--config", DEMO, *keys]) == code
+    told = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("error")]
+    assert len(told) == 1 and said in told[0], told
