@@ -12,6 +12,7 @@ from entropylong.cli_common import ConfigOption, Overrides, only_overrides
 if TYPE_CHECKING:
     from entropylong.config import Config
     from entropylong.evaluation.generation import Decoding, Endpoint, HuggingFace
+    from entropylong.evaluation.longppl import NamedLM
     from entropylong.models.prepare import PreparedModel
 
 app = typer.Typer(help="Judge a model on long-context benchmarks.", no_args_is_help=True, rich_markup_mode="markdown")
@@ -140,6 +141,53 @@ def longbench(
     track(loaded, "longbench_v2", result)
 
 
+@app.command()
+def longppl(
+    data: Annotated[Path, typer.Argument(help="Long documents: JSON lines with a text.")],
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    model: Annotated[str | None, typer.Option("--model", help="The model that is judged. [model.name]")] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option("--evaluator", help="The one model that says which tokens are key, for every checkpoint. [model.name]"),
+    ] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="Where its key tokens are kept, to be used again.")] = None,
+    length: Annotated[int, typer.Option("--length", min=5121, help="Tokens of a document; longer ones are cut.")] = 32_768,
+    dtype: DtypeOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """LongPPL: perplexity on the tokens that a far context explains, beside the usual one.
+
+    Example: entropylong evaluate longppl books.jsonl --evaluator BASE --keys keys.json --model CHECKPOINT
+    """
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.longppl import evaluate_longppl, read_documents
+    from entropylong.evaluation.tracking import track
+
+    loaded = load_config(config, only_overrides(words))
+    judge, judged = _causal_lm(loaded, evaluator, dtype, length), _causal_lm(loaded, model, dtype, length)
+    texts = read_documents(data)
+    folder = (out or Path(loaded.workspace) / "evaluation") / "longppl"
+    result, found = evaluate_longppl(
+        judged, judge, texts, length, keys or folder / f"keys-{judge.fingerprint}.json", folder, loaded.run.batch_tokens
+    )
+    print(f"LongPPL {found.long_ppl:.3f} on {found.key_count:,} key tokens; perplexity {found.ppl:.3f} on {found.token_count:,}")
+    print(f"Scores: {result.folder}")
+    track(loaded, "longppl", result)
+
+
+def _causal_lm(config: Config, name: str | None, dtype: str, length: int) -> NamedLM:
+    from entropylong.errors import UsageError
+    from entropylong.evaluation.longppl import NamedLM
+    from entropylong.models.window import window_of
+
+    called, found = _prepared(config, name)
+    window = window_of(found.path)
+    if window is not None and length + 1 > window:
+        raise UsageError(f"{called}: reads {window:,} tokens, --length asks for {length:,} and a start token; ask for less")
+    return NamedLM(called, found.fingerprint, found.path, _dtype(dtype), config.model.document_start_id)
+
+
 def _backend(
     config: Config,
     model: str | None,
@@ -156,8 +204,7 @@ def _backend(
     from entropylong.errors import UsageError
     from entropylong.evaluation.generation import Endpoint, HuggingFace
 
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"--dtype {dtype}: float32, bfloat16 or auto")
+    own_dtype = _dtype(dtype)
     if endpoint is not None:
         if model is None or tokenizer is None:
             raise UsageError("--endpoint needs --model, its name there, and --tokenizer, a folder or id whose tokenizer counts")
@@ -165,7 +212,7 @@ def _backend(
     if tokenizer is not None:
         raise UsageError("--tokenizer goes with --endpoint; a model of ours has its own")
     name, found = _prepared(config, model)
-    here = HuggingFace(found.path, name, found.fingerprint, decoding, _dtype(dtype), config.run.batch_tokens)
+    here = HuggingFace(found.path, name, found.fingerprint, decoding, own_dtype, config.run.batch_tokens)
     if here.window is not None and longest > here.window:
         raise UsageError(f"{name}: reads {here.window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
     return here, here.tokenizer
@@ -174,6 +221,10 @@ def _backend(
 def _dtype(dtype: str) -> str:
     import torch
 
+    from entropylong.errors import UsageError
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"--dtype {dtype}: float32, bfloat16 or auto")
     return ("bfloat16" if torch.cuda.is_available() else "float32") if dtype == "auto" else dtype
 
 

@@ -9,13 +9,14 @@ import pytest
 from mlflow import MlflowClient
 
 from entropylong.cli import call
-from tests.conftest import CONF
+from tests.conftest import CONF, MakeConfig
 
 DEMO = str(CONF / "demo.yaml")
 
 
 @pytest.fixture
-def keys(tiny_lm: Path, tmp_path: Path) -> list[str]:
+def keys(tiny_lm: Path, make_config: MakeConfig, tmp_path: Path) -> list[str]:
+    make_config(tmp_path / "work", tmp_path)  # which puts an MLflow store there
     return [f"workspace={tmp_path / 'work'}", f"model.name={tiny_lm}", f"node_cache={tmp_path / 'cache'}"]
 
 
@@ -83,3 +84,8 @@ def test_refusals_are_one_line(
     assert call(["evaluate", *arguments, "--config", DEMO, *keys]) == code
     told = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("error")]
     assert len(told) == 1 and said in told[0], told
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["sweep"], *(["evaluate", benchmark] for benchmark in ("ruler", "longbench", "longppl"))):
+        assert call([*command, "--help"]) == 0 and "Example" in capsys.readouterr().out

@@ -13,7 +13,17 @@ import torch
 from transformers import LlamaForCausalLM
 
 from entropylong.errors import EvaluationError
-from entropylong.evaluation.longppl import PAPER, key_tokens, load_keys, long_ppl, save_keys
+from entropylong.evaluation.longppl import (
+    PAPER,
+    NamedLM,
+    Rule,
+    evaluate_longppl,
+    key_tokens,
+    load_keys,
+    long_ppl,
+    read_documents,
+    save_keys,
+)
 from entropylong.models.causal_lm import CausalLM, Ids
 
 WINDOW, STRIDE = 16, 4
@@ -179,3 +189,33 @@ def test_keys_are_kept_for_one_evaluator_rule_and_set_of_documents(documents: li
     save_keys(path, "e1", list(zip(documents, keys_list, strict=True)), window=WINDOW, stride=STRIDE)
     assert len(load_keys(path, "e1", documents, stride=STRIDE, window=WINDOW)) == 3
     refused("key tokens by", path, "e1", documents)
+
+
+def test_checkpoints_are_judged_on_the_evaluators_tokens(tiny_lm: Path, evaluator_folder: Path, tmp_path: Path) -> None:
+    """Keys are found once and kept; another model is judged on the same; other texts need other keys."""
+    texts = ["window function " * 30, "The spectral estimate of a window. " * 8]
+    rule: Rule = {"window": WINDOW, "stride": STRIDE, "gain": 0.01, "most": 50.0}
+    judge = NamedLM("judge", "h1", evaluator_folder, "float32", 0)
+    other = NamedLM("other", "h2", tiny_lm, "float32", 0)
+    keys = tmp_path / "keys.json"
+    result, found = evaluate_longppl(judge, judge, texts, 60, keys, tmp_path, 8192, **rule)
+    kept, before = json.loads((result.folder / "scores.json").read_text()), keys.read_text()
+    assert kept["figures"]["longppl.long_ppl"] == found.long_ppl and found.key_count > 0
+    again, second = evaluate_longppl(other, judge, texts, 60, keys, tmp_path, 8192, **rule)
+    assert keys.read_text() == before and second.key_count == found.key_count and second.long_ppl != found.long_ppl
+    assert again.folder != result.folder and again.facts["evaluator_hash"] == "h1"
+    with pytest.raises(EvaluationError, match="other documents"):
+        evaluate_longppl(other, judge, texts[:1], 60, keys, tmp_path, 8192, **rule)
+
+
+def test_documents_that_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    for text, said in (("{}\n", "line 1 is no JSON object with a text"), ('{"text": "a"}\n\n[1]\n', "line 3"),
+                       ("\n", "holds no document"), ('{"text": null}', "line 1")):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(EvaluationError, match=said):
+            read_documents(file)
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_documents(tmp_path / "none")
+    file.write_text('{"text": "a"}\n{"text": " b "}\n')
+    assert read_documents(file) == ["a", "b"]

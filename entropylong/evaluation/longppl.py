@@ -17,6 +17,7 @@ import numpy as np
 
 from entropylong.entropy.engine import Floats, Reading, entropy_at
 from entropylong.errors import EvaluationError
+from entropylong.evaluation.generation import Result
 from entropylong.hashing import digest
 from entropylong.models.causal_lm import CausalLM, Ids
 
@@ -176,3 +177,89 @@ def load_keys(path: Path, evaluator_hash: str, ids_list: Sequence[Ids], **rule: 
 
 def _hash(ids: Ids) -> str:
     return digest(ids.tolist())
+
+
+@dataclass(frozen=True)
+class NamedLM:
+    """A causal LM that is loaded when it is needed.
+
+    Attributes:
+        name, fingerprint: what the record calls it.
+        folder, dtype, document_start_id: as `CausalLM` takes them.
+    """
+
+    name: str
+    fingerprint: str
+    folder: Path
+    dtype: str
+    document_start_id: int | None
+
+    def load(self) -> CausalLM:
+        """The model."""
+        return CausalLM(self.folder, self.dtype, self.document_start_id)
+
+
+def read_documents(path: Path) -> list[str]:
+    """Texts of JSON lines {"text": ...}.
+
+    Raises:
+        EvaluationError: no such file, or a line without a text.
+    """
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise EvaluationError(f"{path} cannot be read; it should be JSON lines with a text") from None
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                texts.append(json.loads(line)["text"].strip())
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise EvaluationError(f"{path}: line {number} is no JSON object with a text") from None
+    if not texts:
+        raise EvaluationError(f"{path}: holds no document; it should be JSON lines with a text")
+    return texts
+
+
+def evaluate_longppl(
+    judged: NamedLM,
+    evaluator: NamedLM,
+    texts: Sequence[str],
+    length: int,
+    keys_file: Path,
+    out: Path,
+    batch_tokens: int,
+    **rule: Unpack[Rule],
+) -> tuple[Result, LongPPL]:
+    """LongPPL of a model on the evaluator's key tokens, which are found once and kept.
+
+    Args:
+        judged, evaluator: with one tokenizer; they may be the same.
+        texts: documents.
+        length: tokens at which a document is cut.
+        keys_file: of the key tokens; made if it is not there.
+        out: folder under which the run has a folder of its own.
+        batch_tokens: of a forward batch.
+        rule: what of `key_tokens` differs from the paper's.
+
+    Raises:
+        EvaluationError: no key token, key tokens of other documents or of another evaluator, or another tokenizer.
+    """
+    first = evaluator.load() if not keys_file.is_file() else None
+    model = first if first is not None and judged == evaluator else judged.load()
+    ids_list = [np.array(model.encode(text)[:length], np.int32) for text in texts]
+    if first is not None:
+        if first.encode(texts[0]) != model.encode(texts[0]):
+            raise EvaluationError(
+                f"{judged.name}: another tokenizer than {evaluator.name}; key tokens are positions of one tokenizer"
+            )
+        found_keys = [key_tokens(first, ids, batch_tokens=batch_tokens, **rule) for ids in ids_list]
+        save_keys(keys_file, evaluator.fingerprint, list(zip(ids_list, found_keys, strict=True)), **rule)
+    keys = load_keys(keys_file, evaluator.fingerprint, ids_list, **rule)
+    found = long_ppl(model, ids_list, keys, batch_tokens)
+    facts = {"benchmark": "LongPPL", "model": judged.name, "model_hash": judged.fingerprint, "dtype": judged.dtype,
+             "evaluator": evaluator.name, "evaluator_hash": evaluator.fingerprint, "length": length}  # fmt: skip
+    folder = out / digest([facts, [_hash(ids) for ids in ids_list]])
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {f"longppl.{name}": float(value) for name, value in vars(found).items()}
+    return Result(folder, facts, figures).kept([vars(found)]), found
