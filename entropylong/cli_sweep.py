@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -48,4 +49,5 @@ def sweep(
         lambda loaded: Runner(loaded, spark),
         lambda line: print(line, flush=True),
     )
-    Console(highlight=False, soft_wrap=True).print(sweep_table(outcomes))
+    # Off a terminal a table of ten columns is not squeezed into eighty characters.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(sweep_table(outcomes))

@@ -38,7 +38,7 @@ COLUMNS = (
     ("new passes", "new_passes", ",.0f"),
     ("seconds", "seconds", ",.0f"),
 )
-_PLOTTED = ("anchors", "dependencies", "gain_mean", "control_rate", "sequence_tokens")
+_PLOTTED = ("anchors", "dependencies", "gain_mean", "control_rate", "sequence_tokens", "new_passes")
 
 
 @dataclass(frozen=True)
