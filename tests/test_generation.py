@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from entropylong.errors import EvaluationError, UsageError
 from entropylong.evaluation import generation
@@ -37,6 +38,14 @@ def test_batches_answer_as_one_by_one(tiny_lm: Path, tmp_path: Path) -> None:
         ids = torch.tensor([backend.ids(prompt)])
         wanted = model.generate(ids, max_new_tokens=prompt.new_tokens, do_sample=False)[0, ids.shape[1] :]
         assert answers[prompt.key] == backend.tokenizer.decode(wanted, skip_special_tokens=True)
+
+
+def test_greedy_is_greedy_whatever_the_model_ships(tiny_lm: Path, tmp_path: Path) -> None:
+    plain = generate(PROMPTS, here(tiny_lm), tmp_path / "plain.jsonl")
+    own = tmp_path / "lm"
+    shutil.copytree(tiny_lm, own)
+    GenerationConfig(eos_token_id=0, repetition_penalty=5.0, no_repeat_ngram_size=1).save_pretrained(own)
+    assert generate(PROMPTS, here(own), tmp_path / "own.jsonl") == plain
 
 
 def test_a_run_that_was_cut_short_goes_on(tiny_lm: Path, tmp_path: Path) -> None:

@@ -171,6 +171,25 @@ def _qa(row: Row) -> None:
 _CHECKS = {"niah": _niah, "vt": _vt, "cwe": _cwe, "fwe": _fwe, "qa": _qa}
 
 
+@pytest.mark.parametrize("name", ["niah_single_1", "niah_multikey_3", "vt", "cwe", "fwe"])
+def test_long_rows_are_filled_too(name: str, count: Count) -> None:
+    """However much of a small sample is the same at any size."""
+    (row,) = rows_of(TASKS[name], 16384, 1, Material(), count)
+    assert 16384 * 0.93 < row.tokens + TASKS[name].new_tokens <= 16384
+
+
+def test_questions_drop_steps_down_to_their_own_documents(count: Count, tmp_path: Path) -> None:
+    """A row that is much longer than the one that the size was found on."""
+    paragraphs = []
+    for n in range(12):
+        qa = {"question": "q", "is_impossible": False, "answers": [{"text": f"Short {n}"}]}
+        paragraphs.append({"context": f"Short {n}. " * 10, "qas": [qa]})
+    paragraphs[1]["context"] = "Short 1, and long. " * 230
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    rows = rows_of(TASKS["qa_1"], 2048, 2, Material(squad=tmp_path / "squad.json"), count)
+    assert "Short 1, and long." in rows[1].text and rows[1].tokens <= 2048 - 32
+
+
 def test_shuffles_have_one_order_in_every_row(material: Material, count: Count) -> None:
     """As in the public generator: the place of the common words, the sequence of ranks."""
     sequences = []

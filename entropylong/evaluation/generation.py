@@ -192,6 +192,8 @@ class HuggingFace:
             model = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, self._dtype), use_safetensors=True, trust_remote_code=False
             )
+            # Nothing else of what it ships: a penalty on repetition would punish the very answers that are asked for.
+            model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
             self._model = model.eval().to(self._device)
         return self._model
 

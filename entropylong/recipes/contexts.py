@@ -43,10 +43,11 @@ def noverify(judged: DataFrame, accept: Accept) -> DataFrame:
 
 
 def permuted(judged: DataFrame, accept: Accept) -> DataFrame:
-    """The verified arm's roots and contexts, each root with those of another that has about as many: the same tokens, no link.
+    """The verified arm's roots and contexts, each root with those of another that has about as many.
 
     Roots in the order of how many contexts they have (of equal ones, by hash) take those of the next; the last those of the first.
-    What is verified for its new root too is left out: there the link would still be whole.
+    What is verified for its new root too is left out: there the link would still be whole. Spread over a sequence that holds both
+    roots, contexts stand before their own root all the same: an arm without links needs pack.layout grouped.
     """
     contexts = verified(judged, accept).groupBy("root_id", "chunk_id").agg(F.max("gain").alias("gain"))
     by_size = Window.orderBy("contexts", F.xxhash64("root_id"), "root_id")

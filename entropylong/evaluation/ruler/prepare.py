@@ -15,6 +15,8 @@ from entropylong.evaluation.ruler.tasks import TASKS, Sample, Setting, Task
 from entropylong.hashing import digest
 
 SEED, SAMPLES = 42, 500
+# Smallest sizes: a chain has five lines to stand between, there are ten common words.
+_LEAST = {"vt": 5, "cwe": 10}
 LENGTHS = (8192, 16384, 32768, 65536, 131072)
 
 
@@ -62,12 +64,10 @@ def rows_of(task: Task, length: int, samples: int, material: Material, count: Ca
 
 
 def _row(task: Task, setting: Setting, size: int, index: int) -> Row:
-    step = _step(task, setting)
-    for attempt in range(1 + size // step):
-        smaller = size - attempt * step
-        if smaller < step and attempt:
-            break
-        sample, tokens = _drawn(task, setting, max(smaller, 1), index, attempt)
+    least = _LEAST.get(task.prompt, 1)
+    sizes = [*range(size, least, -_step(task, setting)), least]
+    for attempt, smaller in enumerate(sizes):
+        sample, tokens = _drawn(task, setting, smaller, index, attempt)
         if tokens + task.new_tokens <= setting.length:
             return Row(task.name, setting.length, index, tokens, *asdict(sample).values())
     raise EvaluationError(
@@ -98,17 +98,31 @@ def _fitting_size(task: Task, setting: Setting) -> int:
         while fits(size + step):
             size += step
         return size
-    _, tokens = _drawn(task, setting, step, -1)
-    low, high, found = step, max(3 * setting.length * step // tokens, 2 * step), step
-    if task.prompt == "qa":
-        high = min(high, len(setting.material.reading(task.needs or "").documents))
+    # Doubled until it no longer fits: what a small sample costs a unit says little, as most of it is the same at any size.
+    most = _most(task, setting)
+    found, high = step, 2 * step
+    while high < most and fits(high):
+        found, high = high, 2 * high
+    low, high = found + 1, min(high, most)
     while low <= high:
         middle = (low + high) // 2
         if fits(middle):
             found, low = middle, middle + 1
         else:
             high = middle - 1
+    if task.prompt == "cwe" and found == most:
+        fits(found + 1)  # which says what is missing, where there is no longer list of words
     return found
+
+
+def _most(task: Task, setting: Setting) -> int:
+    """The largest size that there is material for."""
+    if task.prompt == "qa":
+        return len(setting.material.reading(task.needs or "").documents)
+    if task.prompt == "cwe":
+        words = setting.material.english_words() if setting.material.has("words") else setting.material.common_words
+        return len(words)
+    return setting.length
 
 
 def runnable(names: Sequence[str], material: Material) -> tuple[list[Task], list[str]]:
