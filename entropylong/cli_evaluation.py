@@ -77,7 +77,7 @@ def ruler(
         print(f"left out for want of a file in evaluate.*: {', '.join(without)}")
     lengths = sorted(set(length or LENGTHS))
     backend, counter = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
-    folder = (out or Path(loaded.workspace) / "evaluation") / "ruler"
+    folder = _folder(loaded, out, "ruler")
 
     def count(text: str) -> int:
         return len(counter(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -113,13 +113,11 @@ def longbench(
 
         entropylong evaluate longbench data.json --endpoint http://HOST:8000/v1 --model NAME --tokenizer DIR
     """
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
     from entropylong.config_files import load_config
     from entropylong.evaluation.generation import Decoding
-    from entropylong.evaluation.longbench import NEW_TOKENS, TEMPERATURE, evaluate_longbench, read_items
+    from entropylong.evaluation.longbench import NEW_TOKENS, TEMPERATURE, evaluate_longbench, read_items, report_table
     from entropylong.evaluation.progress import shown
     from entropylong.evaluation.tracking import track
 
@@ -127,16 +125,10 @@ def longbench(
     items = read_items(data)
     decoding = Decoding(chat, TEMPERATURE, seed)
     backend, counter = _backend(loaded, model, endpoint, tokenizer, decoding, dtype, max_len + NEW_TOKENS, "--max-len")
-    folder = (out or Path(loaded.workspace) / "evaluation") / "longbench_v2"
+    folder = _folder(loaded, out, "longbench_v2")
     with shown("longbench") as progress:
         result, rows = evaluate_longbench(items, backend, counter, max_len, folder, progress)
-    table = Table(title=f"LongBench-v2, {len(items)} questions", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("split", "right", "score", "95 %", "published, EntropyLong 8B after SFT"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    for row in rows:
-        interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
-        table.add_row(row["split"], f"{row['right']} of {row['total']}", f"{row['score']}", interval, f"{row['published']}")
-    Console(highlight=False).print(table)
+    Console(highlight=False).print(report_table(rows))
     print(f"Answers, scores: {result.folder}")
     track(loaded, "longbench_v2", result)
 
@@ -167,13 +159,17 @@ def longppl(
     loaded = load_config(config, only_overrides(words))
     judge, judged = _causal_lm(loaded, evaluator, dtype, length), _causal_lm(loaded, model, dtype, length)
     texts = read_documents(data)
-    folder = (out or Path(loaded.workspace) / "evaluation") / "longppl"
+    folder = _folder(loaded, out, "longppl")
     result, found = evaluate_longppl(
         judged, judge, texts, length, keys or folder / f"keys-{judge.fingerprint}.json", folder, loaded.run.batch_tokens
     )
     print(f"LongPPL {found.long_ppl:.3f} on {found.key_count:,} key tokens; perplexity {found.ppl:.3f} on {found.token_count:,}")
     print(f"Scores: {result.folder}")
     track(loaded, "longppl", result)
+
+
+def _folder(config: Config, out: Path | None, benchmark: str) -> Path:
+    return (out or Path(config.workspace) / "evaluation") / benchmark
 
 
 def _causal_lm(config: Config, name: str | None, dtype: str, length: int) -> NamedLM:

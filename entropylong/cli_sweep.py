@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from entropylong.cli_common import ConfigOption, InputOption
+from entropylong.cli_common import ConfigOption, InputOption, open_runner
 
 
 def sweep(
@@ -29,9 +29,7 @@ def sweep(
     from rich.console import Console
 
     from entropylong.config_files import load_config
-    from entropylong.preflight import check_sources, prepare_models
     from entropylong.runner import Runner
-    from entropylong.spark import session
     from entropylong.sweep import run_sweep, sweep_table, variants
 
     swept = [word for word in words if "," in word.partition("=")[2]]
@@ -40,9 +38,7 @@ def sweep(
     chosen = variants(base, swept, grid)
     for variant in chosen:
         load_config(config, [*overrides, *variant.overrides], input_path)  # a value that cannot be is told before anything runs
-    check_sources(base)
-    prepare_models(base)
-    spark = session(base)
+    spark = open_runner(config, overrides, input_path, []).spark
     outcomes = run_sweep(
         lambda more: load_config(config, [*overrides, *more], input_path),
         chosen,

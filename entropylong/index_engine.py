@@ -20,7 +20,7 @@ from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, POOL, SAMPLE_A_
 from entropylong.retrieval.stage import MERGE, ROUTE
 from entropylong.spark import settings_of
 from entropylong.stages import Stage
-from entropylong.tables.artifacts import COMPLETE, Artifact, fingerprint
+from entropylong.tables.artifacts import Artifact, fingerprint
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -56,8 +56,7 @@ def serves(runner: Runner, value: str) -> bool:
 
 def drive_index(runner: Runner, artifact: Artifact) -> None:
     """Train the cells, assign every chunk to its own, measure the recall, write the files. Each part is kept once it is done."""
-    known = runner.registry.get(artifact.fingerprint)
-    if known is not None and known.state == COMPLETE and serves(runner, artifact.fingerprint):
+    if runner.registry.is_complete(artifact.fingerprint) and serves(runner, artifact.fingerprint):
         return  # a refresh of a corpus that has not changed
     chunks, vectors = (
         runner.store.read_ok(table, runner.ctx.fingerprints[table], artifact.input_versions[table])

@@ -27,7 +27,7 @@ from entropylong.progress import step_progress
 from entropylong.results import Counts, RunResult, StepResult
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.stages import Frames, Kind, Stage
-from entropylong.tables.artifacts import COMPLETE, Artifact, Registry, fingerprint
+from entropylong.tables.artifacts import Artifact, Registry, fingerprint
 from entropylong.tables.schemas import ERROR
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
@@ -162,8 +162,7 @@ class Runner:
         if artifact.fingerprint in (self._finished or ()):
             return True
         if step.kind in (Kind.FILES, Kind.WHOLE):
-            known = self.registry.get(artifact.fingerprint)
-            return known is not None and known.state == COMPLETE
+            return self.registry.is_complete(artifact.fingerprint)
         counts = self.counts(step, outcomes=False)
         return counts is not None and counts.left == 0
 

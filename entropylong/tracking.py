@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import entropylong
 from entropylong.config import Config, Tracking, walk
 from entropylong.errors import EnvironmentProblem
+from entropylong.hashing import digest
 from entropylong.stages import Stage
 from entropylong.tables.artifacts import Artifact
 from entropylong.tables.schemas import TABLES
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from entropylong.runner import Runner
 
 _COLUMN_TYPES = {"STRING": "string", "INT": "integer", "BIGINT": "long", "FLOAT": "float", "DOUBLE": "double", "BINARY": "binary"}
+_RUN = "mlflow.json"
 _CREDENTIALS = re.compile(r"//[^/@]+@")
 
 
@@ -55,6 +57,18 @@ def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(f"MLflow store {_redact(tracking.uri)}: {_redact(reason)}; mend tracking.uri") from error
+
+
+def kept_run(folder: Path, tracking: Tracking) -> str | None:
+    """The run of this store that a folder's results were logged to, if one was."""
+    file = folder / _RUN
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    return known["run_id"] if known.get("store") == digest(tracking.uri) else None
+
+
+def keep_run(folder: Path, tracking: Tracking, run_id: str) -> None:
+    """Remember it there; of the store a hash, as its address may hold a password."""
+    (folder / _RUN).write_text(json.dumps({"store": digest(tracking.uri), "run_id": run_id}))
 
 
 class Tracker:

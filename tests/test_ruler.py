@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -256,4 +257,4 @@ def test_what_is_missing_is_named(material: Material, count: Count, tmp_path: Pa
     with pytest.raises(EvaluationError, match=r"9,000 distinct words, 8,166 are at hand; give evaluate\.words=FILE"):
         from entropylong.evaluation.ruler.tasks import Setting, _counted
 
-        _counted(Setting(131072, 42, material, count), 9000, 30, 3, __import__("random").Random(0))
+        _counted(Setting(131072, 42, material, count), 9000, 30, 3, random.Random(0))

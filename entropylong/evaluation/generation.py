@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from urllib3.util.retry import Retry
 
 from entropylong.errors import EvaluationError, UsageError
+from entropylong.files import write_whole
 from entropylong.hashing import digest, xxhash64
 from entropylong.models.causal_lm import pad_and_start
 from entropylong.models.window import window_of
@@ -108,9 +109,7 @@ def _kept(file: Path) -> dict[str, str]:
         return {}
     whole, _, rest = file.read_bytes().rpartition(b"\n")
     if rest:
-        aside = file.with_name(f"{file.name}.part")
-        aside.write_bytes(whole + b"\n" if whole else b"")
-        aside.replace(file)
+        write_whole(file, whole + b"\n" if whole else b"")
     try:
         rows = [json.loads(line) for line in whole.splitlines()]
         return {row["key"]: row["answer"] for row in rows}

@@ -15,6 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Backend, Prompt, Result, generate, run_folder
 from entropylong.evaluation.intervals import wilson
@@ -171,6 +174,17 @@ def report(items: Sequence[Item], answers: Mapping[str, str]) -> list[dict[str, 
             "low": 100 * low, "high": 100 * high, "published": PUBLISHED[split],
         })  # fmt: skip
     return rows
+
+
+def report_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What `report` gave, for people."""
+    table = Table(title=f"LongBench-v2, {rows[0]['total']} questions", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("split", "right", "score", "95 %", "published, EntropyLong 8B after SFT"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for row in rows:
+        interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
+        table.add_row(row["split"], f"{row['right']} of {row['total']}", f"{row['score']}", interval, f"{row['published']}")
+    return table
 
 
 def evaluate_longbench(

@@ -18,6 +18,7 @@ import numpy as np
 from entropylong.entropy.engine import Floats, Reading, entropy_at
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
+from entropylong.files import write_whole
 from entropylong.hashing import digest
 from entropylong.models.causal_lm import CausalLM, Ids
 
@@ -143,9 +144,7 @@ def save_keys(path: Path, evaluator_hash: str, documents: Sequence[tuple[Ids, Id
     """
     rows = [{"document": _hash(ids), "tokens": len(ids), "keys": keys.tolist()} for ids, keys in documents]
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(json.dumps({"evaluator": evaluator_hash, "rule": {**PAPER, **rule}, "documents": rows}))
-    aside.replace(path)
+    write_whole(path, json.dumps({"evaluator": evaluator_hash, "rule": {**PAPER, **rule}, "documents": rows}))
 
 
 def load_keys(path: Path, evaluator_hash: str, ids_list: Sequence[Ids], **rule: Unpack[Rule]) -> list[Ids]:

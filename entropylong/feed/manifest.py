@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from entropylong.errors import FeedError
+from entropylong.files import write_whole
 from entropylong.hashing import digest, file_sha256
 
 MANIFEST = "manifest.json"
@@ -72,9 +73,7 @@ def check_place(folder: Path) -> None:
 
 def write_manifest(folder: Path, manifest: FeedManifest) -> None:
     """Seal a folder: from now on its files are those."""
-    aside = folder / f"{MANIFEST}.part"
-    aside.write_text(json.dumps(asdict(manifest), indent=1))
-    aside.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
 
 
 def read_manifest(folder: Path) -> FeedManifest:

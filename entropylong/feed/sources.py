@@ -28,7 +28,7 @@ from entropylong.hashing import digest, files_sha256, share_threshold, xxhash64
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.runner import Runner
-from entropylong.tables.artifacts import COMPLETE, Registry
+from entropylong.tables.artifacts import Registry
 from entropylong.tables.store import Store
 from entropylong.udf import record_batches
 from entropylong.workspace import Workspace
@@ -128,7 +128,7 @@ class Feeds:
             store = Store(self.spark, data.tables or self.config.tables)
             registry, value = Registry(store), data.fingerprint
         version = store.version("sequences")
-        if value is None or not _is_whole(registry, value):
+        if value is None or not registry.is_complete(value):
             raise FeedError(f"train.data {name}: no sequences yet; make them with: entropylong run, with the same config")
         # Rows of a fingerprint never change: a feed of them serves, whatever was committed since.
         suffix = "-drops" if with_drops else ""
@@ -146,7 +146,7 @@ class Feeds:
     def _documents(self, name: str, data: TrainData) -> SealedFeed:
         runner = self.runner()
         table, version = runner.fingerprint("documents"), runner.store.version("documents")
-        if table is None or not _is_whole(runner.registry, table):
+        if table is None or not runner.registry.is_complete(table):
             raise FeedError(
                 f"train.data {name}: the documents are not read to their end; run: entropylong run ingest, with the same config"
             )
@@ -219,12 +219,6 @@ class Feeds:
                 f"they are listed in {file}"
             )
         self.say(f"feed {name}: of {total:,} records {said}; they are listed in {file}")
-
-
-def _is_whole(registry: Registry, value: str) -> bool:
-    """Whether a stage has written all rows of a fingerprint: a feed of half of them could not be told from one of all."""
-    known = registry.get(value)
-    return known is not None and known.state == COMPLETE
 
 
 def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:

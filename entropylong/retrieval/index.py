@@ -18,6 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from entropylong.errors import IndexFileError
+from entropylong.files import write_whole
 from entropylong.hashing import file_sha256, xxhash64
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, cosine
@@ -100,9 +101,7 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     names = [*COMMON, *(_BROADCAST_FILES if facts["mode"] == BROADCAST else ())]
     paths = [directory / f"{name}.npy" for name in names]
     files = [{"path": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths]
-    aside = directory / f"{MANIFEST}.part"
-    aside.write_text(json.dumps({**facts, "files": files}, indent=1))
-    aside.replace(directory / MANIFEST)
+    write_whole(directory / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -86,6 +86,11 @@ class Registry:
         """The artifact of a fingerprint, in its latest state."""
         return self._known.get(fingerprint)
 
+    def is_complete(self, fingerprint: str) -> bool:
+        """Whether a stage has noted that all rows of a fingerprint are written: half of them look like all."""
+        known = self._known.get(fingerprint)
+        return known is not None and known.state == COMPLETE
+
     def latest(self, table: str, config: Mapping[str, Any], upstream: Mapping[str, str]) -> Artifact | None:
         """The newest complete artifact of a table with these keys and upstreams, whatever was pinned in it."""
         for artifact in reversed(self._known.values()):

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from entropylong.errors import CheckpointError
+from entropylong.files import write_whole
 
 COMPLETE, STATE = "complete.json", "state.json"
 # torch's own is no Exception.
@@ -89,9 +90,7 @@ class Checkpoints:
             ) from error
         if dist.get_rank() == 0:
             sizes = {file.name: file.stat().st_size for file in sorted(target.iterdir()) if file.name != COMPLETE}
-            aside = target / f"{COMPLETE}.part"
-            aside.write_text(json.dumps(sizes))
-            aside.replace(target / COMPLETE)
+            write_whole(target / COMPLETE, json.dumps(sizes))
             kept = [path for path in self._all() if _is_whole(path)][-self.keep :]
             for path in self._all():
                 if path not in kept:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from entropylong.errors import ConfigError, TrainingError
+from entropylong.files import write_whole
 from entropylong.models.shape import ModelShape
 
 FILE, RESULT = "settings.json", "model"
@@ -68,9 +69,8 @@ class TrainSettings:
         """Leave it in the run's folder, for the ranks."""
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        path, aside = folder / FILE, folder / f"{FILE}.part"
-        aside.write_text(json.dumps(asdict(self), indent=1))
-        aside.replace(path)
+        path = folder / FILE
+        write_whole(path, json.dumps(asdict(self), indent=1))
         return path
 
     @classmethod

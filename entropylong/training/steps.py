@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from entropylong.files import write_whole
 from entropylong.training.settings import RESULT, TrainSettings
 
 STEPS, STOP = "steps.jsonl", "stop"
@@ -68,9 +69,7 @@ class StepLog:
         self._write()
 
     def _write(self) -> None:
-        aside = self._path.with_name(f"{STEPS}.part")
-        aside.write_text("".join(f"{json.dumps(entry)}\n" for entry in self._entries))
-        aside.replace(self._path)
+        write_whole(self._path, "".join(f"{json.dumps(entry)}\n" for entry in self._entries))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from entropylong.config import Config, walk
 from entropylong.feed.sources import SealedFeed
-from entropylong.hashing import digest
-from entropylong.tracking import connect, dataset, log
+from entropylong.tracking import connect, dataset, keep_run, kept_run, log
 from entropylong.training.steps import StepFigures, read_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_FILE = "mlflow.json"
 _AT_ONCE = 50
 
 
@@ -35,22 +32,20 @@ class TrainingRun:
     def __init__(self, config: Config, folder: Path, feeds: Iterable[SealedFeed], facts: Mapping[str, Any]) -> None:
         self._folder = folder
         self._client, experiment = connect(config.tracking)
-        file = folder / _FILE
-        known = json.loads(file.read_text()) if file.is_file() else {}
-        store = digest(config.tracking.uri)  # which may hold a password
-        if known.get("store") != store or not _is_there(self._client, known["run_id"]):
-            run = self._client.create_run(experiment, run_name=f"train-{folder.name}", tags={"entropylong.training": folder.name})
-            known = {"store": store, "run_id": run.info.run_id}
-            file.write_text(json.dumps(known))
-            log(self._client, known["run_id"], params=dict(walk(config.model_dump())) | dict(facts))
+        known = kept_run(folder, config.tracking)
+        if known is None or not _is_there(self._client, known):
+            tags = {"entropylong.training": folder.name}
+            known = self._client.create_run(experiment, run_name=f"train-{folder.name}", tags=tags).info.run_id
+            keep_run(folder, config.tracking, known)
+            log(self._client, known, params=dict(walk(config.model_dump())) | dict(facts))
             data = [
                 dataset(feed.store, "sequences", feed.manifest.fingerprint, feed.manifest.version, "train")
                 for feed in feeds
                 if feed.store is not None and feed.is_sequences
             ]
             if data:
-                self._client.log_inputs(known["run_id"], data)
-        self.run_id: str = known["run_id"]
+                self._client.log_inputs(known, data)
+        self.run_id: str = known
         self._client.set_terminated(self.run_id, "RUNNING")
         history = self._client.get_metric_history(self.run_id, "loss")
         self._told = False

@@ -22,6 +22,11 @@ WHERE = {
 }
 
 
+def option(name: str) -> str:
+    """The key that names a file, and which file it should be."""
+    return f"evaluate.{name}=FILE: {WHERE[name]}"
+
+
 @dataclass(frozen=True)
 class Question:
     """A question of a reading benchmark.
@@ -108,7 +113,7 @@ class Material:
     def _file(self, name: str, parse: Callable[[str], Any]) -> Any:
         path: Path | None = getattr(self, name)
         if path is None:
-            raise EvaluationError(f"needs evaluate.{name}=FILE: {WHERE[name]}")
+            raise EvaluationError(f"needs {option(name)}")
         if name not in self._read:
             try:
                 found = parse(path.expanduser().read_text())

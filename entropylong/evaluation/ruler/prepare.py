@@ -10,8 +10,9 @@ from pathlib import Path
 
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Prompt
-from entropylong.evaluation.ruler.material import Material
+from entropylong.evaluation.ruler.material import Material, option
 from entropylong.evaluation.ruler.tasks import TASKS, Sample, Setting, Task
+from entropylong.files import write_whole
 from entropylong.hashing import digest
 
 SEED, SAMPLES = 42, 500
@@ -136,10 +137,7 @@ def runnable(names: Sequence[str], material: Material) -> tuple[list[Task], list
     chosen = [TASKS[name] for name in names] or list(TASKS.values())
     without = [task.name for task in chosen if task.needs and not material.has(task.needs)]
     if names and without:
-        from entropylong.evaluation.ruler.material import WHERE
-
-        need = str(TASKS[without[0]].needs)
-        raise EvaluationError(f"{without[0]} needs evaluate.{need}=FILE: {WHERE[need]}")
+        raise EvaluationError(f"{without[0]} needs {option(str(TASKS[without[0]].needs))}")
     return [task for task in chosen if task.name not in without], without
 
 
@@ -149,7 +147,5 @@ def write_rows(rows: Sequence[Row], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"prompts-{value}.jsonl"
     if not path.is_file():
-        aside = path.with_name(f"{path.name}.part")
-        aside.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-        aside.replace(path)
+        write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     return value

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import zeta
 
 from entropylong.errors import EvaluationError
-from entropylong.evaluation.ruler.material import WHERE, Material, keys, prompts
+from entropylong.evaluation.ruler.material import Material, keys, option, prompts
 
 Item = TypeVar("Item")
 
@@ -220,8 +220,7 @@ def _counted(setting: Setting, distinct: int, often: int, seldom: int, rng: rand
     words: Sequence[str] = setting.material.common_words
     if distinct > len(words):
         if not setting.material.has("words"):
-            had = f"{len(words):,} are at hand"
-            raise EvaluationError(f"cwe: {distinct:,} distinct words, {had}; give evaluate.words=FILE: {WHERE['words']}")
+            raise EvaluationError(f"cwe: {distinct:,} distinct words, {len(words):,} are at hand; give {option('words')}")
         words = setting.material.english_words()
     chosen = rng.sample(words, distinct)
     common, others = chosen[:10], chosen[10:]
