@@ -16,7 +16,9 @@ from entropylong.hashing import file_sha256
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR, START
+from entropylong.packing.stage import content_tokens
 from entropylong.pipeline import STEPS, step_writing
+from entropylong.recipes.baselines import STRANDS
 from entropylong.retrieval.index import read_manifest
 from entropylong.tables.schemas import TABLES
 
@@ -44,7 +46,7 @@ def check_workspace(runner: Runner) -> list[Check]:
         found = [*_conservation(runner), *_keys(runner), *_registered(runner), *_index_files(runner)]
         if (value := runner.fingerprint("sequences")) is not None and runner.store.exists("sequences"):
             sequences = runner.store.read_ok("sequences", value).persist()
-            found += [_covered(runner, sequences), _reassembled(runner, sequences), *_dependencies(runner, sequences)]
+            found += [_covered(runner, sequences), reassembled(runner, sequences), *_dependencies(runner, sequences)]
             sequences.unpersist()
         return found
 
@@ -120,12 +122,14 @@ def _covered(runner: Runner, sequences: DataFrame) -> Check:
     return _counted("sequences: segments cover pack.length tokens", sequences, ~is_whole, F.col("sequence_id").cast("string"))
 
 
-def _reassembled(runner: Runner, sequences: DataFrame) -> Check:
+def reassembled(runner: Runner, sequences: DataFrame) -> Check:
     """The ids of every segment are those of the root, chunk, separator, start or padding that it names."""
     config, words = runner.config, load(runner.ctx.causal_lm.tokenizer())
     start, pad = pad_and_start(words, config.model.document_start_id)
     fixed = {START: list(start), SEPARATOR: encode_plain(words, config.separator)}
     frames = runner.frames(step_writing("sequences"))
+    if config.pack.recipe in STRANDS:
+        return _strands_reassembled(runner, sequences)
     roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("root_ids"))
     chunks = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
     pieces = (
@@ -139,9 +143,32 @@ def _reassembled(runner: Runner, sequences: DataFrame) -> Check:
     for name, ids in fixed.items():
         expected = expected.when(kind == name, F.array(*map(F.lit, ids)).cast("array<int>"))
     is_padding = (kind == PAD) & (F.array_distinct("piece") == F.array(F.lit(pad)))
-    is_right = F.coalesce(is_padding | (F.col("piece") == expected), F.lit(False))
+    # What fills a rest is cut to it, and so is a context that was swapped with a shorter one.
+    may_be_cut = (kind == FILLER) | ((kind == CONTEXT) & F.lit(config.pack.recipe == "permuted"))
+    is_right = F.coalesce(is_padding | (F.col("piece") == expected) | (may_be_cut & _begins(expected)), F.lit(False))
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), "kind", F.col("start").cast("string"))
     return _counted("sequences: every segment reassembles", pieces, ~is_right, place)
+
+
+def _begins(ids: Column) -> Column:
+    """Whether a segment's ids are the first of these."""
+    return F.col("piece") == F.slice(ids, 1, F.size("piece"))
+
+
+def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
+    """Of a baseline: every piece begins what its strand holds there, made anew."""
+    producer = STRANDS[runner.config.pack.recipe]
+    made = producer(runner.ctx, runner.frames(step_writing("sequences")), content_tokens(sequences))
+    known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
+    pieces = (
+        sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
+        .where(F.col("s.kind").isin(ROOT, CONTEXT))
+        .select("sequence_id", "s.*", F.slice("input_ids", F.col("s.start") + 1, F.col("s.end") - F.col("s.start")).alias("piece"))
+    )
+    same = [pieces[name].eqNullSafe(known[name]) for name in ("root_id", "chunk_id")]
+    joined = pieces.join(known, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
+    place = F.concat_ws(" ", F.col("sequence_id").cast("string"), F.col("start").cast("string"))
+    return _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
 
 
 def _dependencies(runner: Runner, sequences: DataFrame) -> list[Check]:

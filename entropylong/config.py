@@ -135,14 +135,22 @@ class Accept(Section):
     max_copy_tokens: Annotated[int | None, Field(ge=0)]
 
 
+Recipe = Literal["verified", "noverify", "permuted", "nextlong", "quest", "knn", "standard"]
+
+
 class Pack(Section):
-    recipe: Literal["verified", "noverify", "permuted"]
+    recipe: Recipe
     length: Annotated[int, Field(ge=2)]
     layout: Literal["spread", "grouped"]
     order: Literal["shuffle", "anchor_order"]
     filler: Literal["none", "rejected", "random"]
     max_chunk_uses: Positive | None
     buckets: Positive
+
+
+class Quest(Section):
+    model: str | None
+    prompt: Annotated[str, Field(pattern=r"\{document\}")]
 
 
 class Quarantine(Section):
@@ -189,7 +197,7 @@ class TrainData(Section):
 
     kind: Literal["sequences", "documents", "chat"]
     weight: Annotated[float, Field(gt=0)] = 1.0
-    recipe: Literal["verified", "noverify", "permuted"] | None = None
+    recipe: Recipe | None = None
     tables: Annotated[str | None, Operational] = None
     fingerprint: str | None = None
     share: Share = 1.0
@@ -254,6 +262,7 @@ class Config(Section):
     controls: Controls
     accept: Accept
     pack: Pack
+    quest: Quest
     train: Train
     evaluate: Evaluate
     quarantine: Quarantine

@@ -38,6 +38,9 @@ def make_context(config: Config, spark: SparkSession) -> Context:
         screen_lm = WorkerModel(
             "screen_lm", specs["screen"], prepared["screen"].fingerprint, cache, document_start_id=start_id, threads=threads
         )
+    query_model = None
+    if "query" in specs:
+        query_model = WorkerModel("query_model", specs["query"], prepared["query"].fingerprint, cache, threads=threads)
     return Context(
         config=config,
         spark=spark,
@@ -47,4 +50,5 @@ def make_context(config: Config, spark: SparkSession) -> Context:
         meter=Meter(spark.sparkContext),
         shape=shape_of(prepared["model"].path),
         screen_lm=screen_lm,
+        query_model=query_model,
     )

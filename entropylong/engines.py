@@ -70,10 +70,18 @@ def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
     return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
 
 
-def content_digest(frames: Frames) -> str:
-    """What packing starts from, independent of row order: the planned pairs and their cells in force, and nothing beside them."""
+def content_digest(frames: Frames, with_documents: bool = False) -> str:
+    """What packing starts from, independent of row order: the planned pairs and their cells in force, and nothing beside them.
+
+    Args:
+        frames: of the step.
+        with_documents: the corpus too, from which a baseline takes its documents.
+    """
     parts = []
-    for frame in (frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)):
+    read = [frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)]
+    if with_documents:
+        read.append(frames["documents"].select("doc_id", "text_hash"))
+    for frame in read:
         total = F.sum(F.xxhash64(*frame.columns).cast("decimal(38,0)"))
         parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
     return digest(parts)

@@ -20,7 +20,7 @@ def check_sources(config: Config) -> None:
 
 
 def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:
-    """The models on this machine, by `model`, `encoder` and (of a screen) `screen`; a root with a context must fit the window.
+    """The models on this machine: `model`, `encoder`, a screen's `screen`, Quest's `query`. A root with a context must fit.
 
     Raises:
         ModelError: no such model, or the screen's has another tokenizer.
@@ -36,6 +36,8 @@ def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, Prep
         if screen.model is None:
             raise ConfigError("key 'verify.screen.model': kind small_model needs a model with the tokenizer of model.name")
         specs["screen"] = ModelSpec(screen.model).absolute()
+    if config.pack.recipe == "quest" and config.quest.model is not None:
+        specs["query"] = ModelSpec(config.quest.model).absolute()
     prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
     check_window(config, prepared["model"].path)
     if "screen" in prepared:

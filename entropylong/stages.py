@@ -49,6 +49,7 @@ class Context:
         meter: adds up where the seconds of a step's tasks go.
         shape: of the causal LM, to tell what a sequence will cost.
         screen_lm: the small model that screens candidates, if one does.
+        query_model: the model that predicts a document's query, of recipe quest, if one does.
         say: where a stage tells what it decided.
         parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.
@@ -64,6 +65,7 @@ class Context:
     meter: Meter
     shape: ModelShape
     screen_lm: WorkerModel | None = None
+    query_model: WorkerModel | None = None
     say: Callable[[str], None] = print
     parallelism: int = 1
     fingerprints: dict[str, str] = field(default_factory=dict)

@@ -1,46 +1,187 @@
-"""Recipes over the same judged cells: who becomes whose context, and that nothing else differs. Real Spark, real Delta."""
+"""Recipes over the same corpus: what each packs, from pure plans to real Spark and real Delta."""
 
 from __future__ import annotations
 
-from collections import Counter
+import random
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from entropylong.hashing import xxhash64
-from entropylong.recipes.contexts import permuted
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from entropylong.check import reassembled
+from entropylong.errors import ConfigError
+from entropylong.packing.groups import Context, Dependency, Group
+from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
+from entropylong.packing.strands import Strand, pack_strands
+from entropylong.recipes.keywords import keywords, representative
+from entropylong.recipes.neighbours import Link, knn, neighbours_wanted, nextlong
+from entropylong.recipes.queries import QueryModel
+from tests import tiny
 from tests.conftest import OpenRunner, quiet
 
 
-def pieces(sequences: list[Any], kind: str) -> Counter[object]:
-    """Roots, or context chunks, of sequences."""
-    return Counter(s.root_id if kind == "root" else s.chunk_id for q in sequences for s in q.segments if s.kind == kind)
+def rule(recipe: str, length: int = 16384, layout: str = "spread") -> PackRule:
+    return PackRule(length, layout, "shuffle", "none", 1, recipe, (7,), (8,), 9)
 
 
-def test_permuted_has_the_same_tokens_and_no_link(copied: Path, open_runner: OpenRunner) -> None:
-    """Packed in groups, so that what stands before a root is its own context."""
-    keys = ("pack.max_chunk_uses=null", "pack.layout=grouped")
-    plain, other = open_runner(copied, *keys), open_runner(copied, *keys, "pack.recipe=permuted")
-    plain.run(["pack"], announce=quiet)
-    assert [done.step.writes for done in other.run(["pack"], announce=quiet).steps] == ["sequences"]
-    accepted = plain.cells().where("accepted").collect()
-    linked = {(c.root_id, c.chunk_id) for c in accepted}
-    own = {root: {c for r, c in linked if r == root} for root, _ in linked}
-    ordered = sorted(own, key=lambda root: (len(own[root]), xxhash64(root), root))
-    wanted = {(to, c) for to, giver in zip(ordered, ordered[1:] + ordered[:1], strict=True) for c in own[giver] - own[to]}
-    given = [(c.root_id, c.chunk_id) for c in permuted(plain.cells(), plain.config.accept).collect()]
-    assert len(ordered) > 3 and sorted(given) == sorted(wanted)
-    sequences = {name: r.store.read_ok("sequences", r.fingerprint("sequences")).collect() for name, r in
-                 (("verified", plain), ("permuted", other))}  # fmt: skip
-    assert {q.recipe for q in sequences["permuted"]} == {"permuted"} and not any(q.dependencies for q in sequences["permuted"])
-    assert any(q.dependencies for q in sequences["verified"])
-    kept = {chunk for _, chunk in given}
-    assert set(pieces(sequences["permuted"], "context")) <= kept <= set(pieces(sequences["verified"], "context"))
-    assert set(pieces(sequences["permuted"], "root")) <= set(pieces(sequences["verified"], "root"))
-    for q in sequences["permuted"]:
-        before: list[int] = []
-        for s in q.segments:
+def groups(seed: int, roots: int, popular: int) -> list[Group]:
+    """Roots of which each has some contexts of its own, and some that many have."""
+    rng = random.Random(seed)
+    ids = {n: tuple([1000 + n] * rng.randint(100, 500)) for n in range(4 * roots + popular)}
+    made = []
+    for number in range(roots):
+        chunks = [rng.randrange(popular) if rng.random() < 0.2 else popular + 4 * number + n for n in range(rng.randint(1, 4))]
+        contexts = tuple(Context(c, ids[c], rng.random(), 0) for c in dict.fromkeys(chunks))
+        links = tuple(Dependency(c.chunk_id, 3, c.gain, None) for c in contexts)
+        made.append(Group(f"r{number}", tuple([number + 10] * rng.randint(256, 900)), contexts, links))
+    return made
+
+
+def content(packed: list[PackedSequence]) -> int:
+    return sum(s.end - s.start for q in packed for s in q.segments if s.kind != "pad")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 40), st.sampled_from(["spread", "grouped"]))
+def test_permuted_breaks_every_link_and_nothing_else(seed: int, roots: int, layout: str) -> None:
+    given_ = groups(seed, roots, 5)
+    plain, other = (pack_groups(given_, rule(recipe, 4096, layout)) for recipe in ("verified", "permuted"))
+    known = {group.root_id: {c.chunk_id for c in group.contexts} for group in given_}
+    ids = {c.chunk_id: c.ids for group in given_ for c in group.contexts}
+    assert len(plain) == len(other)
+    for before, after in zip(plain, other, strict=True):
+        held = [s.chunk_id for s in after.segments if s.kind == "context"]
+        rooted = [s.root_id for s in after.segments if s.kind == "root"]
+        assert rooted == [s.root_id for s in before.segments if s.kind == "root"] and not after.dependencies
+        assert len(held) == len(set(held)) and not set(held) & set().union(*(known[root] for root in rooted))
+        assert len(after.input_ids) == 4096 and content([after]) <= content([before])
+        for s in after.segments:
             if s.kind == "context":
-                before.append(s.chunk_id)
-            elif s.kind == "root":
-                assert not set(before) & own[s.root_id], "what stands before it, it was not verified with"
-                before = []
+                assert after.ids_of(s) == ids[s.chunk_id][: s.end - s.start]
+    if len(plain) == 1:
+        assert not [s for s in other[0].segments if s.kind == "context"], "there is nobody to swap with"
+
+
+def test_permuted_has_the_verified_tokens_to_one_percent() -> None:
+    given_ = groups(1, 300, 60)
+    plain, other = (pack_groups(given_, rule(recipe)) for recipe in ("verified", "permuted"))
+    assert 0.99 * content(plain) <= content(other) <= content(plain)
+
+
+@given(st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=5), max_size=9), st.integers(1, 200))
+def test_strands_keep_their_order_and_their_tokens(sizes: list[list[int]], room: int) -> None:
+    strands = [
+        Strand(f"s{n}", tuple(Piece("root", f"s{n}", at, tuple([100 * n + at] * size)) for at, size in enumerate(each)))
+        for n, each in enumerate(sizes)
+    ]
+    cut = [strand.cut(room, 1) for strand in strands]
+    assert all(c.tokens(1) <= room and (c.tokens(1) == min(room, s.tokens(1)) or room - c.tokens(1) <= 1)
+               for c, s in zip(cut, strands, strict=True))  # fmt: skip
+    packed = pack_strands(strands, rule("quest", 150))
+    assert pack_strands(list(reversed(strands)), rule("quest", 150)) == [] or content(packed) <= 150 * len(packed)
+    found = {s.root_id: [] for q in packed for s in q.segments if s.kind == "root"}
+    for sequence in packed:
+        assert len(sequence.input_ids) == 150
+        for s in (s for s in sequence.segments if s.kind == "root"):
+            found[s.root_id].append(s.chunk_id)
+    assert all(order == list(range(len(order))) for order in found.values()) and len(found) == len(strands)
+
+
+def searcher(vectors: Any, k: int) -> list[list[int]]:
+    """All ask for the same chunks, in the same order."""
+    return [list(range(k)) for _ in vectors]
+
+
+def test_nextlong_uses_no_negative_twice_and_puts_the_meta_chunk_first() -> None:
+    links = nextlong(np.zeros((3, 4), np.int16), 2, searcher)
+    assert [link.own for link in links] == [0, None, None, 1, None, None, 2, None, None]
+    assert [link.chunk_id for link in links if link.own is None] == [0, 1, 2, 3, 4, 5]
+
+
+def test_neighbours_by_the_papers_formula() -> None:
+    # T = 131,072, E = 4, S = 8,192 characters in p = 4 meta-chunks of s = 2,048: (786,432 - 8,192) / 8,192 = 95.
+    assert neighbours_wanted(131072, 8192, 2048, 4, 2048) == 95
+    assert neighbours_wanted(100, 8192, 2048, 4, 2048) == 1, "a long document still has hard negatives"
+
+
+def test_knn_asks_with_the_mean_of_the_document() -> None:
+    asked = []
+
+    def search(vectors: Any, k: int) -> list[list[int]]:
+        asked.append(vectors.tolist())
+        return [[5, 6, 7][:k]]
+
+    assert knn(np.array([[10, 0], [20, 4]], np.int16), 2, search) == [Link(0, None), Link(None, 5), Link(None, 6)]
+    assert asked == [[[15, 2]]]
+
+
+def test_keywords_are_phrases_that_say_something() -> None:
+    text = "The sampling frequency of a low pass filter. The best way to choose a sampling frequency of any signal."
+    found = keywords(text)
+    assert "sampling frequency" in found and "best way" not in found and "signal" not in found and len(found) == len(set(found))
+    assert representative(text, "d", 1) in found and representative("the and of", "d", 1) is None
+    assert len({representative(text + " Butterworth design method.", f"d{n}", 1) for n in range(20)}) > 1
+
+
+def test_queries_of_both_kinds_of_model(tiny_lm: Path, tmp_path: Path) -> None:
+    """A random model says nothing, but reads and writes: a causal LM by its prompt, a doc2query model the document alone."""
+    words = AutoTokenizer.from_pretrained(tiny_lm)
+    folder = tmp_path / "doc2query"
+    t5 = T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5ForConditionalGeneration(t5).save_pretrained(folder)
+    words.save_pretrained(folder)
+    causal, doc2query = QueryModel(tiny_lm), QueryModel(folder)
+    texts = ["A filter has a frequency. " * 5, "b" * 9000]
+    assert len(causal.predict(texts, "{document} Query:")) == len(doc2query.predict(texts, "unused")) == 2
+    assert causal.predict(texts, "{document} Query:") == causal.predict(texts, "{document} Query:")
+
+
+def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
+    more, epsilon = Path(shutil.copytree(corpus, tmp_path / "corpus")), "accept.epsilon=0.05"
+    topics = ("spectral window function", "random chunk position")
+    rows = [{"doc_id": f"more-{n}", "text": f"of the {topics[n % 2]}, " * 25 + f"and {n}."} for n in range(40)]
+    tiny.write_jsonl(more / "part-3.jsonl", rows)
+    plain = open_runner(copied, epsilon, source=more)
+    plain.run(["ingest", "pack"], announce=quiet)
+    wanted = content_of(packed_rows(plain))
+    documents = {row.doc_id: row.text for row in plain.store.read_ok("documents", plain.fingerprint("documents")).collect()}
+    chunks = {row.chunk_id: row.doc_id for row in plain.store.read_ok("chunks", plain.fingerprint("chunks")).collect()}
+    for recipe in ("standard", "quest", "knn", "nextlong"):
+        other = open_runner(copied, epsilon, f"pack.recipe={recipe}", source=more)
+        assert [done.step.writes for done in other.run(["pack"], announce=quiet).steps] == ["sequences"]
+        found = packed_rows(other)
+        assert abs(content_of(found) - wanted) <= 0.01 * wanted
+        assert {q.recipe for q in found} == {recipe} and not any(q.dependencies for q in found)
+        assert reassembled(other, other.store.read_ok("sequences", other.fingerprint("sequences"))).wrong == 0
+        for sequence in found:
+            whole = [s for s in sequence.segments if s.kind == "root"]
+            contexts = [s for s in sequence.segments if s.kind == "context"]
+            assert len({s.chunk_id for s in contexts}) == len(contexts)
+            if recipe in ("standard", "quest"):
+                assert not contexts and len({s.root_id for s in whole}) == len(whole)
+            else:
+                assert contexts and whole[0].start < contexts[0].start
+                assert not {chunks[s.chunk_id] for s in contexts} & {s.root_id for s in whole}, "never its own chunks"
+            if recipe == "quest":
+                phrases = [set(keywords(documents[s.root_id])) for s in whole]
+                # A sequence may hold two keywords' documents, and the budget's end may cut off one alone.
+                assert sum(bool(a & b) for a, b in pairwise(phrases)) >= max(1, len(whole) - 2)
+
+
+def packed_rows(runner: Any) -> list[Any]:
+    return list(runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect())
+
+
+def content_of(rows: list[Any]) -> int:
+    return sum(s.end - s.start for q in rows for s in q.segments if s.kind != "pad")
+
+
+def test_a_baseline_that_the_corpus_cannot_fill_says_so(copied: Path, open_runner: OpenRunner) -> None:
+    with pytest.raises(ConfigError, match=r"nextlong: gives [\d,]+ tokens from this corpus, the verified arm has"):
+        open_runner(copied, "pack.recipe=nextlong", "pack.length=32768").run(["pack"], announce=quiet)

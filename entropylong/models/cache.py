@@ -21,7 +21,7 @@ from entropylong.models.prepare import ModelSpec, prepare
 class WorkerModel:
     """What a worker needs to load a model: its kind, name, the fingerprint that the driver saw, and how to run it."""
 
-    kind: Literal["causal_lm", "encoder", "tokenizer", "screen_lm"]
+    kind: Literal["causal_lm", "encoder", "tokenizer", "screen_lm", "query_model"]
     spec: ModelSpec
     fingerprint: str
     node_cache: str
@@ -39,7 +39,7 @@ _loaded: dict[str, tuple[WorkerModel, str | None, Any]] = {}
 
 
 def load(model: WorkerModel) -> Any:
-    """The model of this worker process: a `CausalLM`, an `Encoder` or a tokenizer.
+    """The model of this worker process: a `CausalLM`, an `Encoder`, a `QueryModel` or a tokenizer.
 
     Raises:
         ModelError: this node's files are not those that the driver fingerprinted.
@@ -110,6 +110,10 @@ def _load(model: WorkerModel, device: str | None) -> Any:
         return Encoder(prepared.path, device)
     if model.kind == "tokenizer":
         return transformers.AutoTokenizer.from_pretrained(prepared.path, trust_remote_code=False)
+    if model.kind == "query_model":
+        from entropylong.recipes.queries import QueryModel
+
+        return QueryModel(prepared.path, device)
     from entropylong.models.causal_lm import CausalLM
 
     return CausalLM(prepared.path, model.dtype, model.document_start_id, device)

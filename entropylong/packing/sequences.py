@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from entropylong.hashing import xxhash64
 from entropylong.packing.groups import Context, Group, fit_group, merge_copies, order_contexts
+from entropylong.packing.permute import swapped
 
 START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "separator", "filler", "pad"
 
@@ -70,6 +71,10 @@ class PackedSequence:
     segments: tuple[Segment, ...]
     dependencies: tuple[PlacedDependency, ...]
 
+    def ids_of(self, segment: Segment) -> tuple[int, ...]:
+        """The ids of one of its segments."""
+        return tuple(self.input_ids[segment.start : segment.end].tolist())
+
     @property
     def loss_mask(self) -> bytes | None:
         """One byte a token, 0 on padding; None where every token counts."""
@@ -86,14 +91,42 @@ def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]
     """Pack one bucket. The result depends on the set of groups and the rule, never on their order.
 
     Args:
-        groups: roots with their contexts; a group without contexts is left out.
-        rule: length, layout, order, filler and the ids around pieces.
+        groups: roots with their contexts; a group without contexts is left out. Recipe permuted swaps them first.
+        rule: recipe, length, layout, order, filler and the ids around pieces.
     """
     separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
     single = merge_copies(groups)
     fitted = [fit_group(order_contexts(g, rule.order, rule.seed), capacity, separator) for g in single]
     usable = [g for g in fitted if g.contexts and g.tokens(separator) <= capacity]
-    return [assemble(members, rule) for members in plan_bins(usable, capacity, separator)]
+    bins = plan_bins(usable, capacity, separator)
+    packed = [assemble(members, rule) for members in bins]
+    if rule.recipe != "permuted":
+        return packed
+    whole = {group.root_id: group for group in single}
+    return permute(packed, [[whole[group.root_id] for group in members] for members in bins], rule)
+
+
+def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]], rule: PackRule) -> list[PackedSequence]:
+    """The same sequences with their contexts swapped (`permute.swapped`) and no dependency.
+
+    Args:
+        packed: verified sequences.
+        groups: of each, its roots with all that was verified for them.
+        rule: as they were packed.
+    """
+    contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == CONTEXT] for q in packed]
+    found = []
+    for sequence, placed in zip(packed, swapped(contexts, groups), strict=True):
+        at = {p.number: Piece(CONTEXT, None, p.chunk_id, p.ids) for p in placed}
+        numbers = iter(range(len(sequence.segments)))
+        pieces = [
+            at.get(next(numbers)) if s.kind == CONTEXT else Piece(s.kind, s.root_id, s.chunk_id, sequence.ids_of(s))
+            for s in sequence.segments
+            if s.kind in (CONTEXT, ROOT, FILLER)
+        ]
+        ids, segments = write([piece for piece in pieces if piece is not None], rule)
+        found.append(PackedSequence(sequence.sequence_id, ids, segments, ()))
+    return found
 
 
 def plan_bins(groups: Sequence[Group], capacity: int, separator: int) -> list[list[Group]]:
@@ -133,7 +166,9 @@ def best_fit(sizes: Sequence[int], capacity: int, gap: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
+    """What a segment will hold: a root, a context or a filler, with its ids."""
+
     kind: str
     root_id: str | None
     chunk_id: int | None
@@ -141,43 +176,48 @@ class _Piece:
 
 
 def assemble(members: Sequence[Group], rule: PackRule) -> PackedSequence:
-    """Write one sequence: start token, pieces joined by the separator, padding up to the length."""
+    """One sequence of groups that fit it."""
     ordered = sorted(members, key=lambda g: (xxhash64(rule.seed, g.root_id), g.root_id))
     pieces = _lay_out(ordered, rule)
     used = len(rule.start_ids) + sum(len(p.ids) for p in pieces) + len(rule.separator_ids) * (len(pieces) - 1)
-    pieces = _with_filler(pieces, ordered, rule, rule.length - used)
-    ids: list[int] = []
-    segments: list[Segment] = []
-
-    def write(kind: str, tokens: Sequence[int], root_id: str | None = None, chunk_id: int | None = None) -> None:
-        if len(tokens):
-            segments.append(Segment(kind, root_id, chunk_id, len(ids), len(ids) + len(tokens)))
-            ids.extend(tokens)
-
-    write(START, rule.start_ids)
-    for number, piece in enumerate(pieces):
-        if number:
-            write(SEPARATOR, rule.separator_ids)
-        write(piece.kind, piece.ids, piece.root_id, piece.chunk_id)
-    write(PAD, [rule.pad_id] * (rule.length - len(ids)))
+    ids, segments = write(_with_filler(pieces, ordered, rule, rule.length - used), rule)
     return PackedSequence(
         sequence_id=xxhash64(rule.seed, rule.recipe, *(g.root_id for g in ordered)),
-        input_ids=np.array(ids, np.int32),
-        segments=tuple(segments),
+        input_ids=ids,
+        segments=segments,
         dependencies=_place(ordered, segments),
     )
 
 
-def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[_Piece]:
+def write(pieces: Sequence[Piece], rule: PackRule) -> tuple[npt.NDArray[np.int32], tuple[Segment, ...]]:
+    """The ids `[length]` and segments of a sequence: start token, pieces joined by the separator, padding up to the length."""
+    ids: list[int] = []
+    segments: list[Segment] = []
+
+    def add(kind: str, tokens: Sequence[int], root_id: str | None = None, chunk_id: int | None = None) -> None:
+        if len(tokens):
+            segments.append(Segment(kind, root_id, chunk_id, len(ids), len(ids) + len(tokens)))
+            ids.extend(tokens)
+
+    add(START, rule.start_ids)
+    for number, piece in enumerate(pieces):
+        if number:
+            add(SEPARATOR, rule.separator_ids)
+        add(piece.kind, piece.ids, piece.root_id, piece.chunk_id)
+    add(PAD, [rule.pad_id] * (rule.length - len(ids)))
+    return np.array(ids, np.int32), tuple(segments)
+
+
+def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[Piece]:
     """Pieces in order: `grouped` is group after group, `spread` all contexts first, then all roots. Each chunk once."""
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     seen: set[int] = set()
 
     def add_contexts(contexts: Iterable[Context], root_id: str | None) -> None:
         for context in contexts:
             if context.chunk_id not in seen:
                 seen.add(context.chunk_id)
-                pieces.append(_Piece(CONTEXT, root_id, context.chunk_id, context.ids))
+                pieces.append(Piece(CONTEXT, root_id, context.chunk_id, context.ids))
 
     if rule.layout == "spread":
         owner = {c.chunk_id: g.root_id for g in reversed(groups) for c in g.contexts}
@@ -187,22 +227,22 @@ def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[_Piece]:
             shuffled.sort(key=lambda c: (xxhash64(rule.seed, c.chunk_id), c.chunk_id))
         for context in shuffled:
             add_contexts([context], owner[context.chunk_id])
-        pieces += [_Piece(ROOT, g.root_id, None, g.root_ids) for g in groups]
+        pieces += [Piece(ROOT, g.root_id, None, g.root_ids) for g in groups]
     else:
         for group in groups:
             add_contexts(group.contexts, group.root_id)
-            pieces.append(_Piece(ROOT, group.root_id, None, group.root_ids))
+            pieces.append(Piece(ROOT, group.root_id, None, group.root_ids))
     return pieces
 
 
-def _with_filler(pieces: list[_Piece], groups: Sequence[Group], rule: PackRule, space: int) -> list[_Piece]:
+def _with_filler(pieces: list[Piece], groups: Sequence[Group], rule: PackRule, space: int) -> list[Piece]:
     """Filler chunks of the sequence's roots into the remaining space, the last one cut to it; before the first root."""
     if rule.filler == "none":
         return pieces
     pool = [c for g in groups for c in g.fillers]
     salt = xxhash64(rule.seed, *(g.root_id for g in groups))
     taken = {p.ids for p in pieces}
-    chosen: list[_Piece] = []
+    chosen: list[Piece] = []
     for chunk in sorted(pool, key=lambda c: (xxhash64(salt, c.chunk_id), c.chunk_id)):
         room = space - len(rule.separator_ids)
         if room <= 0:
@@ -211,7 +251,7 @@ def _with_filler(pieces: list[_Piece], groups: Sequence[Group], rule: PackRule, 
             continue
         taken.add(chunk.ids)
         ids = chunk.ids[:room]
-        chosen.append(_Piece(FILLER, None, chunk.chunk_id, ids))
+        chosen.append(Piece(FILLER, None, chunk.chunk_id, ids))
         space = room - len(ids)
     if rule.layout == "grouped":
         return chosen + pieces

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -14,7 +14,9 @@ from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.groups import Context as Chunk
 from entropylong.packing.groups import Dependency, Group
-from entropylong.packing.sequences import PackedSequence, PackRule, pack_groups
+from entropylong.packing.sequences import PAD, PackedSequence, PackRule, Piece, pack_groups
+from entropylong.packing.strands import Strand, pack_strands
+from entropylong.recipes.baselines import STRANDS, within_budget
 from entropylong.recipes.contexts import RECIPES
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import OK, SEQUENCES
@@ -22,15 +24,64 @@ from entropylong.verification.planning import RANDOM
 
 
 def pack(ctx: Context, frames: Frames) -> DataFrame:
-    """Groups -> sequences, bucket by bucket. frames["cells"] are the judged cells. Executors: pure packing."""
-    rule, seed = ctx.config.pack, ctx.config.seed
-    tokenizer, separator, start_id = ctx.causal_lm.tokenizer(), ctx.config.separator, ctx.causal_lm.document_start_id
+    """Groups, or a baseline's strands, -> sequences. frames["cells"] are the judged cells.
+
+    Raises:
+        ConfigError: a baseline's corpus has fewer tokens than the verified arm.
+    """
+    if ctx.config.pack.recipe not in STRANDS:
+        return _pack_groups(ctx, group_rows(ctx, frames))
+    verified = ctx.with_(config=ctx.config.model_copy(update={"pack": ctx.config.pack.model_copy(update={"recipe": "verified"})}))
+    budget = content_tokens(_pack_groups(verified, group_rows(verified, frames)))
+    strands = STRANDS[ctx.config.pack.recipe](ctx, frames, budget)
+    return _pack_strands(ctx, within_budget(ctx, strands, budget))
+
+
+def content_tokens(sequences: DataFrame) -> int:
+    """All tokens but padding."""
+    spans = sequences.select(F.explode("segments").alias("s")).where(F.col("s.kind") != PAD)
+    return int(spans.agg(F.sum(F.col("s.end") - F.col("s.start"))).collect()[0][0] or 0)
+
+
+def _pack_groups(ctx: Context, groups: DataFrame) -> DataFrame:
+    """Executors: pure packing, bucket by bucket."""
+    make_rule, recipe = _rule_maker(ctx), ctx.config.pack.recipe
     arrow = to_arrow_schema(SEQUENCES.struct)
 
     def run(table: pa.Table) -> pa.Table:
+        packed = pack_groups((_group(row) for row in table.to_pylist()), make_rule())
+        return pa.Table.from_pylist([_row(s, recipe) for s in packed], schema=arrow)
+
+    return groups.withColumn("bucket", _bucket(ctx, "root_id")).groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
+
+
+def _pack_strands(ctx: Context, strands: DataFrame) -> DataFrame:
+    """Executors: pure packing, bucket by bucket."""
+    make_rule, recipe = _rule_maker(ctx), ctx.config.pack.recipe
+    arrow = to_arrow_schema(SEQUENCES.struct)
+
+    def run(table: pa.Table) -> pa.Table:
+        rule = make_rule()
+        strands = [_strand(row).cut(row["room"], len(rule.separator_ids)) for row in table.to_pylist()]
+        return pa.Table.from_pylist([_row(s, recipe) for s in pack_strands(strands, rule)], schema=arrow)
+
+    rows = strands.select("strand", "pieces", "room").withColumn("bucket", _bucket(ctx, "strand"))
+    return rows.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
+
+
+def _bucket(ctx: Context, name: str) -> Column:
+    return F.pmod(F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name), F.lit(ctx.config.pack.buckets))
+
+
+def _rule_maker(ctx: Context) -> Callable[[], PackRule]:
+    """What gives the rule where the tokenizer is: on an executor."""
+    rule, seed = ctx.config.pack, ctx.config.seed
+    tokenizer, separator, start_id = ctx.causal_lm.tokenizer(), ctx.config.separator, ctx.causal_lm.document_start_id
+
+    def make() -> PackRule:
         words = load(tokenizer)
         start_ids, pad_id = pad_and_start(words, start_id)
-        packing = PackRule(
+        return PackRule(
             length=rule.length,
             layout=rule.layout,
             order=rule.order,
@@ -41,12 +92,8 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
             separator_ids=tuple(encode_plain(words, separator)),
             pad_id=pad_id,
         )
-        packed = pack_groups((_group(row) for row in table.to_pylist()), packing)
-        return pa.Table.from_pylist([_row(s, rule.recipe) for s in packed], schema=arrow)
 
-    bucket = F.pmod(F.xxhash64(F.lit(seed).cast("bigint"), "root_id"), F.lit(rule.buckets)).alias("bucket")
-    groups = group_rows(ctx, frames).withColumn("bucket", bucket)
-    return groups.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
+    return make
 
 
 def group_rows(ctx: Context, frames: Frames) -> DataFrame:
@@ -110,10 +157,15 @@ def _group(row: dict[str, Any]) -> Group:
     contexts = []
     for chunk in _chunks(row["contexts"]):
         mine = [d for d in row["dependencies"] if d["chunk_id"] == chunk.chunk_id]
-        first = min(d["position"] or 0 for d in mine)
+        first = min(d["position"] for d in mine)
         contexts.append(Chunk(chunk.chunk_id, chunk.ids, max(d["gain"] for d in mine), first))
-    dependencies = tuple(Dependency(**d) for d in row["dependencies"] if d["position"] is not None)
+    dependencies = tuple(Dependency(**d) for d in row["dependencies"])
     return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, tuple(_chunks(row["fillers"])))
+
+
+def _strand(row: dict[str, Any]) -> Strand:
+    pieces = (Piece(p["kind"], p["root_id"], p["chunk_id"], tuple(p["ids"])) for p in row["pieces"])
+    return Strand(row["strand"], tuple(pieces))
 
 
 def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
@@ -130,12 +182,12 @@ def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
 
 PACK = Stage(
     name="pack",
-    version=2,
+    version=3,
     kind=Kind.WHOLE,
-    reads=("pairs", "gains", "anchors", "candidates", "scored_documents"),
+    reads=("pairs", "gains", "anchors", "candidates", "scored_documents", "documents", "chunks"),
     writes="sequences",
     key=("sequence_id",),
-    config=("accept", "pack", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id"),
+    config=("accept", "pack", "quest", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id"),
     build=pack,
     upstream=("pairs", "gains"),
     purpose="accept, order and pack into sequences of exactly pack.length tokens (paper, Stage 4)",

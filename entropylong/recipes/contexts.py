@@ -1,7 +1,6 @@
 """Which chunks become a root's contexts: one producer a recipe, all over the same judged cells. Spark, built-ins only.
 
-A producer gives dependencies (root_id, chunk_id, position, gain, excess_gain), or contexts without one (position is null: gain says
-which goes first where not all fit); packing does the rest alike.
+A producer gives dependencies (root_id, chunk_id, position, gain, excess_gain); packing does the rest alike.
 """
 
 from __future__ import annotations
@@ -42,24 +41,5 @@ def noverify(judged: DataFrame, accept: Accept) -> DataFrame:
     return retrieved.join(chosen, ["root_id", "chunk_id"], how="left_semi").select(*_COLUMNS)
 
 
-def permuted(judged: DataFrame, accept: Accept) -> DataFrame:
-    """The verified arm's roots and contexts, each root with those of another that has about as many.
-
-    Roots in the order of how many contexts they have (of equal ones, by hash) take those of the next; the last those of the first.
-    What is verified for its new root too is left out: there the link would still be whole. Spread over a sequence that holds both
-    roots, contexts stand before their own root all the same: an arm without links needs pack.layout grouped.
-    """
-    contexts = verified(judged, accept).groupBy("root_id", "chunk_id").agg(F.max("gain").alias("gain"))
-    by_size = Window.orderBy("contexts", F.xxhash64("root_id"), "root_id")
-    roots = contexts.groupBy("root_id").agg(F.count(F.lit(1)).alias("contexts")).withColumn("next", F.lead("root_id").over(by_size))
-    first = F.first("root_id").over(by_size.rowsBetween(Window.unboundedPreceding, Window.currentRow))
-    given = roots.select(F.col("root_id").alias("to"), F.coalesce("next", first).alias("root_id"))
-    moved = contexts.join(given, "root_id", how="inner").select(F.col("to").alias("root_id"), "chunk_id", "gain")
-    unlinked = moved.join(contexts.select("root_id", "chunk_id"), ["root_id", "chunk_id"], how="left_anti")
-    nothing = F.lit(None)
-    return unlinked.select(
-        "root_id", "chunk_id", nothing.cast("int").alias("position"), "gain", nothing.cast("double").alias("excess_gain")
-    )
-
-
-RECIPES: dict[str, Callable[[DataFrame, Accept], DataFrame]] = {"verified": verified, "noverify": noverify, "permuted": permuted}
+# Permuted is swapped where it is packed.
+RECIPES: dict[str, Callable[[DataFrame, Accept], DataFrame]] = {"verified": verified, "noverify": noverify, "permuted": verified}

@@ -1,0 +1,62 @@
+"""The permuted arm: the verified sequences with their contexts swapped, so that only the link is broken. Pure Python.
+
+Two contexts of nearly equal length change places where neither comes to a root that it was verified for, nor to a copy of itself.
+The longer one is cut to the room of the shorter: roots, places and tokens stay as they are, whatever the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from entropylong.hashing import xxhash64
+from entropylong.packing.groups import Group
+
+# Contexts of the next lengths that are tried as partners.
+TRIES = 2000
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A context's place: its sequence, which of its contexts, what stands there."""
+
+    sequence: int
+    number: int
+    chunk_id: int
+    ids: tuple[int, ...]
+
+
+def swapped(sequences: Sequence[Sequence[tuple[int, tuple[int, ...]]]], groups: Sequence[Sequence[Group]]) -> list[list[Placed]]:
+    """What stands at each place of a context once they are swapped.
+
+    Args:
+        sequences: of each, its contexts in order: chunk id and ids.
+        groups: of each, its roots with all that was verified for them, packed or not; copies merged.
+
+    Returns:
+        Of each sequence, its contexts in their order, each at most as long as what stood there. A context that finds no partner,
+        as every other one is a copy of what its sequence holds or was verified for it, is left out.
+    """
+    linked = [{c.chunk_id for group in members for c in group.contexts} for members in groups]
+    held = [{chunk for chunk, _ in contexts} for contexts in sequences]
+    places = [Placed(s, n, chunk, ids) for s, contexts in enumerate(sequences) for n, (chunk, ids) in enumerate(contexts)]
+    places.sort(key=lambda p: (len(p.ids), xxhash64(p.chunk_id, p.sequence), p.chunk_id, p.sequence))
+    found: list[list[Placed]] = [[] for _ in sequences]
+    free = [True] * len(places)
+
+    def may_move(moved: Placed, to: int) -> bool:
+        return moved.chunk_id not in linked[to] and moved.chunk_id not in held[to]
+
+    for first, here in enumerate(places):
+        if not free[first]:
+            continue
+        for second in range(first + 1, min(first + TRIES, len(places))):
+            there = places[second]
+            if free[second] and may_move(here, there.sequence) and may_move(there, here.sequence):
+                free[first] = free[second] = False
+                room = len(here.ids)
+                for to, moved in ((here, there), (there, here)):
+                    found[to.sequence].append(Placed(to.sequence, to.number, moved.chunk_id, moved.ids[:room]))
+                    held[to.sequence].add(moved.chunk_id)
+                break
+    return [sorted(placed, key=lambda p: p.number) for placed in found]

@@ -1,0 +1,238 @@
+"""Baselines of the same corpus and token budget: Standard, KNN, NExtLong and Quest as producers of strands. Spark.
+
+A producer gives (strand STRING, place DOUBLE, pieces ARRAY<STRUCT<kind, root_id, chunk_id, ids>>): pieces in their order, and where
+the strand stands in the order in which the budget is spent. Packing does the rest alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from entropylong.corpus.chunking import chunk_text
+from entropylong.corpus.stage import root_doc_id
+from entropylong.errors import ConfigError
+from entropylong.hashing import xxhash64
+from entropylong.models.cache import load
+from entropylong.models.causal_lm import encode_plain, pad_and_start
+from entropylong.packing.sequences import CONTEXT, ROOT
+from entropylong.recipes import neighbours
+from entropylong.recipes.keywords import representative
+from entropylong.retrieval.grid import Grid, to_grid
+from entropylong.retrieval.index import open_index, read_manifest
+from entropylong.retrieval.scoring import NO_ID
+from entropylong.retrieval.sizing import BROADCAST
+from entropylong.stages import Context, Frames
+from entropylong.tables.schemas import struct_of
+from entropylong.udf import Row, record_batches
+
+# Of a large corpus no more documents are tokenised than a budget asks for, whatever their language; chance wants some more.
+_CHARS_A_TOKEN, _MORE_DOCUMENTS = 12, 200
+# Quest: of the smallest keyword groups this share comes twice as early, so that they are not drowned by the large ones.
+_OVERSAMPLED = 0.2
+
+Producer = Callable[[Context, Frames, int], DataFrame]
+
+
+def standard(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+    """Random documents, each a strand."""
+    place = _place(ctx, F.col("doc_id"))
+    count, chars = frames["documents"].agg(F.count(F.lit(1)), F.coalesce(F.sum("n_chars"), F.lit(0))).collect()[0]
+    share = budget * _CHARS_A_TOKEN / max(1, chars) + _MORE_DOCUMENTS / max(1, count)
+    drawn = frames["documents"].where(place <= F.lit(min(1.0, share)))
+    return _documents(ctx, drawn).select(F.col("doc_id").alias("strand"), place.alias("place"), F.array(_whole()).alias("pieces"))
+
+
+def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+    """Documents of one keyword, each once: filed under a keyword of the query that is predicted for it (Quest)."""
+    filed = _filed(ctx, frames["documents"])
+    room = _room(ctx)
+    by_hash = Window.partitionBy("keyword").orderBy(_place(ctx, F.col("doc_id")), "doc_id")
+    size = F.size("ids") + F.lit(len(_separator(ctx)))
+    before = F.coalesce(F.sum(size).over(by_hash.rowsBetween(Window.unboundedPreceding, -1)), F.lit(0))
+    strands = (
+        _documents(ctx, frames["documents"].join(filed, "doc_id", how="left_semi"))
+        .join(filed, "doc_id", how="inner")
+        .withColumn("part", (before / F.lit(room)).cast("int"))
+        .withColumn("at", F.row_number().over(by_hash))
+        .groupBy("keyword", "part")
+        .agg(F.sort_array(F.collect_list(F.struct("at", _whole().alias("piece")))).alias("ordered"))
+        .where(F.size("ordered") > 1)
+    )
+    members = filed.groupBy("keyword").agg(F.count(F.lit(1)).alias("members")).where("members > 1")
+    small = members.agg(F.percentile_approx("members", F.lit(_OVERSAMPLED), F.lit(10_000))).collect()[0][0] or 0
+    name = F.concat_ws("#", "keyword", "part")
+    place = _place(ctx, name) * F.when(F.col("members") <= small, 0.5).otherwise(1.0)
+    return strands.join(members, "keyword", how="inner").select(
+        name.alias("strand"), place.alias("place"), F.col("ordered.piece").alias("pieces")
+    )
+
+
+def _filed(ctx: Context, documents: DataFrame) -> DataFrame:
+    """(doc_id, keyword). Executors: RAKE, after the query model if one is named."""
+    seed, model, prompt = ctx.config.seed, ctx.query_model, ctx.config.quest.prompt
+
+    def file(rows: list[Row]) -> Iterator[Row]:
+        texts = [row["text"] for row in rows]
+        queries = texts if model is None else load(model).predict(texts, prompt)
+        for row, query in zip(rows, queries, strict=True):
+            if keyword := representative(query, row["doc_id"], seed):
+                yield {"doc_id": row["doc_id"], "keyword": keyword}
+
+    return _mapped(documents.select("doc_id", "text"), file, "doc_id STRING, keyword STRING").persist()
+
+
+def knn(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+    """A root's document, then the chunks nearest to it."""
+    return _with_neighbours(ctx, frames, neighbours.knn, meta_chunks=False)
+
+
+def nextlong(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+    """A root's document in meta-chunks, after each its nearest chunks as hard negatives. What fills no sequence is dropped."""
+    strands = _with_neighbours(ctx, frames, neighbours.nextlong, meta_chunks=True)
+    return strands.where(strand_tokens(ctx) >= F.lit(_room(ctx)))
+
+
+def _with_neighbours(ctx: Context, frames: Frames, recipe: Callable[..., list[neighbours.Link]], meta_chunks: bool) -> DataFrame:
+    handle, retrieval, rule, length = ctx.index, ctx.config.retrieval, ctx.config.chunks, ctx.config.pack.length
+    if handle is None or read_manifest(Path(handle.directory))["mode"] != BROADCAST:
+        raise ConfigError(f"pack.recipe {ctx.config.pack.recipe}: searches a broadcast index; set retrieval.mode=broadcast")
+    worker, prompt, tokenizer = ctx.encoder, ctx.config.encoder.passage_prompt, ctx.causal_lm.tokenizer()
+
+    def plan(rows: list[Row]) -> Iterator[Row]:
+        index, words = open_index(handle), load(tokenizer)
+        for row in rows:
+            texts = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
+            own = [[xxhash64(text) for text in texts]]
+
+            def search(vectors: Grid, k: int, own: list[list[int]] = own) -> list[list[int]]:
+                found = index.search(vectors, np.zeros(len(vectors), np.int64), own, k, retrieval.nprobe)
+                return [[i for i in ids if i != NO_ID] for ids in found.ids.tolist()]
+
+            size = len(encode_plain(words, row["text"]))
+            count = len(texts) if meta_chunks else 1
+            k = neighbours.neighbours_wanted(length, len(row["text"]), size, count, rule.target_chars)
+            pieces = texts if meta_chunks else [row["text"]]
+            for at, link in enumerate(recipe(to_grid(load(worker).encode(texts, prompt)), k, search)):
+                name = {"strand": row["doc_id"], "at": at, "chunk_id": link.chunk_id, "ids": None}
+                if link.own is not None:
+                    name |= {"chunk_id": xxhash64(row["doc_id"], link.own) if meta_chunks else None}
+                    name |= {"ids": encode_plain(words, pieces[link.own])}
+                yield name
+
+    planned = _mapped(_root_documents(ctx, frames), plan, "strand STRING, at INT, chunk_id BIGINT, ids ARRAY<INT>").persist()
+    contexts = _capped(ctx, planned.where("ids IS NULL").drop("ids"))
+    ids = _chunk_ids(ctx, frames["chunks"].join(contexts.select("chunk_id").distinct(), "chunk_id", how="left_semi"))
+    filled = contexts.join(ids, "chunk_id", how="inner").withColumn("kind", F.lit(CONTEXT))
+    rows = planned.where("ids IS NOT NULL").withColumn("kind", F.lit(ROOT)).unionByName(filled)
+    root_id = F.when(F.col("kind") == ROOT, F.col("strand")).alias("root_id")
+    piece = F.struct("kind", root_id, "chunk_id", "ids").alias("piece")
+    strands = rows.groupBy("strand").agg(F.sort_array(F.collect_list(F.struct("at", piece))).alias("ordered"))
+    return strands.select("strand", _place(ctx, F.col("strand")).alias("place"), F.col("ordered.piece").alias("pieces"))
+
+
+def _root_documents(ctx: Context, frames: Frames) -> DataFrame:
+    """The documents of the roots that are packed in the other recipes too."""
+    roots = frames["scored_documents"].select(root_doc_id(ctx.config).alias("doc_id")).distinct()
+    documents = frames["documents"].select("doc_id", "text").join(roots, "doc_id", how="left_semi")
+    return documents.repartition(ctx.cores, "doc_id")
+
+
+def _capped(ctx: Context, uses: DataFrame) -> DataFrame:
+    """`pack.max_chunk_uses`, the first in hash order, as for groups."""
+    if ctx.config.pack.max_chunk_uses is None:
+        return uses
+    order = Window.partitionBy("chunk_id").orderBy(F.xxhash64(_seed(ctx), "chunk_id", "strand"), "strand")
+    return uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= ctx.config.pack.max_chunk_uses).drop("use")
+
+
+def _chunk_ids(ctx: Context, chunks: DataFrame) -> DataFrame:
+    """(chunk_id, ids) of whole chunks, as nothing was verified under a cut. Executors: the tokenizer."""
+    tokenizer = ctx.causal_lm.tokenizer()
+
+    def encode(rows: list[Row]) -> Iterator[Row]:
+        for row in rows:
+            yield {"chunk_id": row["chunk_id"], "ids": encode_plain(load(tokenizer), row["text"])}
+
+    return _mapped(chunks.select("chunk_id", "text"), encode, "chunk_id BIGINT, ids ARRAY<INT>")
+
+
+def _documents(ctx: Context, documents: DataFrame) -> DataFrame:
+    """Documents with the ids of their text. Executors: the tokenizer."""
+    tokenizer = ctx.causal_lm.tokenizer()
+
+    def encode(rows: list[Row]) -> Iterator[Row]:
+        for row in rows:
+            yield {"doc_id": row["doc_id"], "ids": encode_plain(load(tokenizer), row["text"])}
+
+    return _mapped(documents.select("doc_id", "text"), encode, "doc_id STRING, ids ARRAY<INT>")
+
+
+def _whole() -> Column:
+    no_chunk = F.lit(None).cast("bigint").alias("chunk_id")
+    return F.struct(F.lit(ROOT).alias("kind"), F.col("doc_id").alias("root_id"), no_chunk, "ids")
+
+
+def _mapped(frame: DataFrame, function: Callable[[list[Row]], Iterator[Row]], ddl: str) -> DataFrame:
+    arrow = to_arrow_schema(struct_of(ddl))
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield from record_batches(function(batch.to_pylist()), arrow)
+
+    return frame.mapInArrow(run, ddl)
+
+
+def _seed(ctx: Context) -> Column:
+    return F.lit(ctx.config.seed).cast("bigint")
+
+
+def _place(ctx: Context, name: Column) -> Column:
+    """A number from 0 to 1 by hash."""
+    return F.xxhash64(_seed(ctx), name) / F.lit(float(2**64)) + F.lit(0.5)
+
+
+def _separator(ctx: Context) -> list[int]:
+    return encode_plain(load(ctx.causal_lm.tokenizer()), ctx.config.separator)
+
+
+def _room(ctx: Context) -> int:
+    start, _ = pad_and_start(load(ctx.causal_lm.tokenizer()), ctx.config.model.document_start_id)
+    return ctx.config.pack.length - len(start)
+
+
+def strand_tokens(ctx: Context) -> Column:
+    """Tokens of a strand, separators between its pieces included."""
+    sizes = F.aggregate("pieces", F.lit(0), lambda total, piece: total + F.size(piece["ids"]))
+    return sizes + F.lit(len(_separator(ctx))) * (F.size("pieces") - 1)
+
+
+def within_budget(ctx: Context, strands: DataFrame, budget: int) -> DataFrame:
+    """Strands in order of their place until the budget of tokens is spent: (strand, pieces, room), room the tokens of it to pack.
+
+    Raises:
+        ConfigError: the corpus does not give as many.
+    """
+    separator = len(_separator(ctx))
+    strands = strands.persist()
+    size = F.least(strand_tokens(ctx), F.lit(_room(ctx))) + F.lit(separator)
+    order = Window.orderBy("place", "strand").rowsBetween(Window.unboundedPreceding, -1)
+    before = F.coalesce(F.sum("size").over(order), F.lit(0))
+    spent = strands.select("strand", "place", size.alias("size")).withColumn("before", before)
+    total = spent.agg(F.sum("size")).collect()[0][0] or 0
+    if total < budget:
+        raise ConfigError(
+            f"pack.recipe {ctx.config.pack.recipe}: gives {total:,} tokens from this corpus, the verified arm has {budget:,}; "
+            "give more corpus text, or compare at a shorter pack.length"
+        )
+    room = F.least(F.col("size"), F.lit(budget) - F.col("before")).cast("int").alias("room")
+    return strands.join(spent.where(F.col("before") < budget).select("strand", room), "strand", how="inner")
+
+
+STRANDS: dict[str, Producer] = {"standard": standard, "quest": quest, "knn": knn, "nextlong": nextlong}
