@@ -41,8 +41,12 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
     assert "niah_single_1" in said and "mean of these tasks" in said
     (folder,) = (tmp_path / "work" / "evaluation" / "ruler").iterdir()
     kept = json.loads((folder / "scores.json").read_text())
-    assert kept["facts"]["samples"] == 2 and kept["facts"]["benchmark"].startswith("RULER-compatible")
+    assert kept["facts"]["samples"] == 2 and kept["facts"]["label"].startswith("RULER-compatible")
     assert {score["task"] for score in kept["scores"]} == {"fwe", "niah_single_1"} and "ruler.1500" in kept["figures"]
+    assert (kept["facts"]["benchmark"], len(kept["facts"]["model_hash"])) == ("ruler", 16)
+    items = json.loads((folder / "items.json").read_text())
+    assert set(items) == {f"{task}/1500/{index}" for task in ("fwe", "niah_single_1") for index in range(2)}
+    assert all(0 <= value <= 1 and weight == 1 for value, weight in items.values())
     answers = (folder / "answers.jsonl").read_text()
     assert answers.count("\n") == 4 and list(folder.glob(f"prompts-{kept['facts']['prompts']}.jsonl"))
     assert call(command) == 0 and (folder / "answers.jsonl").read_text() == answers, "nothing is asked again"
@@ -62,6 +66,9 @@ def test_longbench_from_a_file(keys: list[str], tmp_path: Path, capsys: pytest.C
     assert call(command) == 0
     said = capsys.readouterr().out
     assert "Overall" in said and "0 of 2" in said and "Medium" not in said
+    (folder,) = (tmp_path / "work" / "evaluation" / "longbench_v2").iterdir()
+    assert json.loads((folder / "items.json").read_text()) == {"0": [0.0, 1.0], "1": [0.0, 1.0]}
+    assert json.loads((folder / "scores.json").read_text())["facts"]["benchmark"] == "longbench_v2"
     assert call([*command[:5], *command[6:]]) == 2 and "has no chat template" in capsys.readouterr().err
 
 

@@ -201,6 +201,9 @@ def test_checkpoints_are_judged_on_the_evaluators_tokens(tiny_lm: Path, evaluato
     result, found = evaluate_longppl(judge, judge, texts, 60, keys, tmp_path, 8192, **rule)
     kept, before = json.loads((result.folder / "scores.json").read_text()), keys.read_text()
     assert kept["figures"]["longppl.long_ppl"] == found.long_ppl and found.key_count > 0
+    values, weights = np.array(list(json.loads((result.folder / "items.json").read_text()).values())).T
+    assert np.exp(np.average(values, weights=weights)) == pytest.approx(found.long_ppl) and weights.sum() == found.key_count
+    assert kept["facts"]["benchmark"] == "longppl" and kept["facts"]["model_hash"] == "h1"
     again, second = evaluate_longppl(other, judge, texts, 60, keys, tmp_path, 8192, **rule)
     assert keys.read_text() == before and second.key_count == found.key_count and second.long_ppl != found.long_ppl
     assert again.folder != result.folder and again.facts["evaluator_hash"] == "h1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,9 @@ from entropylong.models.window import window_of
 # Requests that an endpoint answers at a time, and seconds until one counts as lost.
 AT_ONCE, TIMEOUT = 8, 900
 KEY_VARIABLE = "OPENAI_API_KEY"
-SCORES = "scores.json"
+SCORES, ITEMS = "scores.json", "items.json"
+# By question: its score and what that weighs in the benchmark's figure.
+Items = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class Endpoint:
             self._session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=AT_ONCE))
         if key := os.environ.get(KEY_VARIABLE):
             self._session.headers["Authorization"] = f"Bearer {key}"
-        self.facts = {"model": model, "backend": "endpoint", **vars(decoding)}
+        self.facts = {"model": model, "model_hash": None, "backend": "endpoint", **vars(decoding)}
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         """In the order given, as many as are asked at a time."""
@@ -265,7 +267,7 @@ class Result:
 
     Attributes:
         folder: of its prompts, answers and scores.
-        facts: what the scores depend on.
+        facts: what the scores depend on; among them benchmark, model and model_hash (None: nobody told).
         figures: scores by name.
     """
 
@@ -273,10 +275,16 @@ class Result:
     facts: dict[str, Any]
     figures: dict[str, float]
 
-    def kept(self, scores: Sequence[Any]) -> Result:
-        """The same, written to scores.json with the scores in detail."""
+    def kept(self, scores: Sequence[Any], items: Items) -> Result:
+        """The same, written to scores.json with the scores in detail; and to items.json, for which models can be paired.
+
+        Args:
+            scores: in detail.
+            items: the score of each single question.
+        """
+        write_whole(self.folder / ITEMS, json.dumps({key: list(pair) for key, pair in items.items()}))
         whole = {"facts": self.facts, "figures": self.figures, "scores": list(scores)}
-        (self.folder / SCORES).write_text(json.dumps(whole, indent=1))
+        write_whole(self.folder / SCORES, json.dumps(whole, indent=1))
         return self
 
 

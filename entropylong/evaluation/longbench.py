@@ -21,6 +21,7 @@ from rich.table import Table
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Backend, Prompt, Result, generate, run_folder
 from entropylong.evaluation.intervals import wilson
+from entropylong.hashing import digest
 
 # Tokens of a prompt for a model of 128K, its chat template not counted; tokens of an answer; how the benchmark draws it.
 MAX_LEN, NEW_TOKENS, TEMPERATURE = 120_000, 128, 0.1
@@ -204,9 +205,12 @@ def evaluate_longbench(
         EvaluationError: an endpoint fails.
     """
     asked = prompts(items, tokenizer, max_len)
-    folder = run_folder(out, backend, [vars(prompt) for prompt in asked])
+    questions = [vars(prompt) for prompt in asked]
+    folder = run_folder(out, backend, questions)
     answers = generate(asked, backend, folder / "answers.jsonl", progress)
     rows = report(items, answers)
     figures = {f"longbench_v2.{row['split'].lower()}": float(row["score"]) for row in rows}
-    facts = {**backend.facts, "benchmark": LABEL, "questions": len(items), "max_len": max_len, "new_tokens": NEW_TOKENS}
-    return Result(folder, facts, figures).kept(rows), rows
+    facts = {**backend.facts, "benchmark": "longbench_v2", "label": LABEL, "questions": len(items), "max_len": max_len,
+             "new_tokens": NEW_TOKENS, "prompts": digest(questions)}  # fmt: skip
+    right = {item.key: (float(extract(answers[item.key]) == item.answer), 1.0) for item in items}
+    return Result(folder, facts, figures).kept(rows, right), rows

@@ -33,6 +33,7 @@ class Rule(TypedDict, total=False):
 
 
 PAPER: Rule = {"window": 4096, "stride": 1024, "gain": 2.0, "most": 2.0}
+LABEL = "LongPPL: exp of the mean NLL of the evaluator's key tokens, over all documents together"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,19 @@ class LongPPL:
         long_ppl: over the key tokens of all documents together.
         ppl: over all tokens that something stands before.
         key_count, token_count: how many these are.
+        by_document: of each document the mean NLL of its key tokens (0 without one) and their number.
     """
 
     long_ppl: float
     ppl: float
     key_count: int
     token_count: int
+    by_document: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What counts for all documents together, by name."""
+        return {name: float(value) for name, value in vars(self).items() if name != "by_document"}
 
 
 def key_tokens(
@@ -114,8 +122,10 @@ def long_ppl(model: CausalLM, ids_list: Sequence[Ids], keys_list: Sequence[Ids],
     asked = [np.arange(first, len(ids), dtype=np.int32) for ids in ids_list]
     found = _nll(model, ids_list, asked, batch_tokens)
     every = np.concatenate(found).astype(np.float64)
-    key = np.concatenate([nll[keys - first] for nll, keys in zip(found, keys_list, strict=True)]).astype(np.float64)
-    return LongPPL(float(np.exp(key.mean())), float(np.exp(every.mean())), len(key), len(every))
+    of_keys = [nll[keys - first].astype(np.float64) for nll, keys in zip(found, keys_list, strict=True)]
+    key = np.concatenate(of_keys)
+    by_document = tuple((float(own.mean()) if len(own) else 0.0, len(own)) for own in of_keys)
+    return LongPPL(float(np.exp(key.mean())), float(np.exp(every.mean())), len(key), len(every), by_document)
 
 
 def _nll(model: CausalLM, ids_list: Sequence[Ids], positions: Sequence[Ids], batch_tokens: int) -> list[Floats]:
@@ -256,9 +266,15 @@ def evaluate_longppl(
         save_keys(keys_file, evaluator.fingerprint, list(zip(ids_list, found_keys, strict=True)), **rule)
     keys = load_keys(keys_file, evaluator.fingerprint, ids_list, **rule)
     found = long_ppl(model, ids_list, keys, batch_tokens)
-    facts = {"benchmark": "LongPPL", "model": judged.name, "model_hash": judged.fingerprint, "dtype": judged.dtype,
-             "evaluator": evaluator.name, "evaluator_hash": evaluator.fingerprint, "length": length}  # fmt: skip
-    folder = out / digest([facts, [_hash(ids) for ids in ids_list]])
+    hashes = [_hash(ids) for ids in ids_list]
+    facts = {"benchmark": "longppl", "label": LABEL, "model": judged.name, "model_hash": judged.fingerprint,
+             "dtype": judged.dtype, "evaluator": evaluator.name, "evaluator_hash": evaluator.fingerprint, "length": length,
+             "documents": digest(hashes), "keys": digest([own.tolist() for own in keys])}  # fmt: skip
+    folder = out / digest(facts)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {f"longppl.{name}": float(value) for name, value in vars(found).items()}
-    return Result(folder, facts, figures).kept([vars(found)]), found
+    items: dict[str, tuple[float, float]] = {}
+    for document, (value, count) in zip(hashes, found.by_document, strict=True):
+        if count:  # a document that is there twice weighs twice
+            items[document] = value, count + items.get(document, (0.0, 0.0))[1]
+    figures = {f"longppl.{name}": value for name, value in found.figures.items()}
+    return Result(folder, facts, figures).kept([found.figures], items), found

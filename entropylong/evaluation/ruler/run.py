@@ -12,7 +12,7 @@ from rich.table import Table
 from entropylong.evaluation.generation import Backend, Result, generate, run_folder
 from entropylong.evaluation.ruler.material import Material
 from entropylong.evaluation.ruler.prepare import LENGTHS, Row, rows_of, write_rows
-from entropylong.evaluation.ruler.score import PUBLISHED, PUBLISHED_AVERAGE, TaskScore, averages, task_scores
+from entropylong.evaluation.ruler.score import PUBLISHED, PUBLISHED_AVERAGE, TaskScore, averages, row_score, task_scores
 from entropylong.evaluation.ruler.tasks import Task
 
 LABEL = "RULER-compatible: the benchmark's prompts, sizes and scoring; names, values and places drawn by our own generator"
@@ -36,12 +36,13 @@ def evaluate_ruler(
         EvaluationError: a question does not fit, a file is missing, an endpoint fails.
     """
     rows: list[Row] = [row for length in lengths for task in tasks for row in rows_of(task, length, samples, material, count, seed)]
-    facts = {**backend.facts, "benchmark": LABEL, "samples": samples, "ruler_seed": seed}
+    facts = {**backend.facts, "benchmark": "ruler", "label": LABEL, "samples": samples, "ruler_seed": seed}
     folder = run_folder(out, backend, [asdict(row) for row in rows])
     facts["prompts"] = write_rows(rows, folder)
     answers = generate([row.prompt for row in rows], backend, folder / "answers.jsonl", progress)
     scores = task_scores(rows, answers)
-    return Result(folder, facts, _figures(scores)).kept([asdict(score) for score in scores]), scores
+    items = {row.prompt.key: (row_score(row, answers[row.prompt.key]), 1.0) for row in rows}
+    return Result(folder, facts, _figures(scores)).kept([asdict(score) for score in scores], items), scores
 
 
 def _figures(scores: Sequence[TaskScore]) -> dict[str, float]:
