@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from entropylong.corpus.stage import has_canaries, is_canary
 from entropylong.errors import IndexFileError
 from entropylong.hashing import file_sha256
 from entropylong.models.cache import load
@@ -47,6 +48,8 @@ def check_workspace(runner: Runner) -> list[Check]:
         if (value := runner.fingerprint("sequences")) is not None and runner.store.exists("sequences"):
             sequences = runner.store.read_ok("sequences", value).persist()
             found += [_covered(runner, sequences), reassembled(runner, sequences), *_dependencies(runner, sequences)]
+            if has_canaries(runner.config):
+                found.append(_no_canary(runner, sequences))
             sequences.unpersist()
         return found
 
@@ -169,6 +172,15 @@ def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
     joined = pieces.join(known, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), F.col("start").cast("string"))
     return _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
+
+
+def _no_canary(runner: Runner, sequences: DataFrame) -> Check:
+    """Nothing that was planted is in a sequence."""
+    planted = runner.frames(step_writing("sequences"))["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id")
+    held = sequences.select(F.explode("segments").alias("s")).select("s.*").where(F.col("kind").isin(ROOT, CONTEXT, FILLER))
+    is_planted = is_canary(F.coalesce("root_id", F.lit(""))) | F.col("planted")
+    marked = held.join(planted.withColumn("planted", F.lit(True)), "chunk_id", how="left").fillna(False, ["planted"])
+    return _counted("sequences: no canary among them", marked, is_planted, F.coalesce("root_id", F.col("chunk_id").cast("string")))
 
 
 def _dependencies(runner: Runner, sequences: DataFrame) -> list[Check]:

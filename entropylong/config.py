@@ -44,7 +44,7 @@ class Columns(Section):
 class Source(Section):
     """One named input. The name is semantic, the path is not: the same data may move."""
 
-    kind: Literal["parquet", "jsonl", "text", "delta", "demo"]
+    kind: Literal["parquet", "jsonl", "text", "delta", "demo", "canaries"]
     path: Annotated[str | None, Operational] = None
     table: Annotated[str | None, Operational] = None
     columns: Columns = Columns()
@@ -249,6 +249,7 @@ class Config(Section):
     seed: int
     separator: str
     sources: dict[str, Source]
+    canaries: Annotated[int, Field(ge=0, json_schema_extra={OPERATIONAL: True})]
     ingest: Ingest
     roots: Roots
     chunks: Chunks

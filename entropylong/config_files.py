@@ -21,6 +21,7 @@ import yaml
 from pydantic import ValidationError
 
 from entropylong.config import CATALOG_SCHEMA, NAME, NAMED, SOURCE_ENDINGS, TABLE, Config, Train, TrainData, generic, keys_of, walk
+from entropylong.corpus.canaries import FACTS, ROOTS
 from entropylong.errors import ConfigError
 
 
@@ -73,6 +74,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), input_path: str
         _merge(tree, layer.tree)
         origins.update({key: layer.origin for key, _ in walk(layer.tree)})
     _resolve_workspace(tree)
+    _plant_canaries(tree)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -228,6 +230,13 @@ def _resolve_workspace(tree: dict[str, Any]) -> None:
     for section, key in ((tree, "tables"), (tree.get("tracking"), "uri"), (tree.get("tracking"), "artifacts")):
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = section[key].replace("{workspace}", workspace)
+
+
+def _plant_canaries(tree: dict[str, Any]) -> None:
+    count, sources = tree.get("canaries"), tree.get("sources")
+    if isinstance(count, int) and count > 0 and isinstance(sources, dict):
+        for role, side in (("root", ROOTS), ("corpus", FACTS)):
+            sources[f"canary_{side}"] = {"kind": "canaries", "path": f"{side}:{count}", "role": role}
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str], file: str) -> str:

@@ -25,7 +25,6 @@ from entropylong.progress import StepProgress
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.artifacts import Artifact
 from entropylong.tables.store import Store, root_cause
-from entropylong.verification.cells import cells
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -68,23 +67,6 @@ def key_counts(step: Stage, ctx: Context, frames: Frames, output: DataFrame) -> 
 def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
     """Rows by (outcome, code)."""
     return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
-
-
-def content_digest(frames: Frames, with_documents: bool = False) -> str:
-    """What packing starts from, independent of row order: the planned pairs and their cells in force, and nothing beside them.
-
-    Args:
-        frames: of the step.
-        with_documents: the corpus too, from which a baseline takes its documents.
-    """
-    parts = []
-    read = [frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)]
-    if with_documents:
-        read.append(frames["documents"].select("doc_id", "text_hash"))
-    for frame in read:
-        total = F.sum(F.xxhash64(*frame.columns).cast("decimal(38,0)"))
-        parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
-    return digest(parts)
 
 
 def why_empty(step: Stage, runner: Runner) -> str:

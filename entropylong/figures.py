@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rich.table import Table
 
+from entropylong.corpus.stage import has_canaries, is_canary
 from entropylong.hashing import digest
 from entropylong.models.prepare import prepare
 from entropylong.models.shape import shape_of
@@ -35,9 +36,13 @@ KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 def compute_figures(runner: Runner, result: RunResult) -> dict[str, float]:
     """All figures of the current fingerprints, by name. A rate over nothing is left out, never a made-up number."""
     figures: dict[str, float] = {}
+    cells = runner.cells()
+    if has_canaries(runner.config):
+        figures |= _canaries(runner, cells)
+        cells = cells.where(~is_canary(F.col("root_id")))
     figures |= _corpus(runner)
-    figures |= _rates(runner.cells())
-    figures |= _dependencies(runner)
+    figures |= _rates(cells)
+    figures |= _dependencies(cells)
     figures |= _sequences(runner)
     figures |= _cost(runner, result)
     figures |= _screen(runner)
@@ -94,8 +99,34 @@ def _rates(cells: DataFrame) -> dict[str, float]:
     return figures
 
 
-def _dependencies(runner: Runner) -> dict[str, float]:
-    accepted = runner.cells().where("accepted")
+def _canaries(runner: Runner, cells: DataFrame) -> dict[str, float]:
+    """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are."""
+    planted = runner.frames(PACK)["scored_documents"].where(is_canary(F.col("root_id"))).count()
+    chunks = runner.frames(PACK)["chunks"].select("chunk_id", F.col("doc_id").alias("of"))
+    found = cells.where(is_canary(F.col("root_id"))).join(chunks, "chunk_id", how="inner")
+    is_gold = F.col("of") == F.concat(F.regexp_replace("root_id", ":root.*$", ""), F.lit(":fact"))
+    pairs = found.groupBy("root_id", "chunk_id").agg(
+        F.bool_or(is_gold).alias("gold"),
+        F.bool_or(F.col("kind") == RETRIEVED).alias("retrieved"),
+        F.bool_or("accepted").alias("verified"),
+    )
+    counted = _one(
+        pairs.agg(
+            F.count_if(F.col("gold") & F.col("retrieved")).alias("retrieved"),
+            F.count_if(F.col("gold") & F.col("verified")).alias("right"),
+            F.count_if("verified").alias("verified"),
+        )
+    )
+    shares = {
+        "canary_recall_retrieval": (counted["retrieved"], planted),
+        "canary_recall_verification": (counted["right"], counted["retrieved"]),
+        "canary_precision": (counted["right"], counted["verified"]),
+    }
+    return {"canary_planted": planted} | {name: part / whole for name, (part, whole) in shares.items() if whole}
+
+
+def _dependencies(cells: DataFrame) -> dict[str, float]:
+    accepted = cells.where("accepted")
     figures = _one(
         accepted.agg(
             F.count(F.lit(1)).alias("dependencies"),
@@ -228,7 +259,7 @@ def figures_table(figures: Mapping[str, float]) -> Table:
     for label, name, form in _SHOWN:
         if name is None:
             table.add_section()
-        elif name in figures or not name.startswith(("band_", "screen_")):  # a band without anchors says nothing
+        elif name in figures or not name.startswith(("band_", "screen_", "canary_")):  # a band without anchors says nothing
             table.add_row(label, form.format(figures[name]) if name in figures else "n/a")
     return table
 
@@ -265,6 +296,10 @@ _SHOWN: tuple[tuple[str, str | None, str], ...] = (
         for kind in (RETRIEVED, RANDOM)
     ),
     ("", None, ""),
+    ("canaries: planted pairs", "canary_planted", "{:,.0f}"),
+    ("  recall of retrieval", "canary_recall_retrieval", "{:.1%}"),
+    ("  recall of verification, of what was retrieved", "canary_recall_verification", "{:.1%}"),
+    ("  precision of verification", "canary_precision", "{:.1%}"),
     ("verified dependencies", "dependencies", "{:,.0f}"),
     ("roots with one", "roots_with_dependency", "{:,.0f}"),
     ("dependencies a root", "dependencies_a_root", "{:.1f}"),

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyspark.sql import functions as F
 
-from entropylong.corpus.stage import root_hash
-from entropylong.hashing import share_threshold
+from entropylong.corpus.stage import has_canaries, is_canary, root_hash
+from entropylong.hashing import digest, share_threshold
 from entropylong.models.dtype import fastest_dtype
+from entropylong.recipes.baselines import STRANDS
 from entropylong.tables.artifacts import COMPLETE, Artifact, fingerprint
+from entropylong.verification.cells import cells
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
-    from entropylong.stages import Context
+    from entropylong.stages import Context, Frames
 
 
 def root_threshold(runner: Runner, documents: str, may_pin: bool) -> int | None:
@@ -39,6 +41,8 @@ def root_threshold(runner: Runner, documents: str, may_pin: bool) -> int | None:
     known = runner.registry.get(value)
     if known is None:
         chosen = runner.store.read_ok("documents", documents).where(F.col("source").isin(names))
+        if has_canaries(config):
+            chosen = chosen.where(~is_canary(F.col("doc_id")))
         hashes = chosen.select(root_hash(config, F.col("doc_id")).alias("h")).orderBy("h").limit(roots.limit)
         threshold = hashes.agg(F.max("h")).collect()[0][0]
         if threshold is None:
@@ -50,6 +54,32 @@ def root_threshold(runner: Runner, documents: str, may_pin: bool) -> int | None:
         if may_pin:
             runner.registry.record(known)
     return int(known.pinned["threshold"])
+
+
+def packed_from(runner: Runner, frames: Frames) -> dict[str, Any]:
+    """What a packing depends on: the roots, the cells, and for a baseline the corpus, the index and the query model."""
+    ctx, is_baseline = runner.ctx, runner.config.pack.recipe in STRANDS
+    pinned = {"root_threshold": ctx.root_threshold, "content": content_digest(frames, is_baseline)}
+    if is_baseline:
+        pinned |= {"index": runner.fingerprint("index"), "queries": ctx.query_model.fingerprint if ctx.query_model else None}
+    return pinned
+
+
+def content_digest(frames: Frames, with_documents: bool) -> str:
+    """What packing starts from, independent of row order: the planned pairs and their cells in force, and nothing beside them.
+
+    Args:
+        frames: of the step.
+        with_documents: the corpus too, from which a baseline takes its documents.
+    """
+    parts = []
+    read = [frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)]
+    if with_documents:
+        read.append(frames["documents"].select("doc_id", "text_hash"))
+    for frame in read:
+        total = F.sum(F.xxhash64(*frame.columns).cast("decimal(38,0)"))
+        parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
+    return digest(parts)
 
 
 def body_dtype(runner: Runner, may_pin: bool) -> str | None:

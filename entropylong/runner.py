@@ -21,10 +21,9 @@ from entropylong.corpus.stage import is_chosen
 from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
 from entropylong.hashing import file_sha256
 from entropylong.index_engine import new_index_artifact, serves
-from entropylong.pins import body_dtype, root_threshold
+from entropylong.pins import body_dtype, packed_from, root_threshold
 from entropylong.pipeline import step_writing, steps_of
 from entropylong.progress import step_progress
-from entropylong.recipes.baselines import STRANDS
 from entropylong.results import Counts, RunResult, StepResult
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.stages import Frames, Kind, Stage
@@ -116,13 +115,7 @@ class Runner:
             self.resolve_roots()
             if self.ctx.root_threshold is None:
                 return None
-            is_baseline = self.config.pack.recipe in STRANDS
-            digest = engines.content_digest(self.frames(step), is_baseline)
-            pinned = {"root_threshold": self.ctx.root_threshold, "content": digest}
-            if is_baseline:
-                asked = self.ctx.query_model
-                pinned |= {"index": self.fingerprint("index"), "queries": asked.fingerprint if asked else None}
-            return pinned
+            return packed_from(self, self.frames(step))
         return {}
 
     def _open_index(self, value: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from entropylong.config import SOURCE_ENDINGS
+from entropylong.corpus.canaries import canary_documents, split_path
 from entropylong.corpus.demo import demo_documents, module_files
 from entropylong.errors import SourceError
 from entropylong.hashing import text_id, xxhash64
@@ -76,6 +77,9 @@ def list_units(source: str, kind: str, path: str, unit_bytes: int) -> list[Unit]
     Raises:
         SourceError: nothing at the path, or no file of the kind under it.
     """
+    if kind == "canaries":
+        split_path(path)
+        return [Unit(source, kind, path, path, len(path))]
     if kind == "demo":
         return [_demo_unit(source, module.strip()) for module in path.split(",") if module.strip()]
     files, root = _list_files(source, kind, path)
@@ -201,8 +205,8 @@ Raw = tuple[Any, str | bytes | Damaged | None]
 
 
 def _raw(unit: Unit, root: str, text_column: str, id_column: str | None) -> Iterator[Raw]:
-    if unit.kind == "demo":
-        yield from demo_documents(unit.path)
+    if unit.kind in ("canaries", "demo"):
+        yield from canary_documents(unit.path) if unit.kind == "canaries" else demo_documents(unit.path)
         return
     system, _ = filesystem(root)
     if unit.kind == "parquet":

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config, Source
+from entropylong.corpus.canaries import PREFIX
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
 from entropylong.entropy.roots import PIECE, SPLIT
@@ -169,8 +170,19 @@ def _refuse(frame: DataFrame, condition: Column, outcome: str, code: str, detail
 
 
 def is_root(ctx: Context, doc_id: Column) -> Column:
-    """Whether `roots` chooses a document: its hash is at or below the resolved threshold."""
-    return root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
+    """Whether `roots` chooses a document: its hash is at or below the resolved threshold, or it is a canary."""
+    chosen = root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
+    return chosen | is_canary(doc_id) if has_canaries(ctx.config) else chosen
+
+
+def has_canaries(config: Config) -> bool:
+    """Whether a source plants any."""
+    return any(source.kind == "canaries" for source in config.sources.values())
+
+
+def is_canary(doc_id: Column) -> Column:
+    """Whether a document, or the root that it is, was planted."""
+    return doc_id.startswith(PREFIX)
 
 
 def root_doc_id(config: Config, root_id: str = "root_id") -> Column:

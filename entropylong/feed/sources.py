@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from entropylong.config import Config, TrainData
 from entropylong.corpus.readers import Damaged, json_lines, list_units
-from entropylong.corpus.stage import unit_frame, units_of
+from entropylong.corpus.stage import has_canaries, is_canary, unit_frame, units_of
 from entropylong.errors import ConfigError, FeedError, QuarantineExceeded
 from entropylong.feed.chat import CUT, Refused, encode_conversation, parse_conversation
 from entropylong.feed.manifest import MANIFEST, FeedManifest, read_manifest
@@ -153,7 +153,8 @@ class Feeds:
         length, seed, start = self.config.pack.length, self.config.seed, self.config.model.document_start_id
         value = digest([table, self._tokenizer.fingerprint, start, length, data.share, seed])
         chosen = F.xxhash64(F.lit(seed).cast("bigint"), "doc_id") <= F.lit(share_threshold(data.share))
-        texts = runner.store.read_ok("documents", table, version).where(chosen).select("doc_id", "text")
+        real = ~is_canary(F.col("doc_id")) if has_canaries(self.config) else F.lit(True)
+        texts = runner.store.read_ok("documents", table, version).where(chosen & real).select("doc_id", "text")
         items = texts.mapInArrow(_document_items(self._tokenizer, start, length), _ITEM)
         folder = self._workspace.feed(f"{value}-v{version}")
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, version)

@@ -10,6 +10,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from entropylong.corpus.stage import has_canaries, is_canary
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.groups import Context as Chunk
@@ -29,12 +30,25 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
     Raises:
         ConfigError: a baseline's corpus has fewer tokens than the verified arm.
     """
+    if has_canaries(ctx.config):
+        frames = without_canaries(frames)
     if ctx.config.pack.recipe not in STRANDS:
         return _pack_groups(ctx, group_rows(ctx, frames))
     verified = ctx.with_(config=ctx.config.model_copy(update={"pack": ctx.config.pack.model_copy(update={"recipe": "verified"})}))
     budget = content_tokens(_pack_groups(verified, group_rows(verified, frames)))
     strands = STRANDS[ctx.config.pack.recipe](ctx, frames, budget)
     return _pack_strands(ctx, within_budget(ctx, strands, budget))
+
+
+def without_canaries(frames: Frames) -> Frames:
+    """What is packed: nothing that was planted, neither as a root nor as a context."""
+    real = {name: frames[name].where(~is_canary(F.col("doc_id"))) for name in ("documents", "chunks")}
+    planted = F.broadcast(frames["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id"))
+    for name in ("cells", "pairs"):
+        rows = frames[name].where(~is_canary(F.col("root_id")))
+        real[name] = rows.join(planted, "chunk_id", how="left_anti").select(*frames[name].columns)
+    roots = frames["scored_documents"].where(~is_canary(F.col("root_id")))
+    return {**frames, **real, "scored_documents": roots}
 
 
 def content_tokens(sequences: DataFrame) -> int:

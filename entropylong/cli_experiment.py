@@ -1,0 +1,39 @@
+"""The commands of the small-scale experiment: `entropylong experiment links | training`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from entropylong.cli_common import ConfigOption, Overrides, only_overrides, open_runner
+
+app = typer.Typer(
+    help="The small-scale experiment: two claims, decision rules fixed before it is run.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+@app.command()
+def links(words: Overrides = None, config: ConfigOption = "experiment_links") -> None:
+    """Claim A, verification selects real links: against planted facts and "See Also", and against the winner's curse.
+
+    Example: entropylong experiment links
+    """
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.tracking import track
+    from entropylong.experiments.run_links import STAGES, run_links, write_roots
+    from entropylong.runner import Runner
+
+    overrides = only_overrides(words)
+    file = write_roots(load_config(config, overrides))
+    more = [*overrides, "sources.see_also.kind=jsonl", f"sources.see_also.path={file}", "sources.see_also.role=both"]
+    spark = open_runner(config, more, None, STAGES).spark
+    loaded = load_config(config, more)
+    result, table = run_links(loaded, lambda own: Runner(own, spark), lambda line: print(line, flush=True))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
+    print(f"Figures: {result.folder}")
+    track(loaded, "experiment_links", result)
