@@ -37,3 +37,31 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
     track(loaded, "experiment_links", result)
+
+
+@app.command()
+def training(words: Overrides = None, config: ConfigOption = "experiment_training") -> None:
+    """Claim B, training on verified links helps: arms verified, noverify and permuted, judged on links that were held out.
+
+    The same command goes on with an experiment that was broken.
+
+    Examples:
+
+        entropylong experiment training
+
+        entropylong experiment training --config experiment_training_cpu
+    """
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.tracking import track
+    from entropylong.experiments.run_training import MEASURED, run_experiment
+    from entropylong.runner import Runner
+
+    overrides = only_overrides(words)
+    spark = open_runner(config, overrides, None, MEASURED).spark
+    loaded = load_config(config, overrides)
+    result, table = run_experiment(loaded, lambda own: Runner(own, spark), spark, lambda line: print(line, flush=True))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
+    print(f"Figures: {result.folder}")
+    track(loaded, "experiment_training", result)

@@ -153,6 +153,16 @@ class Quest(Section):
     prompt: Annotated[str, Field(pattern=r"\{document\}")]
 
 
+class Experiment(Section):
+    held_out: Annotated[float, Field(gt=0, lt=1, json_schema_extra={OPERATIONAL: True})]
+    seeds: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    learning_rates: Annotated[tuple[float, ...], Field(min_length=1, json_schema_extra={OPERATIONAL: True})]
+    items: Annotated[int, Field(ge=2, json_schema_extra={OPERATIONAL: True})]
+    distance: Annotated[tuple[int, int], Operational]
+    lengths: Annotated[tuple[int, ...], Operational]
+    samples: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+
+
 class Quarantine(Section):
     max_rate: Annotated[float, Field(ge=0, le=1, json_schema_extra={OPERATIONAL: True})]
 
@@ -210,6 +220,7 @@ class Train(Section):
     data: dict[str, TrainData]
     loss_on: Literal["all", "assistant"]
     chat_template: str | None
+    seed: int | None
     steps: Positive
     batch: Positive
     learning_rate: Annotated[float, Field(gt=0)]
@@ -266,6 +277,7 @@ class Config(Section):
     quest: Quest
     train: Train
     evaluate: Evaluate
+    experiment: Experiment
     quarantine: Quarantine
     tracking: Tracking
     spark: Spark

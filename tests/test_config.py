@@ -64,7 +64,21 @@ def test_every_stage_path_is_a_key() -> None:
             assert any(k == path or k.startswith(f"{path}.") for k in keys), (step.name, path)
 
 
-@pytest.mark.parametrize("name", ["base", "cluster", "demo", "demo_train", "experiment_links", "paper", "sft_128k", "train_128k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "cluster",
+        "demo",
+        "demo_train",
+        "experiment_links",
+        "experiment_training",
+        "experiment_training_cpu",
+        "paper",
+        "sft_128k",
+        "train_128k",
+    ],
+)
 def test_shipped_files_load(name: str) -> None:
     assert isinstance(load_config(conf_dir() / f"{name}.yaml"), Config)
 

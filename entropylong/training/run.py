@@ -35,7 +35,7 @@ VERSION = 1
 # The section whose semantic keys decide what a run gives.
 IDENTITY = "train"
 # They say what the feeds are and which model it is: the hashes of both stand in their place.
-_RESOLVED = ("train.data", "train.model", "train.mode", "train.chat_template", "train.loss_on")
+_RESOLVED = ("train.data", "train.model", "train.mode", "train.chat_template", "train.loss_on", "train.seed")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     feeds.sort(key=lambda feed: (feed.manifest.identity, feed.weight))
     keys = {key: value for key, value in config.semantic(IDENTITY).items() if not key.startswith(_RESOLVED)}
     data = [[feed.manifest.identity, feed.weight] for feed in feeds]
-    identity = digest([VERSION, keys, train.mode, template, config.seed, length, model.fingerprint, data])
+    seed = config.seed if train.seed is None else train.seed
+    identity = digest([VERSION, keys, train.mode, template, seed, length, model.fingerprint, data])
     # What a run has under the same name in `train` goes over as it is.
     same = {field.name for field in fields(TrainSettings)} & Train.model_fields.keys()
     own: dict[str, Any] = {
@@ -145,7 +146,7 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
         "weights": tuple(feed.weight for feed in feeds),
         "folder": str(Workspace(config.workspace).training(identity)),
         "length": length,
-        "seed": config.seed,
+        "seed": seed,
         "segmented": any(not feed.is_sequences for feed in feeds),
         "chat_template": train.chat_template if train.mode == "sft" else None,
         "threads": rank_threads(spark, train.launch, ranks),

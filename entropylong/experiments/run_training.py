@@ -1,0 +1,233 @@
+"""`entropylong experiment training`: arms packed from one corpus, trained in pairs, judged on held-out links. Spark and torch.
+
+Every step leaves its result in the workspace, so the same command goes on with an experiment that was broken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from entropylong.config import Config
+from entropylong.corpus.stage import has_canaries, is_canary
+from entropylong.errors import ConfigError, EvaluationError
+from entropylong.evaluation.generation import Result
+from entropylong.experiments import training as claim
+from entropylong.experiments.training import ARMS, TUNED_ON, Difference, HeldOut, Ids, Item, Scores
+from entropylong.files import write_whole
+from entropylong.hashing import digest, xxhash64
+from entropylong.models.causal_lm import CausalLM, encode_plain
+from entropylong.pipeline import STAGE_NAMES, step_writing
+from entropylong.training.run import run_training, trained_model
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+MEASURED = STAGE_NAMES[: STAGE_NAMES.index("pack")]
+_SCORES = "experiment.json"
+Say = Callable[[str], None]
+Open = Callable[[Config], "Runner"]
+
+
+def with_keys(config: Config, **sections: dict[str, Any]) -> Config:
+    """The config with some keys of its sections changed."""
+    changed = {name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()}
+    return config.model_copy(update=changed)
+
+
+def arm_config(config: Config, recipe: str, rate: float, seed: int) -> Config:
+    """An arm's training: held-out roots left out, its recipe, rate and order of rows."""
+    return with_keys(
+        config,
+        roots={"share": 1.0 - config.experiment.held_out},
+        pack={"recipe": recipe, "layout": "spread", "filler": "none"},
+        train={"learning_rate": rate, "seed": seed},
+    )
+
+
+def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -> tuple[Result, Table]:
+    """Measure, pack the arms, tune on standard, train every arm with every seed, judge.
+
+    Args:
+        config: its `experiment` section says how much.
+        open_: a config -> a runner in its workspace.
+        spark: the session, for training.
+        say: told what is under way.
+
+    Raises:
+        ConfigError: roots are not chosen by share, or not all of them.
+        EvaluationError: no held-out root has a verified link.
+    """
+    if config.roots.limit is not None or config.roots.share != 1.0:
+        raise ConfigError("experiment training: holds out roots by hash; set roots.limit=null and roots.share=1.0")
+    runner = open_(config)
+    runner.run(MEASURED, announce=say)
+    held = hold_out(config, runner, open_(arm_config(config, ARMS[0], 0.0, 0)))
+    say(f"held out: {len(held.items)} links, {len(held.plain)} windows of text, {len(held.answers)} questions")
+    for recipe in (TUNED_ON, *ARMS):
+        open_(arm_config(config, recipe, 0.0, 0)).run(["pack"], announce=say)
+    dtype, start_id = config.train.dtype, config.model.document_start_id
+    base = CausalLM(trained_model(config)[1].path, dtype, start_id)
+    held = replace(held, keys=claim.find_keys(base, held, config.run.batch_tokens, **_key_rule(config)))
+    of_base = claim.judge(base, held, config.run.batch_tokens)
+    del base
+    identity = digest([[i.key for i in held.items], sorted(held.answers), len(held.plain), list(config.experiment.distance)])
+
+    def trained(recipe: str, rate: float, seed: int) -> Scores:
+        own = arm_config(config, recipe, rate, seed)
+        say(f"{recipe}, rate {rate:g}, seed {seed}")
+        folder = run_training(own, spark, lambda line: None).result
+        return _judged(folder, held, identity, own)
+
+    rates = {rate: trained(TUNED_ON, rate, 0).plain_nll for rate in config.experiment.learning_rates}
+    best = min(rates, key=lambda rate: rates[rate])
+    say(f"learning rate {best:g}: the best of {', '.join(f'{r:g}' for r in rates)} on {TUNED_ON}")
+    found = {arm: [trained(arm, best, seed) for seed in range(config.experiment.seeds)] for arm in ARMS}
+    return _result(config, runner, held, best, of_base, found), experiment_table(held, of_base, found)
+
+
+def _key_rule(config: Config) -> dict[str, int]:
+    """LongPPL's short context is 4,096 tokens; where contexts are nearer than that, it is as short as they are near."""
+    near = config.experiment.distance[0]
+    return {} if near >= 4096 else {"window": near, "stride": max(1, near // 4)}
+
+
+def hold_out(config: Config, every: Runner, kept: Runner) -> HeldOut:
+    """What the models are judged on: verified links of roots that are measured and not packed.
+
+    Args:
+        config: of the experiment.
+        every: a runner under which all roots are chosen.
+        kept: one under which only those are that the arms train on.
+    """
+    frames = every.frames(step_writing("sequences"))
+    mine = kept.frames(step_writing("sequences"))["scored_documents"].select("root_id")
+    scored = frames["scored_documents"].select("root_id", "doc_id", "input_ids").join(mine, "root_id", how="left_anti")
+    if has_canaries(config):
+        scored = scored.where(~is_canary(F.col("root_id")))
+    roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}
+    names = [row.root_id for row in scored.select("root_id").collect()]
+    accepted = every.cells().where("accepted").where(F.col("root_id").isin(names)).orderBy(F.desc("gain"), "position").collect()
+    ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
+    chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
+    own = frames["chunks"].select("chunk_id", "doc_id").collect()
+    of_document: dict[str, set[int]] = {}
+    for row in own:
+        of_document.setdefault(row.doc_id, set()).add(row.chunk_id)
+    verified: dict[str, set[int]] = {}
+    best: dict[tuple[str, int], int] = {}
+    for cell in accepted:
+        verified.setdefault(cell.root_id, set()).add(cell.chunk_id)
+        best.setdefault((cell.root_id, cell.chunk_id), cell.position)
+    separator = tuple(encode_plain(_words(every), config.separator))
+    chosen = sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[: config.experiment.items]
+    items = []
+    for root, chunk in chosen:
+        key, (doc_id, ids_of_root) = f"{root}/{chunk}", roots[root]
+        taken = verified[root] | of_document.get(doc_id, set())
+        between = claim.between(chunks, taken, key, config.experiment.distance)
+        items.append(Item(key, chunks[chunk], chunks[chunk][:0], between, ids_of_root, best[root, chunk]))
+    known = {f"{root}/{chunk}": {chunks[c].tobytes() for c in verified[root]} for root, chunk in chosen}
+    items = claim.with_permuted(items, known)
+    if not items:
+        raise EvaluationError(
+            f"experiment training: of {len(roots)} held-out roots none has a verified link to compare; give more roots, or raise "
+            "experiment.held_out"
+        )
+    encode = lambda text: encode_plain(_words(every), text)  # noqa: E731
+    answers = claim.ruler_answers(encode, config.experiment.lengths, config.experiment.samples, config.seed)
+    return HeldOut(tuple(items), _windows([ids for _, ids in roots.values()], separator), answers, separator)
+
+
+def _words(runner: Runner) -> Any:
+    from entropylong.models.cache import load
+
+    return load(runner.ctx.causal_lm.tokenizer())
+
+
+def _windows(texts: Sequence[Ids], separator: Sequence[int]) -> tuple[Ids, ...]:
+    """Held-out text in windows of PLAIN tokens; the last one, and so a small corpus's only one, is as long as it is."""
+    joined = np.concatenate([np.concatenate([ids, np.array(separator, np.int32)]) for ids in texts])
+    cuts = range(0, max(1, len(joined) - 1), claim.PLAIN)
+    return tuple(joined[start : start + claim.PLAIN] for start in cuts if len(joined) - start > 1)
+
+
+def _judged(folder: Path, held: HeldOut, identity: str, config: Config) -> Scores:
+    """Scores of a trained model, kept beside it."""
+    file = folder.parent / _SCORES
+    if file.is_file() and (kept := json.loads(file.read_text()))["held_out"] == identity:
+        return Scores(**kept["scores"])
+    model = CausalLM(folder, config.train.dtype, config.model.document_start_id)
+    scores = claim.judge(model, held, config.run.batch_tokens)
+    write_whole(file, json.dumps({"held_out": identity, "scores": asdict(scores)}))
+    return scores
+
+
+def differences(found: dict[str, list[Scores]], read: Callable[[Scores], dict[str, float]]) -> dict[str, Difference]:
+    """verified minus each other arm, of a figure by item."""
+    keys = sorted(read(found[ARMS[0]][0]))
+    table = {arm: np.array([[read(scores)[key] for key in keys] for scores in runs]) for arm, runs in found.items()}
+    return {arm: claim.difference(table[ARMS[0]], table[arm]) for arm in ARMS[1:]}
+
+
+def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Scores, found: dict[str, list[Scores]]) -> Result:
+    primary = differences(found, lambda s: s.effects)
+    figures = {
+        **{f"effect.{arm}": float(np.mean([list(s.effects.values()) for s in runs])) for arm, runs in found.items()},
+        **{f"plain_nll.{arm}": float(np.mean([s.plain_nll for s in runs])) for arm, runs in found.items()},
+        **{f"difference.{arm}": d.value for arm, d in primary.items()},
+        "effect.base": float(np.mean(list(base.effects.values()))),
+        "plain_nll.base": base.plain_nll,
+        "claim_holds": float(claim.claim_holds(primary)),
+    }
+    facts = {
+        "benchmark": "experiment_training", "model": config.model.name, "model_hash": runner.ctx.causal_lm.fingerprint,
+        "learning_rate": rate, "items": len(held.items), "gains": runner.fingerprint("gains"), "length": config.pack.length,
+        "steps": config.train.steps, "batch": config.train.batch, **config.experiment.model_dump(mode="json"),
+    }  # fmt: skip
+    folder = Path(config.workspace) / "experiments" / f"training-{digest(facts)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    detail = {"base": asdict(base), "arms": {arm: [asdict(s) for s in runs] for arm, runs in found.items()},
+              "primary": {arm: asdict(d) for arm, d in primary.items()}}  # fmt: skip
+    return Result(folder, facts, figures).kept([detail], {})
+
+
+def experiment_table(held: HeldOut, base: Scores, found: dict[str, list[Scores]]) -> Table:
+    """Arms side by side, the differences, and what the rule says."""
+    table = Table(title="Claim B: training on verified links helps", title_justify="left", box=SIMPLE_HEAD)
+    lengths = sorted({key.partition("/")[2].partition("/")[0] for key in held.answers}, key=int)
+    for heading in (
+        "model",
+        "runs",
+        "NLL(permuted) - NLL(gold)",
+        *(f"log p of answers, {n}" for n in lengths),
+        "LongPPL",
+        "NLL at 2K",
+    ):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name, runs in {"before training": [base], **found}.items():
+        by_length = [np.mean([v for s in runs for k, v in s.answers.items() if k.split("/")[1] == n]) for n in lengths]
+        row = [np.mean([list(s.effects.values()) for s in runs]), *by_length, np.mean([s.long_ppl for s in runs]),
+               np.mean([s.plain_nll for s in runs])]  # fmt: skip
+        table.add_row(name, str(len(runs)), *("" if np.isnan(value) else f"{value:.3f}" for value in row))
+    primary = differences(found, lambda s: s.effects)
+    secondary = differences(found, lambda s: s.answers)
+    lines = [f"verified - {arm}: {_shown(d)} nats a token over {len(held.items)} links; answers {_shown(secondary[arm])}"
+             for arm, d in primary.items()]  # fmt: skip
+    says = "holds" if claim.claim_holds(primary) else "not shown"
+    table.caption = "\n".join([*lines, f"decision rule of claim B (both intervals of the first figure above 0): {says}"])
+    table.caption_justify = "left"
+    return table
+
+
+def _shown(found: Difference) -> str:
+    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"

@@ -1,0 +1,226 @@
+"""Claim B: training on verified links helps. What a trained model is judged on, and the decision. Pure torch and numpy.
+
+Primary: NLL(permuted context) - NLL(gold context) on target spans of held-out packages, the context thousands of tokens away. The
+same items for all arms; intervals by bootstrap over seeds and items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entropylong.entropy.engine import entropy_at
+from entropylong.evaluation.longppl import Rule, key_tokens, long_ppl
+from entropylong.evaluation.ruler.material import Material
+from entropylong.evaluation.ruler.prepare import rows_of
+from entropylong.evaluation.ruler.tasks import TASKS
+from entropylong.hashing import xxhash64
+from entropylong.models.causal_lm import CausalLM
+
+# Fixed before the experiment was run.
+ARMS = ("verified", "noverify", "permuted")
+TUNED_ON = "standard"
+SPAN, PLAIN = 16, 2048
+TASK_NAMES = ("niah_single_1", "niah_multikey_2", "vt")
+RESAMPLES = 4000
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A held-out link: a context far in front of the root that it was verified for.
+
+    Attributes:
+        key: names it.
+        context, permuted: ids of the gold context, and of another root's, at most as long.
+        between: ids of the chunks that stand between.
+        root: ids of the root.
+        position: of the anchor in the root; the span is it and the SPAN - 1 tokens behind it.
+    """
+
+    key: str
+    context: Ids
+    permuted: Ids
+    between: tuple[Ids, ...]
+    root: Ids
+    position: int
+
+    def sequence(self, context: Ids, start: Sequence[int], separator: Sequence[int]) -> tuple[Ids, Ids]:
+        """Ids with a context in front, and the positions of the span."""
+        front = list(start)
+        for piece in (context, *self.between):
+            front += [*piece.tolist(), *separator]
+        span = np.arange(self.position, min(self.position + SPAN, len(self.root)), dtype=np.int32)
+        return np.concatenate([np.array(front, np.int32), self.root]), span + np.int32(len(front))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """All that every model is judged on.
+
+    Attributes:
+        items: held-out links.
+        plain: held-out text in windows of PLAIN tokens.
+        answers: RULER questions by key: ids of the question, then of its gold answer.
+        keys: positions of the base model's key tokens in each item's sequence.
+        rule: of those key tokens.
+    """
+
+    items: tuple[Item, ...]
+    plain: tuple[Ids, ...]
+    answers: Mapping[str, tuple[Ids, Ids]]
+    separator: tuple[int, ...]
+    keys: tuple[Ids, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scores.
+
+    Attributes:
+        effects: of each item, the primary figure in nats a token.
+        answers: of each question, the mean log-probability of its gold answer's tokens.
+        long_ppl: over the base model's key tokens, or NaN where there is none.
+        plain_nll: of held-out text in windows of 2,048 tokens.
+    """
+
+    effects: dict[str, float]
+    answers: dict[str, float]
+    long_ppl: float
+    plain_nll: float
+
+
+def between(chunks: Mapping[int, Ids], taken: set[int], key: str, distance: tuple[int, int]) -> tuple[Ids, ...]:
+    """Chunks, by hash, that put a context as far away as the item's hash says.
+
+    Args:
+        chunks: ids by chunk id.
+        taken: chunks that may not be among them.
+        key: of the item.
+        distance: least and most tokens.
+    """
+    low, high = distance
+    wanted = low + xxhash64("distance", key) % max(1, high - low)
+    found: list[Ids] = []
+    for chunk in sorted(chunks, key=lambda c: (xxhash64(key, c), c)):
+        if wanted <= 0:
+            break
+        if chunk not in taken:
+            found.append(chunks[chunk][:wanted])
+            wanted -= len(found[-1])
+    return tuple(found)
+
+
+def with_permuted(items: Sequence[Item], verified: Mapping[str, set[bytes]]) -> list[Item]:
+    """Give each item the context of another that is nearest in length and was not verified for its root; cut to its own length.
+
+    Args:
+        items: in which `permuted` is not set yet.
+        verified: by item key, the ids (as bytes) of all that was verified for its root.
+    """
+    found = []
+    for item in items:
+        others = [o for o in items if o.context.tobytes() not in verified[item.key]]
+        if others:
+            other = min(others, key=lambda o: (abs(len(o.context) - len(item.context)), xxhash64(item.key, o.key), o.key))
+            moved = other.context[: len(item.context)]
+            found.append(Item(item.key, item.context, moved, item.between, item.root, item.position))
+    return found
+
+
+def ruler_answers(
+    encode: Callable[[str], list[int]], lengths: Sequence[int], samples: int, seed: int
+) -> dict[str, tuple[Ids, Ids]]:
+    """Questions of three RULER tasks with their gold answers, by key."""
+    found = {}
+    for length in lengths:
+        for name in TASK_NAMES:
+            for row in rows_of(TASKS[name], length, samples, Material(), lambda text: len(encode(text)), seed):
+                space = "" if row.prefix.endswith(" ") else " "
+                question, answer = encode(row.text + row.prefix), encode(space + " ".join(row.references))
+                found[f"{name}/{length}/{row.index}"] = (np.array(question, np.int32), np.array(answer, np.int32))
+    return found
+
+
+def find_keys(base: CausalLM, held: HeldOut, batch_tokens: int, **rule: Any) -> tuple[Ids, ...]:
+    """The base model's key tokens in each item's sequence (LongPPL), with the gold context in front.
+
+    Args:
+        base: the model before training.
+        held: its items.
+        batch_tokens: of a forward batch.
+        rule: what of `key_tokens` differs from the paper's.
+    """
+    stated: Rule = rule  # type: ignore[assignment]
+    return tuple(key_tokens(base, _whole(base, held, item), batch_tokens=batch_tokens, **stated) for item in held.items)
+
+
+def _whole(model: CausalLM, held: HeldOut, item: Item) -> Ids:
+    return item.sequence(item.context, (), held.separator)[0]
+
+
+def judge(model: CausalLM, held: HeldOut, batch_tokens: int) -> Scores:
+    """Everything of one model.
+
+    Args:
+        model: trained, or the base.
+        held: what it is judged on.
+        batch_tokens: of a forward batch; a longer sequence goes alone.
+    """
+
+    def mean_nll(sequences: Sequence[Ids], positions: Sequence[Ids]) -> list[float]:
+        return [float(reading.nll.mean()) for reading in entropy_at(model, sequences, positions, batch_tokens=batch_tokens)]
+
+    prefix = np.array(model.prefix, np.int32)
+    pairs = [item.sequence(c, model.prefix, held.separator) for item in held.items for c in (item.permuted, item.context)]
+    nll = mean_nll([ids for ids, _ in pairs], [span for _, span in pairs])
+    effects = {item.key: nll[2 * n] - nll[2 * n + 1] for n, item in enumerate(held.items)}
+    asked = [np.concatenate([prefix, question, answer]) for question, answer in held.answers.values()]
+    ends = [
+        np.arange(len(ids) - len(a), len(ids), dtype=np.int32) for ids, (_, a) in zip(asked, held.answers.values(), strict=True)
+    ]
+    answers = {key: -value for key, value in zip(held.answers, mean_nll(asked, ends), strict=True)}
+    windows = [np.concatenate([prefix, window]) for window in held.plain]
+    first = max(1, len(prefix))
+    plain = mean_nll(windows, [np.arange(first, len(window), dtype=np.int32) for window in windows])
+    long = float("nan")
+    if any(map(len, held.keys)):
+        long = long_ppl(model, [_whole(model, held, item) for item in held.items], held.keys, batch_tokens).long_ppl
+    return Scores(effects, answers, long, float(np.mean(plain)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two arms: the mean over seeds and items, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def difference(first: Floats, second: Floats, seed: int = 0) -> Difference:
+    """Mean of first - second, by bootstrap over seeds and items, both drawn with replacement.
+
+    Args:
+        first, second: `[seeds, items]` of two arms, the same seeds and items.
+        seed: of the resamples.
+    """
+    gap = first - second
+    rng = np.random.default_rng(seed)
+    sample = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
+        rows, columns = (rng.integers(0, size, size) for size in gap.shape)
+        sample[number] = gap[rows][:, columns].mean()
+    low, high = np.percentile(sample, (2.5, 97.5))
+    return Difference(float(gap.mean()), float(low), float(high))
+
+
+def claim_holds(differences: Mapping[str, Difference]) -> bool:
+    """Whether the intervals of verified - noverify and verified - permuted both lie above 0."""
+    return all(differences[arm].low > 0 for arm in ARMS[1:])
