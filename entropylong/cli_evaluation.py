@@ -11,7 +11,8 @@ from entropylong.cli_common import ConfigOption, Overrides, only_overrides
 
 if TYPE_CHECKING:
     from entropylong.config import Config
-    from entropylong.evaluation.generation import Decoding, Endpoint, HuggingFace
+    from entropylong.evaluation.endpoint import Endpoint
+    from entropylong.evaluation.generation import Decoding, HuggingFace
     from entropylong.evaluation.longppl import NamedLM
     from entropylong.models.prepare import PreparedModel
 
@@ -25,10 +26,13 @@ EndpointOption = Annotated[
     typer.Option("--endpoint", help="An OpenAI-compatible server, up to /v1 (vLLM and the like); its key in OPENAI_API_KEY."),
 ]
 TokenizerOption = Annotated[
-    str | None, typer.Option("--tokenizer", help="With --endpoint: a model folder or id whose tokenizer counts the tokens.")
+    str | None,
+    typer.Option(
+        "--tokenizer", help="With --endpoint: the model's folder or id here: its tokenizer counts, and has the chat template."
+    ),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where prompts, answers and scores are kept. [WORKSPACE/evaluation]")]
-ChatOption = Annotated[bool, typer.Option("--chat", help="Put the model's chat template around the prompts.")]
+ChatOption = Annotated[bool, typer.Option("--chat/--no-chat", help="Put the model's chat template around the prompts.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16. [bfloat16 on a GPU]")]
 
 
@@ -198,13 +202,15 @@ def _backend(
     from transformers import AutoTokenizer
 
     from entropylong.errors import UsageError
-    from entropylong.evaluation.generation import Endpoint, HuggingFace
+    from entropylong.evaluation.endpoint import Endpoint
+    from entropylong.evaluation.generation import HuggingFace
 
     own_dtype = _dtype(dtype)
     if endpoint is not None:
         if model is None or tokenizer is None:
-            raise UsageError("--endpoint needs --model, its name there, and --tokenizer, a folder or id whose tokenizer counts")
-        return Endpoint(endpoint, model, decoding), AutoTokenizer.from_pretrained(_prepared(config, tokenizer)[1].path)
+            raise UsageError("--endpoint needs --model, its name there, and --tokenizer, its folder or id here")
+        counter = AutoTokenizer.from_pretrained(_prepared(config, tokenizer)[1].path, trust_remote_code=False)
+        return Endpoint(endpoint, model, decoding, counter), counter
     if tokenizer is not None:
         raise UsageError("--tokenizer goes with --endpoint; a model of ours has its own")
     name, found = _prepared(config, model)
