@@ -66,9 +66,10 @@ def ruler(
     from rich.console import Console
 
     from entropylong.config_files import load_config
-    from entropylong.evaluation.generation import Decoding
+    from entropylong.evaluation.generation import Decoding, tokenizer_hash
     from entropylong.evaluation.progress import shown
     from entropylong.evaluation.ruler.material import Material
+    from entropylong.evaluation.ruler.parts import Counter
     from entropylong.evaluation.ruler.prepare import LENGTHS, runnable
     from entropylong.evaluation.ruler.run import evaluate_ruler, ruler_table
     from entropylong.evaluation.tracking import track
@@ -80,16 +81,17 @@ def ruler(
     if without:
         print(f"left out for want of a file in evaluate.*: {', '.join(without)}")
     lengths = sorted(set(length or LENGTHS))
-    backend, counter = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
+    backend, counting = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
     folder = _folder(loaded, out, "ruler")
 
     def count(text: str) -> int:
-        return len(counter(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return len(counting(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    with shown("ruler") as progress:
-        result, scores = evaluate_ruler(backend, count, tasks, lengths, samples, seed, material, folder, progress)
+    counter = Counter(count, tokenizer_hash(counting))
+    with shown("ruler", "prompts") as preparing, shown("ruler") as asking:
+        result, scores = evaluate_ruler(backend, counter, tasks, lengths, samples, seed, material, folder, preparing, asking)
     Console(highlight=False).print(ruler_table(result, scores))
-    print(f"Prompts, answers, scores: {result.folder}")
+    print(f"Answers, scores: {result.folder}; prompts beside it")
     track(loaded, "ruler", result)
 
 

@@ -39,7 +39,7 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
     assert call(command) == 0
     said = capsys.readouterr().out
     assert "niah_single_1" in said and "mean of these tasks" in said
-    (folder,) = (tmp_path / "work" / "evaluation" / "ruler").iterdir()
+    prompts, folder = sorted((tmp_path / "work" / "evaluation" / "ruler").iterdir(), key=lambda path: path.name != "prompts")
     kept = json.loads((folder / "scores.json").read_text())
     assert kept["facts"]["samples"] == 2 and kept["facts"]["label"].startswith("RULER-compatible")
     assert {score["task"] for score in kept["scores"]} == {"fwe", "niah_single_1"} and "ruler.1500" in kept["figures"]
@@ -48,7 +48,9 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
     assert set(items) == {f"{task}/1500/{index}" for task in ("fwe", "niah_single_1") for index in range(2)}
     assert all(0 <= value <= 1 and weight == 1 for value, weight in items.values())
     answers = (folder / "answers.jsonl").read_text()
-    assert answers.count("\n") == 4 and list(folder.glob(f"prompts-{kept['facts']['prompts']}.jsonl"))
+    assert answers.count("\n") == 4 and len(list(prompts.iterdir())) == 2
+    assert "2 of 13 tasks" in said and kept["facts"]["tasks"] == ["fwe", "niah_single_1"] and kept["facts"]["lengths"] == [1500]
+    assert not any("average" in name for name in kept["figures"])
     assert call(command) == 0 and (folder / "answers.jsonl").read_text() == answers, "nothing is asked again"
     client = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("entropylong")

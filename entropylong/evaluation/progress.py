@@ -27,17 +27,24 @@ def shown(name: str, unit: str = "answers") -> Iterator[Callable[[int, int], Non
         yield line
         return
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(name, total=None)
 
-        def moved(done: int, total: int) -> None:
-            nonlocal told
-            if told < 0 and done:
-                bar.console.print(_kept(name, unit, done, total))
-            told = done
-            bar.update(task, completed=done, total=total)
+    def moved(done: int, total: int) -> None:
+        nonlocal told
+        if told < 0:
+            bar.start()  # from its first unit to its last: of two, one is on the terminal at a time
+            if done:
+                bar.console.print(_kept(name, unit, done, total), highlight=False)
+        told = done
+        bar.update(task, completed=done, total=total)
+        if done >= total:
+            bar.stop()
 
+    try:
         yield moved
+    finally:
+        bar.stop()
 
 
 def _kept(name: str, unit: str, done: int, total: int) -> str:
