@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from entropylong.config import Config
     from entropylong.evaluation.endpoint import Endpoint
     from entropylong.evaluation.generation import Decoding, HuggingFace
-    from entropylong.evaluation.longppl import NamedLM
+    from entropylong.models.cache import WorkerModel
     from entropylong.models.prepare import PreparedModel
 
 app = typer.Typer(help="Judge a model on long-context benchmarks.", no_args_is_help=True, rich_markup_mode="markdown")
@@ -92,7 +92,7 @@ def ruler(
         result, scores = evaluate_ruler(backend, counter, tasks, lengths, samples, seed, material, folder, preparing, asking)
     Console(highlight=False).print(ruler_table(result, scores))
     print(f"Answers, scores: {result.folder}; prompts beside it")
-    track(loaded, "ruler", result)
+    track(loaded, result)
 
 
 @app.command()
@@ -136,7 +136,7 @@ def longbench(
         result, rows = evaluate_longbench(items, backend, counter, max_len, folder, progress)
     Console(highlight=False).print(report_table(rows))
     print(f"Answers, scores: {result.folder}")
-    track(loaded, "longbench_v2", result)
+    track(loaded, result)
 
 
 @app.command()
@@ -166,28 +166,31 @@ def longppl(
     judge, judged = _causal_lm(loaded, evaluator, dtype, length), _causal_lm(loaded, model, dtype, length)
     texts = read_documents(data)
     folder = _folder(loaded, out, "longppl")
-    result, found = evaluate_longppl(
-        judged, judge, texts, length, keys or folder / f"keys-{judge.fingerprint}.json", folder, loaded.run.batch_tokens
-    )
+    result, found = evaluate_longppl(judged, judge, texts, length, keys, folder, loaded.run.batch_tokens)
     print(f"LongPPL {found.long_ppl:.3f} on {found.key_count:,} key tokens; perplexity {found.ppl:.3f} on {found.token_count:,}")
     print(f"Scores: {result.folder}")
-    track(loaded, "longppl", result)
+    track(loaded, result)
 
 
 def _folder(config: Config, out: Path | None, benchmark: str) -> Path:
     return (out or Path(config.workspace) / "evaluation") / benchmark
 
 
-def _causal_lm(config: Config, name: str | None, dtype: str, length: int) -> NamedLM:
+def _causal_lm(config: Config, name: str | None, dtype: str, length: int) -> WorkerModel:
+    import torch
+
     from entropylong.errors import UsageError
-    from entropylong.evaluation.longppl import NamedLM
+    from entropylong.models.cache import WorkerModel
+    from entropylong.models.prepare import ModelSpec
     from entropylong.models.window import window_of
 
     called, found = _prepared(config, name)
     window = window_of(found.path)
     if window is not None and length + 1 > window:
         raise UsageError(f"{called}: reads {window:,} tokens, --length asks for {length:,} and a start token; ask for less")
-    return NamedLM(called, found.fingerprint, found.path, _dtype(dtype), config.model.document_start_id)
+    spec = ModelSpec(called, config.model.revision if name is None else None)
+    start, threads = config.model.document_start_id, torch.get_num_threads()
+    return WorkerModel("causal_lm", spec, found.fingerprint, str(config.cache_folder), _dtype(dtype), start, threads)
 
 
 def _backend(

@@ -52,11 +52,15 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
     assert "2 of 13 tasks" in said and kept["facts"]["tasks"] == ["fwe", "niah_single_1"] and kept["facts"]["lengths"] == [1500]
     assert not any("average" in name for name in kept["figures"])
     assert call(command) == 0 and (folder / "answers.jsonl").read_text() == answers, "nothing is asked again"
+    (folder / "mlflow.json").unlink()  # as a kill before it is written leaves it
+    assert call(command) == 0
+    assert "4 of 4 answers were there already" in capsys.readouterr().err
     client = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("entropylong")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics["ruler.1500"] == kept["figures"]["ruler.1500"] and run.data.params["samples"] == "2"
+    assert len(client.get_metric_history(run.info.run_id, "ruler.1500")) == 1
 
 
 def test_longbench_from_a_file(keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
