@@ -1,4 +1,4 @@
-"""The commands that judge a model: `entropylong evaluate ruler | longbench | longppl`."""
+"""The commands that judge a model: `entropylong evaluate ruler | longbench | longppl | attention`."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def longppl(
     from entropylong.evaluation.tracking import track
 
     loaded = load_config(config, only_overrides(words))
-    judge, judged = _causal_lm(loaded, evaluator, dtype, length), _causal_lm(loaded, model, dtype, length)
+    (judge, _), (judged, _) = (_causal_lm(loaded, name, dtype, length + 1) for name in (evaluator, model))
     texts = read_documents(data)
     folder = _folder(loaded, out, "longppl")
     result, found = evaluate_longppl(judged, judge, texts, length, keys, folder, loaded.run.batch_tokens)
@@ -172,25 +172,69 @@ def longppl(
     track(loaded, result)
 
 
+@app.command()
+def attention(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    model: Annotated[str | None, typer.Option("--model", help="An id, a folder or wheel:package/path. [model.name]")] = None,
+    length: Annotated[list[int] | None, typer.Option("--length", help="Tokens; give it again for more. [8192 ... 131072]")] = None,
+    depth: Annotated[
+        list[int] | None,
+        typer.Option("--depth", min=0, max=100, help="Per cent of the text before the needle; again for more. [0 25 50 75 100]"),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Needles a length, each at all depths.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Other needles.")] = 42,
+    dtype: DtypeOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """Where the last token looks: the share of its attention on an answer, by length and depth. A table and a picture.
+
+    Example: entropylong evaluate attention --config demo --length 512 --length 1024 --length 2048
+    """
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.depths import PICTURE, attention_table, evaluate_attention
+    from entropylong.evaluation.progress import shown
+    from entropylong.evaluation.ruler.prepare import LENGTHS
+    from entropylong.evaluation.tracking import track
+
+    loaded = load_config(config, only_overrides(words))
+    lengths, depths = sorted(set(length or LENGTHS)), sorted(set(depth or (0, 25, 50, 75, 100)))
+    judged, path = _causal_lm(loaded, model, dtype, max(lengths))
+    with shown("attention", "passes") as progress:
+        result, scores = evaluate_attention(
+            judged, path, lengths, depths, samples, seed, _folder(loaded, out, "attention"), progress
+        )
+    Console(highlight=False).print(attention_table(result, scores))
+    print(f"Shares, picture: {result.folder}")
+    track(loaded, result, result.folder / PICTURE)
+
+
 def _folder(config: Config, out: Path | None, benchmark: str) -> Path:
     return (out or Path(config.workspace) / "evaluation") / benchmark
 
 
-def _causal_lm(config: Config, name: str | None, dtype: str, length: int) -> WorkerModel:
+def _check_window(name: str, window: int | None, longest: int, option: str = "--length") -> None:
+    from entropylong.errors import UsageError
+
+    if window is not None and longest > window:
+        raise UsageError(f"{name}: reads {window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
+
+
+def _causal_lm(config: Config, name: str | None, dtype: str, longest: int) -> tuple[WorkerModel, Path]:
+    """A model that reads so many tokens, and its folder."""
     import torch
 
-    from entropylong.errors import UsageError
     from entropylong.models.cache import WorkerModel
     from entropylong.models.prepare import ModelSpec
     from entropylong.models.window import window_of
 
     called, found = _prepared(config, name)
-    window = window_of(found.path)
-    if window is not None and length + 1 > window:
-        raise UsageError(f"{called}: reads {window:,} tokens, --length asks for {length:,} and a start token; ask for less")
+    _check_window(called, window_of(found.path), longest)
     spec = ModelSpec(called, config.model.revision if name is None else None)
     start, threads = config.model.document_start_id, torch.get_num_threads()
-    return WorkerModel("causal_lm", spec, found.fingerprint, str(config.cache_folder), _dtype(dtype), start, threads)
+    return WorkerModel("causal_lm", spec, found.fingerprint, str(config.cache_folder), _dtype(dtype), start, threads), found.path
 
 
 def _backend(
@@ -220,8 +264,7 @@ def _backend(
         raise UsageError("--tokenizer goes with --endpoint; a model of ours has its own")
     name, found = _prepared(config, model)
     here = HuggingFace(found.path, name, found.fingerprint, decoding, own_dtype, config.run.batch_tokens)
-    if here.window is not None and longest > here.window:
-        raise UsageError(f"{name}: reads {here.window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
+    _check_window(name, here.window, longest, option)
     return here, here.tokenizer
 
 

@@ -78,6 +78,20 @@ def test_longbench_from_a_file(keys: list[str], tmp_path: Path, capsys: pytest.C
     assert call([*command[:5], *command[6:]]) == 2 and "has no chat template" in capsys.readouterr().err
 
 
+def test_attention_by_length_and_depth(keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "attention", "--config", DEMO, "--length", "400", "--length", "600", "--depth", "0", "--depth", "100",
+               "--samples", "2", *keys]  # fmt: skip
+    assert call(command) == 0
+    said = capsys.readouterr().out
+    assert "100 %" in said and "600" in said
+    (folder,) = (tmp_path / "work" / "evaluation" / "attention").iterdir()
+    kept, items = (json.loads((folder / f"{name}.json").read_text()) for name in ("scores", "items"))
+    assert set(items) == {f"{length}/{depth}/{index}" for length in (400, 600) for depth in (0, 100) for index in range(2)}
+    assert kept["figures"]["attention.400.100"] == pytest.approx((items["400/100/0"][0] + items["400/100/1"][0]) / 2)
+    assert kept["facts"]["benchmark"] == "attention" and all(0 < share < 1 for share, _ in items.values())
+    assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
@@ -88,6 +102,8 @@ def test_longbench_from_a_file(keys: list[str], tmp_path: Path, capsys: pytest.C
         (["ruler", "--endpoint", "http://127.0.0.1:9/v1"], "--endpoint needs --model", 2),
         (["ruler", "--tokenizer", "x", "--length", "1024"], "--tokenizer goes with --endpoint", 2),
         (["ruler", "--dtype", "int4", "--length", "1024"], "float32, bfloat16 or auto", 2),
+        (["attention", "--length", "2049"], "reads 2,048 tokens, --length asks for 2,049 in all", 2),
+        (["attention", "--length", "60"], "60 tokens are too few for a needle", 1),
         (["longbench", "NONE.json"], "NONE.json cannot be read; it should be LongBench-v2", 1),
     ],
 )
@@ -100,5 +116,5 @@ def test_refusals_are_one_line(
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["sweep"], *(["evaluate", benchmark] for benchmark in ("ruler", "longbench", "longppl"))):
+    for command in (["sweep"], *(["evaluate", benchmark] for benchmark in ("ruler", "longbench", "longppl", "attention"))):
         assert call([*command, "--help"]) == 0 and "Example" in capsys.readouterr().out
