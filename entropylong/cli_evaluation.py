@@ -1,4 +1,4 @@
-"""The commands that judge a model: `entropylong evaluate ruler | longbench | longppl`."""
+"""The commands that judge a model: `entropylong evaluate ruler | longbench | longppl | attention`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from entropylong.cli_common import ConfigOption, Overrides, only_overrides
 
 if TYPE_CHECKING:
     from entropylong.config import Config
-    from entropylong.evaluation.generation import Decoding, Endpoint, HuggingFace
-    from entropylong.evaluation.longppl import NamedLM
+    from entropylong.evaluation.endpoint import Endpoint
+    from entropylong.evaluation.generation import Decoding, HuggingFace
+    from entropylong.models.cache import WorkerModel
     from entropylong.models.prepare import PreparedModel
 
 app = typer.Typer(help="Judge a model on long-context benchmarks.", no_args_is_help=True, rich_markup_mode="markdown")
@@ -25,10 +26,13 @@ EndpointOption = Annotated[
     typer.Option("--endpoint", help="An OpenAI-compatible server, up to /v1 (vLLM and the like); its key in OPENAI_API_KEY."),
 ]
 TokenizerOption = Annotated[
-    str | None, typer.Option("--tokenizer", help="With --endpoint: a model folder or id whose tokenizer counts the tokens.")
+    str | None,
+    typer.Option(
+        "--tokenizer", help="With --endpoint: the model's folder or id here: its tokenizer counts, and has the chat template."
+    ),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where prompts, answers and scores are kept. [WORKSPACE/evaluation]")]
-ChatOption = Annotated[bool, typer.Option("--chat", help="Put the model's chat template around the prompts.")]
+ChatOption = Annotated[bool, typer.Option("--chat/--no-chat", help="Put the model's chat template around the prompts.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16. [bfloat16 on a GPU]")]
 
 
@@ -62,9 +66,10 @@ def ruler(
     from rich.console import Console
 
     from entropylong.config_files import load_config
-    from entropylong.evaluation.generation import Decoding
+    from entropylong.evaluation.generation import Decoding, tokenizer_hash
     from entropylong.evaluation.progress import shown
     from entropylong.evaluation.ruler.material import Material
+    from entropylong.evaluation.ruler.parts import Counter
     from entropylong.evaluation.ruler.prepare import LENGTHS, runnable
     from entropylong.evaluation.ruler.run import evaluate_ruler, ruler_table
     from entropylong.evaluation.tracking import track
@@ -76,17 +81,18 @@ def ruler(
     if without:
         print(f"left out for want of a file in evaluate.*: {', '.join(without)}")
     lengths = sorted(set(length or LENGTHS))
-    backend, counter = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
+    backend, counting = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
     folder = _folder(loaded, out, "ruler")
 
     def count(text: str) -> int:
-        return len(counter(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return len(counting(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    with shown("ruler") as progress:
-        result, scores = evaluate_ruler(backend, count, tasks, lengths, samples, seed, material, folder, progress)
+    counter = Counter(count, tokenizer_hash(counting))
+    with shown("ruler", "prompts") as preparing, shown("ruler") as asking:
+        result, scores = evaluate_ruler(backend, counter, tasks, lengths, samples, seed, material, folder, preparing, asking)
     Console(highlight=False).print(ruler_table(result, scores))
-    print(f"Prompts, answers, scores: {result.folder}")
-    track(loaded, "ruler", result)
+    print(f"Answers, scores: {result.folder}; prompts beside it")
+    track(loaded, result)
 
 
 @app.command()
@@ -130,7 +136,7 @@ def longbench(
         result, rows = evaluate_longbench(items, backend, counter, max_len, folder, progress)
     Console(highlight=False).print(report_table(rows))
     print(f"Answers, scores: {result.folder}")
-    track(loaded, "longbench_v2", result)
+    track(loaded, result)
 
 
 @app.command()
@@ -157,31 +163,78 @@ def longppl(
     from entropylong.evaluation.tracking import track
 
     loaded = load_config(config, only_overrides(words))
-    judge, judged = _causal_lm(loaded, evaluator, dtype, length), _causal_lm(loaded, model, dtype, length)
+    (judge, _), (judged, _) = (_causal_lm(loaded, name, dtype, length + 1) for name in (evaluator, model))
     texts = read_documents(data)
     folder = _folder(loaded, out, "longppl")
-    result, found = evaluate_longppl(
-        judged, judge, texts, length, keys or folder / f"keys-{judge.fingerprint}.json", folder, loaded.run.batch_tokens
-    )
+    result, found = evaluate_longppl(judged, judge, texts, length, keys, folder, loaded.run.batch_tokens)
     print(f"LongPPL {found.long_ppl:.3f} on {found.key_count:,} key tokens; perplexity {found.ppl:.3f} on {found.token_count:,}")
     print(f"Scores: {result.folder}")
-    track(loaded, "longppl", result)
+    track(loaded, result)
+
+
+@app.command()
+def attention(
+    words: Overrides = None,
+    config: ConfigOption = "base",
+    model: Annotated[str | None, typer.Option("--model", help="An id, a folder or wheel:package/path. [model.name]")] = None,
+    length: Annotated[list[int] | None, typer.Option("--length", help="Tokens; give it again for more. [8192 ... 131072]")] = None,
+    depth: Annotated[
+        list[int] | None,
+        typer.Option("--depth", min=0, max=100, help="Per cent of the text before the needle; again for more. [0 25 50 75 100]"),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Needles a length, each at all depths.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Other needles.")] = 42,
+    dtype: DtypeOption = "auto",
+    out: OutOption = None,
+) -> None:
+    """Where the last token looks: the share of its attention on an answer, by length and depth. A table and a picture.
+
+    Example: entropylong evaluate attention --config demo --length 512 --length 1024 --length 2048
+    """
+    from rich.console import Console
+
+    from entropylong.config_files import load_config
+    from entropylong.evaluation.depths import PICTURE, attention_table, evaluate_attention
+    from entropylong.evaluation.progress import shown
+    from entropylong.evaluation.ruler.prepare import LENGTHS
+    from entropylong.evaluation.tracking import track
+
+    loaded = load_config(config, only_overrides(words))
+    lengths, depths = sorted(set(length or LENGTHS)), sorted(set(depth or (0, 25, 50, 75, 100)))
+    judged, path = _causal_lm(loaded, model, dtype, max(lengths))
+    with shown("attention", "passes") as progress:
+        result, scores = evaluate_attention(
+            judged, path, lengths, depths, samples, seed, _folder(loaded, out, "attention"), progress
+        )
+    Console(highlight=False).print(attention_table(result, scores))
+    print(f"Shares, picture: {result.folder}")
+    track(loaded, result, result.folder / PICTURE)
 
 
 def _folder(config: Config, out: Path | None, benchmark: str) -> Path:
     return (out or Path(config.workspace) / "evaluation") / benchmark
 
 
-def _causal_lm(config: Config, name: str | None, dtype: str, length: int) -> NamedLM:
+def _check_window(name: str, window: int | None, longest: int, option: str = "--length") -> None:
     from entropylong.errors import UsageError
-    from entropylong.evaluation.longppl import NamedLM
+
+    if window is not None and longest > window:
+        raise UsageError(f"{name}: reads {window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
+
+
+def _causal_lm(config: Config, name: str | None, dtype: str, longest: int) -> tuple[WorkerModel, Path]:
+    """A model that reads so many tokens, and its folder."""
+    import torch
+
+    from entropylong.models.cache import WorkerModel
+    from entropylong.models.prepare import ModelSpec
     from entropylong.models.window import window_of
 
     called, found = _prepared(config, name)
-    window = window_of(found.path)
-    if window is not None and length + 1 > window:
-        raise UsageError(f"{called}: reads {window:,} tokens, --length asks for {length:,} and a start token; ask for less")
-    return NamedLM(called, found.fingerprint, found.path, _dtype(dtype), config.model.document_start_id)
+    _check_window(called, window_of(found.path), longest)
+    spec = ModelSpec(called, config.model.revision if name is None else None)
+    start, threads = config.model.document_start_id, torch.get_num_threads()
+    return WorkerModel("causal_lm", spec, found.fingerprint, str(config.cache_folder), _dtype(dtype), start, threads), found.path
 
 
 def _backend(
@@ -198,19 +251,20 @@ def _backend(
     from transformers import AutoTokenizer
 
     from entropylong.errors import UsageError
-    from entropylong.evaluation.generation import Endpoint, HuggingFace
+    from entropylong.evaluation.endpoint import Endpoint
+    from entropylong.evaluation.generation import HuggingFace
 
     own_dtype = _dtype(dtype)
     if endpoint is not None:
         if model is None or tokenizer is None:
-            raise UsageError("--endpoint needs --model, its name there, and --tokenizer, a folder or id whose tokenizer counts")
-        return Endpoint(endpoint, model, decoding), AutoTokenizer.from_pretrained(_prepared(config, tokenizer)[1].path)
+            raise UsageError("--endpoint needs --model, its name there, and --tokenizer, its folder or id here")
+        counter = AutoTokenizer.from_pretrained(_prepared(config, tokenizer)[1].path, trust_remote_code=False)
+        return Endpoint(endpoint, model, decoding, counter), counter
     if tokenizer is not None:
         raise UsageError("--tokenizer goes with --endpoint; a model of ours has its own")
     name, found = _prepared(config, model)
     here = HuggingFace(found.path, name, found.fingerprint, decoding, own_dtype, config.run.batch_tokens)
-    if here.window is not None and longest > here.window:
-        raise UsageError(f"{name}: reads {here.window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
+    _check_window(name, here.window, longest, option)
     return here, here.tokenizer
 
 

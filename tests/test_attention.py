@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     BloomConfig,
     Gemma2Config,
     LlamaConfig,
@@ -24,6 +26,7 @@ from transformers import (
 
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.attention import answer_share, last_token, shares_by_depth
+from entropylong.evaluation.depths import haystack
 from tests.test_longppl import sharpened
 
 IDS = np.random.default_rng(0).integers(2, 256, 70).astype(np.int32)
@@ -49,6 +52,25 @@ def eager_row(folder: Path, ids: np.ndarray) -> np.ndarray:
 def sharp(tiny_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four query heads on two key heads."""
     return sharpened(tiny_lm, tmp_path_factory.mktemp("sharp") / "lm")
+
+
+def test_a_haystack_is_the_benchmarks_prompt(tiny_lm: Path) -> None:
+    """In parts: instruction, noise, needle, question; the span is the number's, and the length is used up but for a line."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    for length in (400, 777):
+        hay = haystack(tokenizer, (0,), length, 42, 1)
+        size = len(hay.front) + len(hay.line) * hay.lines + len(hay.needle) + len(hay.question)
+        assert length - len(hay.line) < size <= length and hay.front[0] == 0
+        needle = tokenizer.decode(hay.needle)
+        said = re.fullmatch(r"One of the special magic numbers for (.+) is: (\d{7})\.\n", needle)
+        assert said is not None and tokenizer.decode(hay.needle[slice(*hay.answer)]).strip() == said[2]
+        assert tokenizer.decode(hay.front[1:]).startswith("A special magic number is hidden within the following text.")
+        assert (
+            tokenizer.decode(hay.line)
+            == "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
+        )
+        assert tokenizer.decode(hay.question).endswith(f" The special magic number for {said[1]} mentioned in the provided text is")
+    assert haystack(tokenizer, (0,), 400, 42, 1) != haystack(tokenizer, (0,), 400, 43, 1)
 
 
 @pytest.mark.parametrize("key_heads", [2, 1, 4])

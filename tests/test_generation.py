@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from entropylong.errors import EvaluationError, UsageError
-from entropylong.evaluation import generation
-from entropylong.evaluation.generation import Decoding, Endpoint, HuggingFace, Prompt, generate
+from entropylong.evaluation import endpoint
+from entropylong.evaluation.endpoint import Endpoint
+from entropylong.evaluation.generation import Decoding, HuggingFace, Prompt, Wording, generate
 from entropylong.evaluation.intervals import mean_interval, wilson
+from entropylong.evaluation.progress import shown
 
 PROMPTS = [Prompt(f"k{n}", "the window is " * (1 + 3 * n), " a", 4 if n < 4 else 6) for n in range(6)]
 
@@ -30,12 +33,13 @@ def test_batches_answer_as_one_by_one(tiny_lm: Path, tmp_path: Path) -> None:
     """Padding changes no greedy answer; each is the continuation that transformers gives of the prompt alone."""
     backend = here(tiny_lm)
     batches = list(backend.batches(PROMPTS))
-    assert sorted(p.key for batch in batches for p in batch) == [f"k{n}" for n in range(6)]
-    assert any(len(batch) > 1 for batch in batches) and all(len({p.new_tokens for p in batch}) == 1 for batch in batches)
+    read = {prompt.key: ids for batch in batches for prompt, ids in batch}
+    assert sorted(read) == [f"k{n}" for n in range(6)]
+    assert any(len(batch) > 1 for batch in batches) and all(len({p.new_tokens for p, _ in batch}) == 1 for batch in batches)
     answers = generate(PROMPTS, backend, tmp_path / "answers.jsonl")
     model = AutoModelForCausalLM.from_pretrained(tiny_lm).eval()
     for prompt in PROMPTS:
-        ids = torch.tensor([backend.ids(prompt)])
+        ids = torch.tensor(read[prompt.key][None], dtype=torch.long)
         wanted = model.generate(ids, max_new_tokens=prompt.new_tokens, do_sample=False)[0, ids.shape[1] :]
         assert answers[prompt.key] == backend.tokenizer.decode(wanted, skip_special_tokens=True)
 
@@ -68,8 +72,26 @@ def test_drawn_answers_do_not_depend_on_the_batch(tiny_lm: Path, tmp_path: Path)
     warm = generate(PROMPTS, here(tiny_lm, temperature=0.8), tmp_path / "all.jsonl")
     few = generate(PROMPTS[2:4], here(tiny_lm, temperature=0.8), tmp_path / "few.jsonl")
     assert few == {key: warm[key] for key in few}
-    with pytest.raises(UsageError, match="tiny: has no chat template"):
+    with pytest.raises(UsageError, match="tiny: its tokenizer has no chat template; ask with --no-chat"):
         here(tiny_lm, chat=True)
+
+
+TEMPLATE = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content | trim }}\n{% endfor %}assistant:"
+
+
+def test_what_just_fits_is_refused_where_start_and_template_do_not(tiny_lm: Path) -> None:
+    """Before anything is generated: of two prompts only one is too long, and neither is answered."""
+    backend = here(tiny_lm)
+    ids = backend.tokenizer("the window " * 2000)["input_ids"][: 2048 - 4]
+    fits = Prompt("fits", backend.tokenizer.decode(ids), "", 4)
+    assert len(backend.tokenizer(fits.text)["input_ids"]) == 2044
+    backend.check([fits])
+    chat = here(tiny_lm)
+    chat.tokenizer.chat_template = TEMPLATE
+    chat._wording = Wording(chat.tokenizer, "tiny", True)
+    for call in (lambda: chat.check([fits]), lambda: next(chat.answers([PROMPTS[0], fits]))):
+        with pytest.raises(EvaluationError, match=r"tiny: reads 2,048 tokens, fits has 2,0\d\d with its answer, its start token"):
+            call()
 
 
 class Server(BaseHTTPRequestHandler):
@@ -77,6 +99,7 @@ class Server(BaseHTTPRequestHandler):
 
     asked: ClassVar[list[dict[str, Any]]] = []
     faults: ClassVar[list[str]] = []
+    slow: ClassVar[float] = 0.0
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -85,12 +108,12 @@ class Server(BaseHTTPRequestHandler):
             self.send_error(503)
             return
         if fault == "dead":
+            time.sleep(self.slow / 2)
             self.send_error(400)
             return
+        time.sleep(self.slow)
         Server.asked.append({"path": self.path, "key": self.headers["Authorization"], **asked})
-        text = f"answer to {len(asked.get('prompt', ''))}"
-        choice = {"message": {"content": text}} if "messages" in asked else {"text": text}
-        body = json.dumps({"choices": [choice]}).encode()
+        body = json.dumps({"choices": [{"text": f"answer to {len(asked['prompt'])}"}]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -104,7 +127,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(generation, "AT_ONCE", 1)
+    monkeypatch.setattr(endpoint, "AT_ONCE", 1)
     Server.asked, Server.faults = [], []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -112,36 +135,82 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.shutdown()
 
 
-def test_an_endpoint_that_is_busy_or_cut_off(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tokenizer(tiny_lm: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_lm)
+
+
+def test_an_endpoint_that_is_busy_or_cut_off(url: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tried again while it is busy; where it fails for good, earlier answers stay and the same call goes on."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     file = tmp_path / "answers.jsonl"
     Server.faults[:] = ["", "busy", "busy", "", "dead"]
     with pytest.raises(EvaluationError, match=r"no answer to k2 \(400 .*; what came before is kept") as caught:
-        generate(PROMPTS, Endpoint(url, "m", Decoding()), file)
+        generate(PROMPTS, Endpoint(url, "m", Decoding(), tokenizer), file)
     assert "secret" not in str(caught.value) and len(file.read_text().splitlines()) == 2
     Server.faults[:] = ["cut"]
     with pytest.raises(EvaluationError, match="no answer to k2"):
-        generate(PROMPTS, Endpoint(url, "m", Decoding(), retries=0), file)
-    answers = generate(PROMPTS, Endpoint(url, "m", Decoding()), file)
+        generate(PROMPTS, Endpoint(url, "m", Decoding(), tokenizer, retries=0), file)
+    answers = generate(PROMPTS, Endpoint(url, "m", Decoding(), tokenizer), file)
     assert answers == {p.key: f"answer to {len(p.text + p.prefix)}" for p in PROMPTS}
     assert len(file.read_text().splitlines()) == len(PROMPTS), "each counts once"
     last = Server.asked[-1]
     assert (last["path"], last["max_tokens"], last["temperature"], last["key"]) == ("/v1/completions", 6, 0.0, "Bearer secret")
-    generate(PROMPTS[:1], Endpoint(url, "m", Decoding(chat=True)), tmp_path / "chat.jsonl")
-    chat = Server.asked[-1]
-    assert chat["path"] == "/v1/chat/completions" and chat["messages"][1] == {"role": "assistant", "content": " a"}
-    assert chat["continue_final_message"] and not chat["add_generation_prompt"]
 
 
-def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
+def test_an_endpoint_reads_the_template_and_the_prefix_whole(url: str, tokenizer: Any, tmp_path: Path) -> None:
+    """As a model that is run here does: a space at the prefix's end stays."""
+    with pytest.raises(UsageError, match="m: its tokenizer has no chat template"):
+        Endpoint(url, "m", Decoding(chat=True), tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    asked = Prompt("k", " the window ", " they are: ", 4)
+    generate([asked], Endpoint(url, "m", Decoding(chat=True), tokenizer), tmp_path / "chat.jsonl")
+    (sent,) = Server.asked
+    assert sent["path"] == "/v1/completions" and sent["prompt"] == "<|endoftext|>user: the window\nassistant: they are: "
+    assert sent["add_special_tokens"] is False
+    assert tokenizer.decode(Wording(tokenizer, "m", True).ids(asked)) == sent["prompt"], "the template's start token only"
+
+
+def test_who_answers_is_the_server_and_the_tokenizer(tokenizer: Any) -> None:
+    """A name is not enough: another server, or another tokenizer or template, has a folder of its own."""
+    one = Endpoint("http://a/v1/", "m", Decoding(), tokenizer).facts
+    assert (one["endpoint"], one["model"], one["model_hash"]) == ("http://a/v1", "m", None)
+    assert (
+        Endpoint("http://a/v1", "m", Decoding(), tokenizer).facts
+        == one
+        != Endpoint("http://b/v1", "m", Decoding(), tokenizer).facts
+    )
+    tokenizer.chat_template = TEMPLATE
+    assert Endpoint("http://a/v1", "m", Decoding(), tokenizer).facts["tokenizer_hash"] != one["tokenizer_hash"]
+
+
+def test_one_failure_of_many_costs_one_answer(
+    url: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six requests at a time, one of which fails at once: the five that are still open are kept. What is kept is said."""
+    monkeypatch.setattr(endpoint, "AT_ONCE", 6)
+    monkeypatch.setattr(Server, "slow", 0.3)
+    Server.faults[:] = ["dead"]
+    file = tmp_path / "answers.jsonl"
+    more = [Prompt(f"more{n}", "text", "", 4) for n in range(40)]
+    with pytest.raises(EvaluationError, match="no answer to k"):
+        generate([*PROMPTS, *more], Endpoint(url, "m", Decoding(), tokenizer), file)
+    kept = len(file.read_text().splitlines())
+    assert 5 <= kept < 20, "those that nobody had begun were not asked"
+    with shown("asked") as progress:
+        generate([*PROMPTS, *more], Endpoint(url, "m", Decoding(), tokenizer), file, progress)
+    assert f"asked: {kept} of 46 answers were there already" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_is_not_there(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"give http\(s\)://HOST/v1"):
-        Endpoint("ftp://host/v1", "m", Decoding())
-    with pytest.raises(UsageError) as caught:
-        Endpoint("http://name:word@host/v1", "m", Decoding())
-    assert "word@" not in str(caught.value)
+        Endpoint("ftp://host/v1", "m", Decoding(), tokenizer)
+    for secret in ("http://name:word@host/v1", "http://host/v1?key=word"):
+        with pytest.raises(UsageError) as caught:
+            Endpoint(secret, "m", Decoding(), tokenizer)
+        assert "word" not in str(caught.value)
     with pytest.raises(EvaluationError, match="no answer to k0"):
-        generate(PROMPTS, Endpoint("http://127.0.0.1:9/v1", "m", Decoding(), retries=0), tmp_path / "answers.jsonl")
+        generate(PROMPTS, Endpoint("http://127.0.0.1:9/v1", "m", Decoding(), tokenizer, retries=0), tmp_path / "answers.jsonl")
 
 
 def test_intervals() -> None:

@@ -12,10 +12,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from entropylong.errors import EvaluationError
+from entropylong.errors import EvaluationError, SourceError
 from entropylong.evaluation.longppl import (
     PAPER,
-    NamedLM,
     Rule,
     evaluate_longppl,
     key_tokens,
@@ -24,7 +23,9 @@ from entropylong.evaluation.longppl import (
     read_documents,
     save_keys,
 )
+from entropylong.models.cache import WorkerModel
 from entropylong.models.causal_lm import CausalLM, Ids
+from entropylong.models.prepare import ModelSpec, prepare
 
 WINDOW, STRIDE = 16, 4
 
@@ -191,34 +192,52 @@ def test_keys_are_kept_for_one_evaluator_rule_and_set_of_documents(documents: li
     refused("key tokens by", path, "e1", documents)
 
 
+def named(folder: Path, cache: Path, dtype: str = "float32") -> WorkerModel:
+    spec = ModelSpec(str(folder))
+    return WorkerModel("causal_lm", spec, prepare(spec, cache).fingerprint, str(cache), dtype, 0)
+
+
 def test_checkpoints_are_judged_on_the_evaluators_tokens(tiny_lm: Path, evaluator_folder: Path, tmp_path: Path) -> None:
     """Keys are found once and kept; another model is judged on the same; other texts need other keys."""
     texts = ["window function " * 30, "The spectral estimate of a window. " * 8]
     rule: Rule = {"window": WINDOW, "stride": STRIDE, "gain": 0.01, "most": 50.0}
-    judge = NamedLM("judge", "h1", evaluator_folder, "float32", 0)
-    other = NamedLM("other", "h2", tiny_lm, "float32", 0)
+    judge, other = named(evaluator_folder, tmp_path), named(tiny_lm, tmp_path)
     keys = tmp_path / "keys.json"
     result, found = evaluate_longppl(judge, judge, texts, 60, keys, tmp_path, 8192, **rule)
     kept, before = json.loads((result.folder / "scores.json").read_text()), keys.read_text()
     assert kept["figures"]["longppl.long_ppl"] == found.long_ppl and found.key_count > 0
     values, weights = np.array(list(json.loads((result.folder / "items.json").read_text()).values())).T
     assert np.exp(np.average(values, weights=weights)) == pytest.approx(found.long_ppl) and weights.sum() == found.key_count
-    assert kept["facts"]["benchmark"] == "longppl" and kept["facts"]["model_hash"] == "h1"
+    assert kept["facts"]["benchmark"] == "longppl" and kept["facts"]["model_hash"] == judge.fingerprint
     again, second = evaluate_longppl(other, judge, texts, 60, keys, tmp_path, 8192, **rule)
     assert keys.read_text() == before and second.key_count == found.key_count and second.long_ppl != found.long_ppl
-    assert again.folder != result.folder and again.facts["evaluator_hash"] == "h1"
+    assert again.folder != result.folder and again.facts["evaluator_hash"] == judge.fingerprint
     with pytest.raises(EvaluationError, match="other documents"):
         evaluate_longppl(other, judge, texts[:1], 60, keys, tmp_path, 8192, **rule)
+    with pytest.raises(EvaluationError, match=f"of evaluator {judge.fingerprint}-float32, this one is .*-bfloat16"):
+        evaluate_longppl(other, named(evaluator_folder, tmp_path, "bfloat16"), texts, 60, keys, tmp_path, 8192, **rule)
+
+
+def test_keys_have_a_file_for_all_that_they_depend_on(evaluator_folder: Path, tmp_path: Path) -> None:
+    """Without one that is named, a second set of documents, length or dtype is not refused; the first is used again."""
+    texts = ["window function " * 30, "The spectral estimate of a window. " * 8]
+    rule: Rule = {"window": WINDOW, "stride": STRIDE, "gain": 0.01, "most": 50.0}
+    judge = named(evaluator_folder, tmp_path)
+    for by, of, length, files in ((judge, texts, 60, 1), (judge, texts[:1], 60, 2), (judge, texts, 50, 3), (judge, texts, 60, 3),
+                                  (named(evaluator_folder, tmp_path, "bfloat16"), texts, 60, 4)):  # fmt: skip
+        evaluate_longppl(by, by, of, length, None, tmp_path, 8192, **rule)
+        assert len(list(tmp_path.glob("keys-*.json"))) == files
 
 
 def test_documents_that_are_none(tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
-    for text, said in (("{}\n", "line 1 is no JSON object with a text"), ('{"text": "a"}\n\n[1]\n', "line 3"),
-                       ("\n", "holds no document"), ('{"text": null}', "line 1")):  # fmt: skip
+    for text, said in (("{}\n", r"texts.jsonl@3:1: no key 'text'"), ('{"text": "a"}\n\n[1]\n', ":2: the line is a JSON list"),
+                       ("\n", "holds no document"), ('{"text": null}', ":1: the text is null")):  # fmt: skip
         file.write_text(text)
         with pytest.raises(EvaluationError, match=said):
             read_documents(file)
-    with pytest.raises(EvaluationError, match="cannot be read"):
+    with pytest.raises(SourceError, match="no such file"):
         read_documents(tmp_path / "none")
-    file.write_text('{"text": "a"}\n{"text": " b "}\n')
-    assert read_documents(file) == ["a", "b"]
+    # A line end to Python's strings, none to JSON.
+    file.write_text('{"text": "a\u2028c"}\n{"text": " b "}\n{"text": " "}\n', encoding="utf-8")
+    assert read_documents(file) == ["a\u2028c", "b"]

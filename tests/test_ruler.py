@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +15,11 @@ from transformers import AutoTokenizer
 
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.ruler.material import Material, keys, prompts
-from entropylong.evaluation.ruler.prepare import Row, rows_of, runnable
-from entropylong.evaluation.ruler.score import cleaned, row_score, task_scores
-from entropylong.evaluation.ruler.tasks import _DEPTHS, TASKS
+from entropylong.evaluation.ruler.parts import Counter, prepare
+from entropylong.evaluation.ruler.prepare import LENGTHS, Row, rows_of, runnable
+from entropylong.evaluation.ruler.run import _figures
+from entropylong.evaluation.ruler.score import TaskScore, cleaned, row_score, task_scores
+from entropylong.evaluation.ruler.tasks import _DEPTHS, TASKS, Setting, _chain, _example_lines
 from tests.conftest import REAL_LM
 
 Count = Callable[[str], int]
@@ -142,7 +144,7 @@ def _vt(row: Row) -> None:
 def _cwe(row: Row) -> None:
     example, _, asked = row.text.rpartition("Below is a numbered list")
     listed = re.findall(r"\d+\. (.*?)(?= \d+\. |\n)", asked)
-    counts = Counter(listed)
+    counts = Tally(listed)
     often, seldom = (30, 3) if row.length >= 4096 else (6, 1)
     assert {counts[word] for word in row.references} == {often} and len(row.references) == 10
     assert {n for word, n in counts.items() if word not in row.references} == {seldom}
@@ -152,7 +154,7 @@ def _cwe(row: Row) -> None:
 
 def _fwe(row: Row) -> None:
     words = row.text.partition("coded words. ")[2].rpartition("\nQuestion")[0].split(" ")
-    ranked = Counter(words).most_common(4)
+    ranked = Tally(words).most_common(4)
     assert ranked[0][0] == "..." and [word for word, _ in ranked[1:]] == list(row.references)
     ratio = ranked[0][1] / ranked[1][1]
     assert ratio == pytest.approx(4, rel=0.05), "counts fall with the square of the rank"
@@ -177,6 +179,55 @@ def test_long_rows_are_filled_too(name: str, count: Count) -> None:
     """However much of a small sample is the same at any size."""
     (row,) = rows_of(TASKS[name], 16384, 1, Material(), count)
     assert 16384 * 0.93 < row.tokens + TASKS[name].new_tokens <= 16384
+
+
+def test_prompts_are_made_once_for_a_tokenizer(material: Material, count: Count, tmp_path: Path) -> None:
+    """A part at a time, read back where nothing that it depends on has changed; each thing that has makes another file."""
+    counted = 0
+
+    def counting(text: str) -> int:
+        nonlocal counted
+        counted += 1
+        return count(text)
+
+    told: list[tuple[int, int]] = []
+    tasks, counter = [TASKS["fwe"], TASKS["niah_single_2"]], Counter(counting, "t1")
+    made = prepare(tasks, [1024, 2048], 2, 42, material, counter, tmp_path, lambda *at: told.append(at))
+    assert told[0] == (0, 8) and told[-1] == (8, 8) and len(told) == 9
+    assert made[1].rows() == rows_of(TASKS["niah_single_2"], 1024, 2, material, count)
+    assert made[1].longest.tokens == max(row.tokens for row in made[1].rows()) and made[1].keys[1] == "niah_single_2/1024/1"
+    before, told[:] = counted, []
+    again = prepare(tasks, [1024, 2048], 2, 42, material, counter, tmp_path, lambda *at: told.append(at))
+    assert again == made and counted == before and told == [(8, 8)]
+    own = tmp_path / "essays.txt"
+    own.write_text("Another essay has another sentence. " * 99)
+    for files, by in ((Material(essays=own), "t1"), (material, "t2")):
+        other = prepare(tasks[1:], [1024], 2, 42, files, Counter(counting, by), tmp_path)
+        assert other[0].path != made[1].path and counted > before
+        before = counted
+    made[0].path.write_text('{"task": "fwe"}\n')
+    with pytest.raises(EvaluationError, match="is no question; remove it, and it is made again"):
+        made[0].rows()
+
+
+def test_the_papers_average_is_of_all_that_it_averages() -> None:
+    """Five lengths, thirteen tasks; of fewer there is none, whatever the name would say."""
+    scores = [TaskScore(task, length, 50.0, (40.0, 60.0), 4, 0) for length in LENGTHS for task in TASKS]
+    assert _figures(scores)["ruler.average_8k_128k"] == 50.0
+    for fewer in (scores[1:], scores[13:], [s for s in scores if s.task != "vt"]):
+        assert not any("average" in name for name in _figures(fewer))
+
+
+def test_the_examples_size_is_found_line_by_line(count: Count) -> None:
+    """The largest with which it is within 500 tokens, its answer's 30 among them; not the next multiple of a step."""
+    setting = Setting(4096, 42, Material(), count)
+    lines = _example_lines(setting)
+
+    def size(lines: int) -> int:
+        built = _chain(lines, 3, setting, random.Random(42), random.Random(42))
+        return count(built.text + built.prefix) + 30
+
+    assert size(lines) <= 500 < size(lines + 1) and lines % 5
 
 
 def test_questions_drop_steps_down_to_their_own_documents(count: Count, tmp_path: Path) -> None:
@@ -255,6 +306,6 @@ def test_what_is_missing_is_named(material: Material, count: Count, tmp_path: Pa
     with pytest.raises(EvaluationError, match=r"evaluate\.essays: .*cannot be read; it should be Paul Graham"):
         Material(essays=tmp_path / "none").essay_words()
     with pytest.raises(EvaluationError, match=r"9,000 distinct words, 8,166 are at hand; give evaluate\.words=FILE"):
-        from entropylong.evaluation.ruler.tasks import Setting, _counted
+        from entropylong.evaluation.ruler.tasks import _counted
 
         _counted(Setting(131072, 42, material, count), 9000, 30, 3, random.Random(0))

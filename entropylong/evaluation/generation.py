@@ -1,4 +1,4 @@
-"""Prompts in, answers out, kept as they come: a run that is broken goes on after the last whole answer. Pure torch and HTTP."""
+"""Prompts in, answers out, kept as they come: a run that is broken goes on after the last whole answer. Pure torch."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import requests
+import numpy as np
 import torch
-from requests.adapters import HTTPAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
-from urllib3.util.retry import Retry
 
 from entropylong.errors import EvaluationError, UsageError
 from entropylong.files import write_whole
 from entropylong.hashing import digest, xxhash64
-from entropylong.models.causal_lm import pad_and_start
+from entropylong.models.causal_lm import Ids, pad_and_start
 from entropylong.models.window import window_of
 
-# Requests that an endpoint answers at a time, and seconds until one counts as lost.
-AT_ONCE, TIMEOUT = 8, 900
-KEY_VARIABLE = "OPENAI_API_KEY"
 SCORES, ITEMS = "scores.json", "items.json"
 # By question: its score and what that weighs in the benchmark's figure.
 Items = Mapping[str, tuple[float, float]]
@@ -58,6 +52,43 @@ class Decoding:
     seed: int = 42
 
 
+class Wording:
+    """How a prompt is put to a model: as it is, or as the user's message in its chat template, the prefix behind it.
+
+    Args:
+        tokenizer: the model's.
+        name: of the model, for messages.
+        chat: with the template.
+
+    Raises:
+        UsageError: there is no template.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, chat: bool) -> None:
+        if chat and not tokenizer.chat_template:
+            raise UsageError(f"{name}: its tokenizer has no chat template; ask with --no-chat")
+        self._tokenizer, self._chat = tokenizer, chat
+
+    def text(self, prompt: Prompt) -> str:
+        """With what the template writes; without one the special tokens are not in it."""
+        if not self._chat:
+            return prompt.text + prompt.prefix
+        turn = [{"role": "user", "content": prompt.text}]
+        # The prefix is not given to the template as the assistant's turn: templates strip that, and one prefix ends in a space.
+        return str(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)) + prompt.prefix
+
+    def ids(self, prompt: Prompt) -> Ids:
+        """What the model reads `[tokens]`: a template brings its special tokens along, else the tokenizer adds its own."""
+        return np.array(self._tokenizer(self.text(prompt), add_special_tokens=not self._chat, verbose=False)["input_ids"], np.int32)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Of what it does to a text and of its chat template; checkpoints of one model share it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    does = backend.to_str() if backend is not None else [type(tokenizer).__name__, tokenizer.get_vocab()]
+    return digest([does, tokenizer.chat_template])
+
+
 class Backend(Protocol):
     """A model that answers.
 
@@ -67,11 +98,59 @@ class Backend(Protocol):
 
     facts: dict[str, Any]
 
-    def batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-        """The prompts in groups that are answered together."""
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts that the model cannot read whole, with their answers.
 
-    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
-        """An answer a prompt, without the prompt and without its prefix."""
+        Raises:
+            EvaluationError: one is longer than its window.
+        """
+
+    def answers(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, str]]:
+        """Each prompt with its answer, without the prompt and without its prefix, as they come and in any order.
+
+        Raises:
+            EvaluationError: there is no answer to one, or one cannot be read whole.
+        """
+
+
+class Answers:
+    """Answers by key, kept in a file as they come.
+
+    Args:
+        file: JSON lines {"key", "answer"}. A line that a kill cut short is taken out of it, and asked for again.
+
+    Raises:
+        EvaluationError: it holds something else.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.by_key = self._kept()
+
+    def ask(self, prompts: Sequence[Prompt], backend: Backend) -> Iterator[str]:
+        """Ask for what is not there yet; gives the key of each new answer once it is kept."""
+        missing = [prompt for prompt in prompts if prompt.key not in self.by_key]
+        with self._file.open("a") as log:
+            for prompt, answer in backend.answers(missing):
+                self.by_key[prompt.key] = answer
+                log.write(json.dumps({"key": prompt.key, "answer": answer}) + "\n")
+                log.flush()
+                os.fsync(log.fileno())
+                yield prompt.key
+
+    def _kept(self) -> dict[str, str]:
+        file = self._file
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return {}
+        whole, _, rest = file.read_bytes().rpartition(b"\n")
+        if rest:
+            write_whole(file, whole + b"\n" if whole else b"")
+        try:
+            rows = [json.loads(line) for line in whole.splitlines()]
+            return {row["key"]: row["answer"] for row in rows}
+        except (ValueError, KeyError, TypeError):
+            raise EvaluationError(f"{file}: holds a line that is no answer; remove it to ask again") from None
 
 
 def generate(
@@ -82,41 +161,19 @@ def generate(
     Args:
         prompts: with distinct keys.
         backend: the model.
-        file: JSON lines {"key", "answer"}, added to batch by batch.
-        progress: told (answers so far, answers in all).
+        file: as `Answers`.
+        progress: told (answers so far, answers in all), first how many were there already.
 
     Raises:
         EvaluationError: an endpoint fails for good; the same call goes on.
     """
-    answers = _kept(file)
-    open_ = [prompt for prompt in prompts if prompt.key not in answers]
-    done = len(prompts) - len(open_)
+    answers = Answers(file)
+    done = sum(prompt.key in answers.by_key for prompt in prompts)
     progress(done, len(prompts))
-    with file.open("a") as log:
-        for batch in backend.batches(open_):
-            for prompt, answer in zip(batch, backend.answer(batch), strict=True):
-                answers[prompt.key] = answer
-                log.write(json.dumps({"key": prompt.key, "answer": answer}) + "\n")
-            log.flush()
-            os.fsync(log.fileno())
-            done += len(batch)
-            progress(done, len(prompts))
-    return {prompt.key: answers[prompt.key] for prompt in prompts}
-
-
-def _kept(file: Path) -> dict[str, str]:
-    """What a file holds. A line that a kill cut short is taken out of it, and asked for again."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return {}
-    whole, _, rest = file.read_bytes().rpartition(b"\n")
-    if rest:
-        write_whole(file, whole + b"\n" if whole else b"")
-    try:
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return {row["key"]: row["answer"] for row in rows}
-    except (ValueError, KeyError, TypeError):
-        raise EvaluationError(f"{file}: holds a line that is no answer; remove it to ask again") from None
+    for _ in answers.ask(prompts, backend):
+        done += 1
+        progress(done, len(prompts))
+    return {prompt.key: answers.by_key[prompt.key] for prompt in prompts}
 
 
 class HuggingFace:
@@ -136,53 +193,64 @@ class HuggingFace:
         self._decoding, self._batch_tokens = decoding, batch_tokens
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if decoding.chat and not self.tokenizer.chat_template:
-            raise UsageError(f"{name}: has no chat template; leave --chat out")
+        self._wording = Wording(self.tokenizer, name, decoding.chat)
         self.window = window_of(folder)
         self._folder, self._dtype = folder, dtype
         self._model: Any = None
         self.facts = {"model": name, "model_hash": fingerprint, "dtype": dtype, "backend": "transformers", **vars(decoding)}
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """What the model reads: the tokenizer's own special tokens, then the text; the answer's prefix last."""
-        if not self._decoding.chat:
-            return list(self.tokenizer(prompt.text + prompt.prefix, verbose=False)["input_ids"])
-        turn = [{"role": "user", "content": prompt.text}]
-        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + prompt.prefix
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """As `Backend`."""
+        for prompt in prompts:
+            self._sized(prompt)
 
-    def batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-        """By length, the longest first: what does not fit is seen at the beginning, and little is padding."""
-        sized = sorted(((len(self.ids(p)) + p.new_tokens, p) for p in prompts), key=lambda pair: (-pair[0], pair[1].key))
+    def answers(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, str]]:
+        """As `Backend`; by length, the longest first: what does not fit is seen at the beginning, and little is padding."""
+        for batch in self.batches(prompts):
+            yield from zip([prompt for prompt, _ in batch], self._answer(batch), strict=True)
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[Prompt, Ids]]]:
+        """What is answered together, with what the model reads."""
+        sized = sorted(((p, self._sized(p)) for p in prompts), key=lambda pair: (-len(pair[1]) - pair[0].new_tokens, pair[0].key))
         # What is drawn at random must not depend on who else is in the batch.
         most = 1 if self._decoding.temperature else len(sized)
-        batch: list[Prompt] = []
+        batch: list[tuple[Prompt, Ids]] = []
         longest = 0
-        for size, prompt in sized:
+        for prompt, ids in sized:
             is_full = len(batch) == most or longest * (len(batch) + 1) > self._batch_tokens
-            if batch and (is_full or prompt.new_tokens != batch[0].new_tokens):
+            if batch and (is_full or prompt.new_tokens != batch[0][0].new_tokens):
                 yield batch
                 batch = []
-            longest = longest if batch else size
-            batch.append(prompt)
+            longest = longest if batch else len(ids) + prompt.new_tokens
+            batch.append((prompt, ids))
         if batch:
             yield batch
 
+    def _sized(self, prompt: Prompt) -> Ids:
+        ids = self._wording.ids(prompt)
+        if self.window is not None and len(ids) + prompt.new_tokens > self.window:
+            raise EvaluationError(
+                f"{self.facts['model']}: reads {self.window:,} tokens, {prompt.key} has {len(ids) + prompt.new_tokens:,} with its "
+                "answer, its start token and the chat template, if any; ask for less"
+            )
+        return ids
+
     @torch.inference_mode()
-    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
-        """As `Backend`. All of them may write equally many tokens."""
+    def _answer(self, batch: Sequence[tuple[Prompt, Ids]]) -> list[str]:
+        """Answers of a batch, whose prompts may all write equally many tokens."""
         model = self._loaded()
         _, pad = pad_and_start(self.tokenizer, None)
-        rows = [self.ids(prompt) for prompt in prompts]
+        rows = [ids.tolist() for _, ids in batch]
         longest = max(map(len, rows))
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self._device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device)
         hot = self._decoding.temperature > 0
         drawn = {"do_sample": True, "temperature": self._decoding.temperature} if hot else {"do_sample": False}
+        first, _ = batch[0]
         settings = GenerationConfig(
-            max_new_tokens=prompts[0].new_tokens, pad_token_id=pad, eos_token_id=model.generation_config.eos_token_id, **drawn
+            max_new_tokens=first.new_tokens, pad_token_id=pad, eos_token_id=model.generation_config.eos_token_id, **drawn
         )
-        torch.manual_seed(xxhash64(self._decoding.seed, prompts[0].key) % 2**31)
+        torch.manual_seed(xxhash64(self._decoding.seed, first.key) % 2**31)
         written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, longest:]
         return list(self.tokenizer.batch_decode(written, skip_special_tokens=True))
 
@@ -197,68 +265,6 @@ class HuggingFace:
             model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
             self._model = model.eval().to(self._device)
         return self._model
-
-
-class Endpoint:
-    """A server that speaks OpenAI's completions (vLLM and the like). A key, if it wants one, is in OPENAI_API_KEY.
-
-    Args:
-        url: up to and with /v1.
-        model: what the server calls it.
-        decoding: how answers are drawn.
-        retries: of a request that is refused for the moment or cut off.
-
-    Raises:
-        UsageError: the address is not one of HTTP.
-    """
-
-    def __init__(self, url: str, model: str, decoding: Decoding, retries: int = 5) -> None:
-        if not url.startswith(("http://", "https://")) or "@" in url:
-            raise UsageError(f"--endpoint {url.rpartition('@')[2]}: give http(s)://HOST/v1, and a key in {KEY_VARIABLE}")
-        self._url, self._model, self._decoding = url.rstrip("/"), model, decoding
-        self._session = requests.Session()
-        again = Retry(total=retries, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=AT_ONCE))
-        if key := os.environ.get(KEY_VARIABLE):
-            self._session.headers["Authorization"] = f"Bearer {key}"
-        self.facts = {"model": model, "model_hash": None, "backend": "endpoint", **vars(decoding)}
-
-    def batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-        """In the order given, as many as are asked at a time."""
-        for start in range(0, len(prompts), AT_ONCE):
-            yield prompts[start : start + AT_ONCE]
-
-    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
-        """As `Backend`; requests run beside each other."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(self._ask, prompts))
-
-    def _ask(self, prompt: Prompt) -> str:
-        asked: dict[str, Any] = {
-            "model": self._model, "max_tokens": prompt.new_tokens, "temperature": self._decoding.temperature,
-            "seed": self._decoding.seed,
-        }  # fmt: skip
-        if self._decoding.chat:
-            turns = [{"role": "user", "content": prompt.text}]
-            if prompt.prefix:
-                turns.append({"role": "assistant", "content": prompt.prefix})
-                asked |= {"continue_final_message": True, "add_generation_prompt": False}
-            asked["messages"] = turns
-        else:
-            asked["prompt"] = prompt.text + prompt.prefix
-        try:
-            reply = self._session.post(
-                f"{self._url}/{'chat/' if self._decoding.chat else ''}completions", json=asked, timeout=TIMEOUT
-            )
-            reply.raise_for_status()
-            choice = reply.json()["choices"][0]
-            return str((choice["message"]["content"] if self._decoding.chat else choice["text"]) or "")
-        except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise EvaluationError(
-                f"endpoint {self._url}: no answer to {prompt.key} ({reason}); what came before is kept, the same command goes on"
-            ) from None
 
 
 @dataclass(frozen=True)

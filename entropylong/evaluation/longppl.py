@@ -20,7 +20,8 @@ from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.files import write_whole
 from entropylong.hashing import digest
-from entropylong.models.causal_lm import CausalLM, Ids
+from entropylong.models.cache import WorkerModel, load
+from entropylong.models.causal_lm import CausalLM, Ids, encode_plain
 
 
 class Rule(TypedDict, total=False):
@@ -34,6 +35,8 @@ class Rule(TypedDict, total=False):
 
 PAPER: Rule = {"window": 4096, "stride": 1024, "gain": 2.0, "most": 2.0}
 LABEL = "LongPPL: exp of the mean NLL of the evaluator's key tokens, over all documents together"
+# Of a file that is read in one piece, and of a document that is not too long.
+ALL = 2**62
 
 
 @dataclass(frozen=True)
@@ -143,21 +146,21 @@ def _finite(reading: Reading) -> Floats:
     return reading.nll
 
 
-def save_keys(path: Path, evaluator_hash: str, documents: Sequence[tuple[Ids, Ids]], **rule: Unpack[Rule]) -> None:
+def save_keys(path: Path, evaluator: str, documents: Sequence[tuple[Ids, Ids]], **rule: Unpack[Rule]) -> None:
     """Keep the key tokens of documents.
 
     Args:
         path: of the JSON file.
-        evaluator_hash: of the evaluator's files.
+        evaluator: hash of its files, and its dtype: the same weights in another one find other tokens.
         documents: ids and key tokens of each.
         rule: as `key_tokens` was given it, where that was not the paper's.
     """
     rows = [{"document": _hash(ids), "tokens": len(ids), "keys": keys.tolist()} for ids, keys in documents]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"evaluator": evaluator_hash, "rule": {**PAPER, **rule}, "documents": rows}))
+    write_whole(path, json.dumps({"evaluator": evaluator, "rule": {**PAPER, **rule}, "documents": rows}))
 
 
-def load_keys(path: Path, evaluator_hash: str, ids_list: Sequence[Ids], **rule: Unpack[Rule]) -> list[Ids]:
+def load_keys(path: Path, evaluator: str, ids_list: Sequence[Ids], **rule: Unpack[Rule]) -> list[Ids]:
     """The key tokens that `save_keys` kept, of these documents in this order.
 
     Raises:
@@ -165,15 +168,15 @@ def load_keys(path: Path, evaluator_hash: str, ids_list: Sequence[Ids], **rule: 
     """
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
-        evaluator, of_rule = kept["evaluator"], kept["rule"]
+        of_evaluator, of_rule = kept["evaluator"], kept["rule"]
         hashes = [row["document"] for row in kept["documents"]]
         keys = [np.array(row["keys"], np.int32) for row in kept["documents"]]
     except FileNotFoundError:
         raise EvaluationError(f"{path}: no key tokens there; let the evaluator find them first") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise EvaluationError(f"{path}: holds no key tokens; remove it and let the evaluator find them again") from None
-    if evaluator != evaluator_hash:
-        raise EvaluationError(f"{path}: key tokens of evaluator {evaluator}, this one is {evaluator_hash}; take another file")
+    if of_evaluator != evaluator:
+        raise EvaluationError(f"{path}: key tokens of evaluator {of_evaluator}, this one is {evaluator}; take another file")
     if of_rule != (asked := {**PAPER, **rule}):
         raise EvaluationError(f"{path}: key tokens by {of_rule}, asked for {asked}; take another file")
     if hashes != (wanted := [_hash(ids) for ids in ids_list]):
@@ -188,65 +191,37 @@ def _hash(ids: Ids) -> str:
     return digest(ids.tolist())
 
 
-@dataclass(frozen=True)
-class NamedLM:
-    """A causal LM that is loaded when it is needed.
-
-    Attributes:
-        name, fingerprint: what the record calls it.
-        folder, dtype, document_start_id: as `CausalLM` takes them.
-    """
-
-    name: str
-    fingerprint: str
-    folder: Path
-    dtype: str
-    document_start_id: int | None
-
-    def load(self) -> CausalLM:
-        """The model."""
-        return CausalLM(self.folder, self.dtype, self.document_start_id)
-
-
 def read_documents(path: Path) -> list[str]:
-    """Texts of JSON lines {"text": ...}.
+    """Texts of JSON lines {"text": ...}, a file or all of a folder; blank ones are left out.
 
     Raises:
-        EvaluationError: no such file, or a line without a text.
+        SourceError: no such file.
+        EvaluationError: a line without a text, or no text at all.
     """
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise EvaluationError(f"{path} cannot be read; it should be JSON lines with a text") from None
+    from entropylong.corpus.readers import list_units, read_unit  # which need pyarrow
+
     texts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                texts.append(json.loads(line)["text"].strip())
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise EvaluationError(f"{path}: line {number} is no JSON object with a text") from None
+    for unit in list_units("documents", "jsonl", str(path), ALL):
+        for record in read_unit(unit, str(path), "text", None, ALL):
+            if record.outcome == "error":
+                raise EvaluationError(f"{path}: should be JSON lines with a text; {record.detail}")
+            texts += [record.text.strip()] if record.text is not None else []
     if not texts:
         raise EvaluationError(f"{path}: holds no document; it should be JSON lines with a text")
     return texts
 
 
 def evaluate_longppl(
-    judged: NamedLM,
-    evaluator: NamedLM,
-    texts: Sequence[str],
-    length: int,
-    keys_file: Path,
-    out: Path,
-    batch_tokens: int,
-    **rule: Unpack[Rule],
-) -> tuple[Result, LongPPL]:
-    """LongPPL of a model on the evaluator's key tokens, which are found once and kept.
+    judged: WorkerModel, evaluator: WorkerModel, texts: Sequence[str], length: int, keys_file: Path | None, out: Path,
+    batch_tokens: int, **rule: Unpack[Rule],
+) -> tuple[Result, LongPPL]:  # fmt: skip
+    """LongPPL of a model on the evaluator's key tokens, which are found once and kept. One model is in memory at a time.
 
     Args:
-        judged, evaluator: with one tokenizer; they may be the same.
+        judged, evaluator: causal LMs with one tokenizer; they may be the same.
         texts: documents.
         length: tokens at which a document is cut.
-        keys_file: of the key tokens; made if it is not there.
+        keys_file: of the key tokens; made if it is not there. None: in `out`, named by all that they depend on but the rule.
         out: folder under which the run has a folder of its own.
         batch_tokens: of a forward batch.
         rule: what of `key_tokens` differs from the paper's.
@@ -254,22 +229,26 @@ def evaluate_longppl(
     Raises:
         EvaluationError: no key token, key tokens of other documents or of another evaluator, or another tokenizer.
     """
-    first = evaluator.load() if not keys_file.is_file() else None
-    model = first if first is not None and judged == evaluator else judged.load()
-    ids_list = [np.array(model.encode(text)[:length], np.int32) for text in texts]
-    if first is not None:
-        if first.encode(texts[0]) != model.encode(texts[0]):
-            raise EvaluationError(
-                f"{judged.name}: another tokenizer than {evaluator.name}; key tokens are positions of one tokenizer"
-            )
-        found_keys = [key_tokens(first, ids, batch_tokens=batch_tokens, **rule) for ids in ids_list]
-        save_keys(keys_file, evaluator.fingerprint, list(zip(ids_list, found_keys, strict=True)), **rule)
-    keys = load_keys(keys_file, evaluator.fingerprint, ids_list, **rule)
-    found = long_ppl(model, ids_list, keys, batch_tokens)
+    ids_list = _encoded(judged, texts, length)
+    if judged != evaluator and any((a != b).any() if len(a) == len(b) else True
+                                   for a, b in zip(ids_list, _encoded(evaluator, texts, length), strict=True)):  # fmt: skip
+        raise EvaluationError(
+            f"{judged.spec.name}: another tokenizer than {evaluator.spec.name}; key tokens are positions of one tokenizer"
+        )
     hashes = [_hash(ids) for ids in ids_list]
-    facts = {"benchmark": "longppl", "label": LABEL, "model": judged.name, "model_hash": judged.fingerprint,
-             "dtype": judged.dtype, "evaluator": evaluator.name, "evaluator_hash": evaluator.fingerprint, "length": length,
-             "documents": digest(hashes), "keys": digest([own.tolist() for own in keys])}  # fmt: skip
+    by = f"{evaluator.fingerprint}-{evaluator.dtype}"
+    path = keys_file or out / f"keys-{by}-{length}-{digest(hashes)}.json"
+    if not path.is_file():
+        first: CausalLM = load(evaluator)
+        found_keys = [key_tokens(first, ids, batch_tokens=batch_tokens, **rule) for ids in ids_list]
+        del first  # or it would be in memory beside the other
+        save_keys(path, by, list(zip(ids_list, found_keys, strict=True)), **rule)
+    keys = load_keys(path, by, ids_list, **rule)
+    found = long_ppl(load(judged), ids_list, keys, batch_tokens)
+    facts = {"benchmark": "longppl", "label": LABEL, "model": judged.spec.name, "model_hash": judged.fingerprint,
+             "dtype": judged.dtype, "evaluator": evaluator.spec.name, "evaluator_hash": evaluator.fingerprint,
+             "evaluator_dtype": evaluator.dtype, "length": length, "documents": digest(hashes),
+             "keys": digest([own.tolist() for own in keys])}  # fmt: skip
     folder = out / digest(facts)
     folder.mkdir(parents=True, exist_ok=True)
     items: dict[str, tuple[float, float]] = {}
@@ -278,3 +257,8 @@ def evaluate_longppl(
             items[document] = value, count + items.get(document, (0.0, 0.0))[1]
     figures = {f"longppl.{name}": value for name, value in found.figures.items()}
     return Result(folder, facts, figures).kept([found.figures], items), found
+
+
+def _encoded(model: WorkerModel, texts: Sequence[str], length: int) -> list[Ids]:
+    tokenizer = load(model.tokenizer())
+    return [np.array(encode_plain(tokenizer, text)[:length], np.int32) for text in texts]

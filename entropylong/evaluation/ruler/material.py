@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from entropylong.errors import EvaluationError
+from entropylong.hashing import file_sha256
 
 WHERE = {
     "essays": "Paul Graham's essays: PaulGrahamEssays.json of RULER's download script, {\"text\": ...}, or a plain text file",
@@ -87,6 +88,21 @@ class Material:
     def has(self, name: str) -> bool:
         """Whether a path was given."""
         return getattr(self, name) is not None
+
+    def hash_of(self, name: str) -> str:
+        """Of a file that was given.
+
+        Raises:
+            EvaluationError: it cannot be read.
+        """
+        path: Path = getattr(self, name)
+        known = f"hash of {name}"
+        if known not in self._read:
+            try:
+                self._read[known] = file_sha256(path.expanduser())[:16]
+            except OSError:
+                raise EvaluationError(f"evaluate.{name}: {path} cannot be read; it should be {WHERE[name]}") from None
+        return str(self._read[known])
 
     @cached_property
     def common_words(self) -> tuple[str, ...]:

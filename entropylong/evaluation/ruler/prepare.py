@@ -1,21 +1,19 @@
-"""Step `prepare` of RULER: rows of a task at a length, kept as JSON lines and named by their hash. Pure Python."""
+"""Step `prepare` of RULER: rows of a task at a length. Pure Python."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Prompt
 from entropylong.evaluation.ruler.material import Material, option
 from entropylong.evaluation.ruler.tasks import TASKS, Sample, Setting, Task
-from entropylong.files import write_whole
-from entropylong.hashing import digest
 
-SEED, SAMPLES = 42, 500
+SEED = 42
+# Raise it when any row changes: rows that are on disk are made again.
+GENERATOR = 1
 # Smallest sizes: a chain has five lines to stand between, there are ten common words.
 _LEAST = {"vt": 5, "cwe": 10}
 LENGTHS = (8192, 16384, 32768, 65536, 131072)
@@ -45,7 +43,10 @@ class Row:
         return Prompt(f"{self.task}/{self.length}/{self.index}", self.text, self.prefix, TASKS[self.task].new_tokens)
 
 
-def rows_of(task: Task, length: int, samples: int, material: Material, count: Callable[[str], int], seed: int = SEED) -> list[Row]:
+def rows_of(
+    task: Task, length: int, samples: int, material: Material, count: Callable[[str], int], seed: int = SEED,
+    told: Callable[[int], None] = lambda made: None,
+) -> list[Row]:  # fmt: skip
     """Rows of a task. Their size is found by bisection on one sample; a row that overruns drops one step and is drawn again.
 
     Args:
@@ -55,13 +56,18 @@ def rows_of(task: Task, length: int, samples: int, material: Material, count: Ca
         material: files that some tasks need.
         count: tokens of a text, without special tokens.
         seed: another seed, other rows.
+        told: how many rows there are so far.
 
     Raises:
         EvaluationError: a file is missing, or not even the smallest question fits the length.
     """
     setting = Setting(length, seed, material, count)
     size = _fitting_size(task, setting)
-    return [_row(task, setting, size, index) for index in range(samples)]
+    rows = []
+    for index in range(samples):
+        rows.append(_row(task, setting, size, index))
+        told(index + 1)
+    return rows
 
 
 def _row(task: Task, setting: Setting, size: int, index: int) -> Row:
@@ -139,13 +145,3 @@ def runnable(names: Sequence[str], material: Material) -> tuple[list[Task], list
     if names and without:
         raise EvaluationError(f"{without[0]} needs {option(str(TASKS[without[0]].needs))}")
     return [task for task in chosen if task.name not in without], without
-
-
-def write_rows(rows: Sequence[Row], folder: Path) -> str:
-    """Keep the rows; their hash names the file."""
-    value = digest([asdict(row) for row in rows])
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"prompts-{value}.jsonl"
-    if not path.is_file():
-        write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    return value
