@@ -51,6 +51,10 @@ class Source(Section):
     role: Literal["root", "corpus", "both"] = "both"
 
 
+class Corpus(Section):
+    exclude: Annotated[list[str], Operational]
+
+
 class Ingest(Section):
     max_chars: Positive
     unit_bytes: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
@@ -241,6 +245,7 @@ class Config(Section):
     seed: int
     separator: str
     sources: dict[str, Source]
+    corpus: Corpus
     ingest: Ingest
     roots: Roots
     chunks: Chunks
