@@ -31,6 +31,7 @@ def open_runner(config: str, overrides: Sequence[str], input_path: str | None = 
     from entropylong.config_files import load_config
 
     loaded = load_config(config, overrides, input_path)
+    from entropylong.corpus.exclusion import prepare_excluded
     from entropylong.pipeline import steps_of
     from entropylong.preflight import check_sources, prepare_models
     from entropylong.runner import Runner
@@ -39,6 +40,7 @@ def open_runner(config: str, overrides: Sequence[str], input_path: str | None = 
 
     if names is not None and any(step.kind is Kind.FILES for step in steps_of(list(names))):
         check_sources(loaded)
+    prepare_excluded(loaded)
     prepare_models(loaded)
     return Runner(loaded, session(loaded))
 

@@ -51,6 +51,10 @@ class Source(Section):
     role: Literal["root", "corpus", "both"] = "both"
 
 
+class Corpus(Section):
+    exclude: Annotated[list[str], Operational]
+
+
 class Ingest(Section):
     max_chars: Positive
     unit_bytes: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
@@ -261,6 +265,7 @@ class Config(Section):
     separator: str
     sources: dict[str, Source]
     canaries: Annotated[int, Field(ge=0, json_schema_extra={OPERATIONAL: True})]
+    corpus: Corpus
     ingest: Ingest
     roots: Roots
     chunks: Chunks

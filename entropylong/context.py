@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyspark.sql import SparkSession
 
 from entropylong.config import Config
+from entropylong.corpus.exclusion import prepare_excluded
 from entropylong.layout import check_layout
 from entropylong.models.cache import WorkerModel, gpu_memory
 from entropylong.models.shape import shape_of, weight_bytes
@@ -18,6 +19,7 @@ def make_context(config: Config, spark: SparkSession) -> Context:
     """The context under a config.
 
     Raises:
+        SourceError: an evaluation set of corpus.exclude cannot be read.
         ModelError: a model is not there, or is not of its kind.
         ConfigError: a root with a context does not fit the model's window.
         EnvironmentProblem: the models do not fit where Spark would load them.
@@ -51,4 +53,5 @@ def make_context(config: Config, spark: SparkSession) -> Context:
         shape=shape_of(prepared["model"].path),
         screen_lm=screen_lm,
         query_model=query_model,
+        excluded=prepare_excluded(config),
     )

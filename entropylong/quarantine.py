@@ -45,7 +45,7 @@ def quarantine_table(rows: list[dict[str, Any]]) -> Table:
 def retry_rows(runner: Runner, names: Sequence[str]) -> dict[str, int]:
     """Take the error rows of the named stages (of all but ingest, for none) out of their tables, so that a run computes them anew.
 
-    Rows that were skipped by rule stay: they would be skipped again.
+    Rows that were skipped by rule, or refused as CONTAMINATED, stay: they would be refused again.
 
     Returns:
         Rows that will be tried again, by stage.

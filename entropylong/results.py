@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from entropylong.corpus.decontamination import CONTAMINATED
+from entropylong.errors import QuarantineExceeded
 from entropylong.stages import Stage
 from entropylong.tables.schemas import ERROR, OK
 
@@ -60,3 +62,20 @@ class RunResult:
     run_id: str
     steps: list[StepResult] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+
+
+def require_few_errors(stage: str, counts: Counts, limit: float) -> None:
+    """Raise QuarantineExceeded where more than this share of a stage's rows are errors."""
+    total = sum(counts.outcomes.values())
+    if total and counts.errors / total > limit:
+        of_errors = {code: n for (outcome, code), n in sorted(counts.outcomes.items()) if outcome == ERROR}
+        codes = ", ".join(f"{n} {code}" for code, n in of_errors.items())
+        way_out = (
+            f"to go on without them; {CONTAMINATED} rows share text with a set of corpus.exclude: were so many to be expected?"
+            if CONTAMINATED in of_errors
+            else "to go on without them, or mend the input and take a new workspace"
+        )
+        raise QuarantineExceeded(
+            f"{stage}: {counts.errors} of {total} rows refused ({codes}), above quarantine.max_rate {limit}; "
+            f"see them with `entropylong quarantine` and the same arguments; raise quarantine.max_rate {way_out}"
+        )

@@ -17,18 +17,18 @@ from pyspark.sql import DataFrame, SparkSession
 from entropylong import engines
 from entropylong.config import Config
 from entropylong.context import make_context
+from entropylong.corpus.exclusion import EXCLUDE
 from entropylong.corpus.stage import is_chosen
-from entropylong.errors import ConfigError, NothingToDo, QuarantineExceeded, TableError
+from entropylong.errors import ConfigError, NothingToDo, TableError
 from entropylong.hashing import file_sha256
 from entropylong.index_engine import new_index_artifact, serves
 from entropylong.pins import body_dtype, packed_from, root_threshold
 from entropylong.pipeline import step_writing, steps_of
 from entropylong.progress import step_progress
-from entropylong.results import Counts, RunResult, StepResult
+from entropylong.results import Counts, RunResult, StepResult, require_few_errors
 from entropylong.retrieval.index import MANIFEST, IndexHandle
 from entropylong.stages import Frames, Kind, Stage
 from entropylong.tables.artifacts import Artifact, Registry, fingerprint
-from entropylong.tables.schemas import ERROR
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
 from entropylong.verification.cells import judged_cells
@@ -79,6 +79,8 @@ class Runner:
                 return None
             upstream[table] = known
         config = self.config.semantic(*step.config)
+        if self.ctx.excluded is not None and EXCLUDE in step.config:
+            config[EXCLUDE] = self.ctx.excluded.content  # a hash: the files may move
         models = {name: self._model_hash(name) for name in step.models}
         pinned = self._pinned(step, config, upstream)
         if pinned is None:
@@ -283,7 +285,7 @@ class Runner:
             if (known := self.registry.get(self.fingerprint(step.writes) or "-")) is not None:
                 self.registry.complete(known)
             self.outcomes[step.writes] = counts.outcomes
-            self._check_quarantine(step, counts)
+            require_few_errors(step.name, counts, self.config.quarantine.max_rate)
             return None
         started = time.monotonic()
         with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
@@ -305,7 +307,7 @@ class Runner:
                 f"{label}: {after.errors} rows are in quarantine; see why with `entropylong quarantine` and the same arguments"
             )
         self._require_input(step, after)
-        self._check_quarantine(step, after)
+        require_few_errors(step.name, after, self.config.quarantine.max_rate)
         return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds, usage)
 
     def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
@@ -331,16 +333,6 @@ class Runner:
         if step.kind is Kind.FILES and counts.left == 0 and counts.rows_out == 0:
             said = ", ".join(f"{n} {code}" for (_, code), n in counts.outcomes.items())
             raise NothingToDo(f"ingest: the sources hold no usable document ({said or 'no record at all'})")
-
-    def _check_quarantine(self, step: Stage, counts: Counts) -> None:
-        total, limit = sum(counts.outcomes.values()), self.config.quarantine.max_rate
-        if total and counts.errors / total > limit:
-            codes = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(counts.outcomes.items()) if outcome == ERROR)
-            raise QuarantineExceeded(
-                f"{step.name}: {counts.errors} of {total} rows refused ({codes}), above quarantine.max_rate {limit}; "
-                "see them with `entropylong quarantine` and the same arguments; raise quarantine.max_rate to go on without them, "
-                "or mend the input and take a new workspace"
-            )
 
     def figures_of_run(self, result: RunResult, tracker: Tracker) -> dict[str, float]:
         from entropylong.figures import compute_figures, write_figures

@@ -20,6 +20,7 @@ from entropylong.tables.schemas import NAMES
 from entropylong.udf import Meter
 
 if TYPE_CHECKING:
+    from entropylong.corpus.exclusion import Excluded
     from entropylong.retrieval.index import IndexHandle
 
 
@@ -50,6 +51,7 @@ class Context:
         shape: of the causal LM, to tell what a sequence will cost.
         screen_lm: the small model that screens candidates, if one does.
         query_model: the model that predicts a document's query, of recipe quest, if one does.
+        excluded: the evaluation sets that no chunk and no root may share text with, if there are any.
         say: where a stage tells what it decided.
         parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.
@@ -66,6 +68,7 @@ class Context:
     shape: ModelShape
     screen_lm: WorkerModel | None = None
     query_model: WorkerModel | None = None
+    excluded: Excluded | None = None
     say: Callable[[str], None] = print
     parallelism: int = 1
     fingerprints: dict[str, str] = field(default_factory=dict)

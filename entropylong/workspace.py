@@ -16,7 +16,7 @@ from entropylong.errors import WorkspaceError
 
 FORMAT = 2
 # Its folders; tables too, where they are kept in it.
-_OWN = ("checkpoints", "index", "tables", "feeds", "training")
+_OWN = ("checkpoints", "exclude", "index", "tables", "feeds", "training")
 
 
 class Workspace:

@@ -15,10 +15,13 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from entropylong.config import Config, Source
 from entropylong.corpus.canaries import PREFIX
 from entropylong.corpus.chunking import chunk_text
+from entropylong.corpus.decontamination import CONTAMINATED
+from entropylong.corpus.exclusion import EXCLUDE, open_excluded
 from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
 from entropylong.entropy.roots import PIECE, SPLIT
 from entropylong.errors import SourceError
 from entropylong.hashing import xxhash64
+from entropylong.isolate import refused
 from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
@@ -200,21 +203,19 @@ def root_hash(config: Config, doc_id: Column) -> Column:
 
 
 def chunk(ctx: Context, frames: Frames) -> DataFrame:
-    """Documents -> chunks. Executors: pure string work."""
-    rule = ctx.config.chunks
+    """Documents -> chunks; those that share text with an evaluation set are errors. Executors: pure string work."""
+    rule, excluded = ctx.config.chunks, ctx.excluded
 
     def split(rows: Rows) -> Iterator[dict[str, Any]]:
+        grams = open_excluded(excluded)
         for row in rows:
             texts = chunk_text(row["text"], unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
             for ordinal, text in enumerate(texts):
-                yield {
-                    "chunk_id": xxhash64(row["doc_id"], ordinal),
-                    "doc_id": row["doc_id"],
-                    "ordinal": ordinal,
-                    "text": text,
-                    "text_hash": xxhash64(text),
-                    "outcome": OK,
-                }
+                keys = {"chunk_id": xxhash64(row["doc_id"], ordinal), "doc_id": row["doc_id"], "ordinal": ordinal}
+                if grams is not None and (shared := grams.shared(text)):
+                    yield keys | refused(CONTAMINATED, str(shared))
+                else:
+                    yield keys | {"text": text, "text_hash": xxhash64(text), "outcome": OK}
 
     return map_rows(frames["documents"].select("doc_id", "text"), CHUNKS, split)
 
@@ -246,7 +247,7 @@ CHUNK = Stage(
     reads=("documents",),
     writes="chunks",
     key=("doc_id",),
-    config=("chunks", "sources.*.role"),
+    config=("chunks", "sources.*.role", EXCLUDE),
     build=chunk,
     driving=_corpus,
     purpose="cut corpus documents into retrieval units",

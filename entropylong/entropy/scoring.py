@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from entropylong.corpus.decontamination import CONTAMINATED, Shared
 from entropylong.entropy.engine import Reading, Request, read_stream
 from entropylong.entropy.roots import SPLIT, root_ids, split_ids
 from entropylong.isolate import reason_of
@@ -37,11 +38,19 @@ class Refusal:
 
 
 def score_texts(
-    model: CausalLM, texts: Iterable[tuple[Any, str]], *, min_tokens: int, max_tokens: int, long: str, batch_tokens: int
+    model: CausalLM,
+    texts: Iterable[tuple[Any, str]],
+    *,
+    min_tokens: int,
+    max_tokens: int,
+    long: str,
+    batch_tokens: int,
+    shares_with: Callable[[str], Shared | None] = lambda text: None,
 ) -> Iterator[tuple[Any, Profile | Refusal]]:
     """Tokenise, cut and score texts, given as (key, text).
 
-    The next texts are tokenised while the model is at work. Texts are held a bounded buffer at a time.
+    The next texts are tokenised while the model is at work. Texts are held a bounded buffer at a time. A text that shares words
+    with an evaluation set is refused whole, also where they stand beyond `max_tokens` or in another piece.
 
     Yields:
         (key, its `Profile` or `Refusal`), in an order of its own. With long "split" the keys are document ids, and what comes
@@ -49,7 +58,7 @@ def score_texts(
     """
     front = np.array(model.prefix, np.int32)
     first = 0 if len(front) else 1
-    tokenised = (piece for key, text in texts for piece in _pieces(model, key, text, min_tokens, max_tokens, long))
+    tokenised = (piece for key, text in texts for piece in _pieces(model, key, text, min_tokens, max_tokens, long, shares_with))
     refused: list[tuple[Any, Refusal]] = []
 
     def requests() -> Iterator[Request]:
@@ -69,9 +78,10 @@ def score_texts(
 
 
 def _pieces(
-    model: CausalLM, key: Any, text: str, min_tokens: int, max_tokens: int, long: str
+    model: CausalLM, key: Any, text: str, min_tokens: int, max_tokens: int, long: str, shares_with: Callable[[str], Shared | None]
 ) -> Iterator[tuple[Any, Ids | Refusal]]:
-    found = _tokenise(model, text, min_tokens, max_tokens, long)
+    shared = shares_with(text)
+    found = Refusal("error", CONTAMINATED, str(shared)) if shared else _tokenise(model, text, min_tokens, max_tokens, long)
     if long != SPLIT:
         yield key, found
     elif isinstance(found, Refusal):

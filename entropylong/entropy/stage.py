@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.balance import spread
+from entropylong.corpus.exclusion import EXCLUDE, open_excluded
 from entropylong.corpus.stage import is_root
 from entropylong.entropy.anchors import find_anchors
 from entropylong.entropy.roots import PIECE, SPLIT, doc_id_of
@@ -24,9 +25,10 @@ from entropylong.udf import Row, Rows, map_rows, map_stream
 
 def score(ctx: Context, frames: Frames) -> DataFrame:
     """Entropy and NLL of every position of every root. Driver: plan only. Executors: the causal LM, once a worker."""
-    worker, roots, batch_tokens = ctx.causal_lm, ctx.config.roots, ctx.config.run.batch_tokens
+    worker, roots, batch_tokens, excluded = ctx.causal_lm, ctx.config.roots, ctx.config.run.batch_tokens, ctx.excluded
 
     def run(rows: Iterator[Row]) -> Iterator[Row]:
+        grams = open_excluded(excluded)
         results = score_texts(
             load(worker),
             ((row["doc_id"], row["text"]) for row in rows),
@@ -34,6 +36,7 @@ def score(ctx: Context, frames: Frames) -> DataFrame:
             max_tokens=roots.max_tokens,
             long=roots.long,
             batch_tokens=batch_tokens,
+            shares_with=grams.shared if grams is not None else lambda text: None,
         )
         for root_id, result in results:
             keys = {"root_id": root_id, "doc_id": doc_id_of(root_id, roots.long)}
@@ -101,7 +104,7 @@ SCORE = Stage(
     reads=("documents",),
     writes="scored_documents",
     key=("doc_id",),
-    config=("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id"),
+    config=("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id", EXCLUDE),
     build=score,
     driving=_roots,
     refusal=_refusal,

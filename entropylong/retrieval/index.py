@@ -123,6 +123,21 @@ def node_copy(handle: IndexHandle) -> Path:
         IndexFileError: a file does not match the manifest.
     """
     target = Path(handle.node_cache) / "index" / f"{handle.fingerprint}-{handle.manifest_sha256[:16]}"
+    return copy_once(Path(handle.directory), handle.manifest_sha256, target, "run `entropylong run index`")
+
+
+def copy_once(source: Path, manifest_sha256: str, target: Path, again: str) -> Path:
+    """The files of a manifest on this node's disk, copied and verified once under a lock.
+
+    Args:
+        source: their folder.
+        manifest_sha256: of the manifest in it.
+        target: their folder on this node; it is there only with all of them.
+        again: what makes them anew once `source` is removed.
+
+    Raises:
+        IndexFileError: a file does not match the manifest.
+    """
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,19 +147,16 @@ def node_copy(handle: IndexHandle) -> Path:
         building = Path(f"{target}.building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        source = Path(handle.directory)
-        if file_sha256(source / MANIFEST) != handle.manifest_sha256:
-            raise IndexFileError(f"{source / MANIFEST}: changed since the run started; build the index again")
+        if file_sha256(source / MANIFEST) != manifest_sha256:
+            raise IndexFileError(f"{source / MANIFEST}: changed since the run started; remove {source} and {again}")
         for entry in read_manifest(source)["files"]:
             copy = building / Path(entry["path"]).name  # never a path out of the folder
             try:
                 shutil.copyfile(source / copy.name, copy)
             except FileNotFoundError:
-                raise IndexFileError(f"{source / copy.name}: is gone; remove {source} and run `entropylong run index`") from None
+                raise IndexFileError(f"{source / copy.name}: is gone; remove {source} and {again}") from None
             if file_sha256(copy) != entry["sha256"]:
-                raise IndexFileError(
-                    f"{source / copy.name}: does not match its manifest; remove {source} and run `entropylong run index`"
-                )
+                raise IndexFileError(f"{source / copy.name}: does not match its manifest; remove {source} and {again}")
         shutil.copyfile(source / MANIFEST, building / MANIFEST)
         building.replace(target)
     return target

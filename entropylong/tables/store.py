@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import CATALOG_SCHEMA
+from entropylong.corpus.decontamination import CONTAMINATED
 from entropylong.errors import ConcurrentRun, TableError, WorkerDied
 from entropylong.tables.schemas import ERROR, OK, TABLES, TableSchema
 from entropylong.udf import local_frame
@@ -169,8 +170,8 @@ class Store:
         return row[0][0].astimezone(UTC) if row else datetime.now(UTC)
 
     def drop_errors(self, table: str, fingerprint: str) -> int:
-        """Delete the error rows of a fingerprint; their number."""
-        wrong = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR)
+        """Delete the error rows of a fingerprint; their number. Not those that another try would refuse again by rule."""
+        wrong = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR) & (F.col("code") != CONTAMINATED)
         count = self.read(table).where(wrong).count()
         if count:
             self._versions.pop(table, None)
