@@ -36,7 +36,7 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
     result, table = run_links(loaded, lambda own: Runner(own, spark), lambda line: print(line, flush=True))
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
-    track(loaded, "experiment_links", result)
+    track(loaded, result)
 
 
 @app.command()
@@ -64,4 +64,4 @@ def training(words: Overrides = None, config: ConfigOption = "experiment_trainin
     result, table = run_experiment(loaded, lambda own: Runner(own, spark), spark, lambda line: print(line, flush=True))
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
-    track(loaded, "experiment_training", result)
+    track(loaded, result)

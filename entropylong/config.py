@@ -160,10 +160,10 @@ class Quest(Section):
 class Experiment(Section):
     held_out: Annotated[float, Field(gt=0, lt=1, json_schema_extra={OPERATIONAL: True})]
     seeds: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
-    learning_rates: Annotated[tuple[float, ...], Field(min_length=1, json_schema_extra={OPERATIONAL: True})]
+    learning_rates: Annotated[list[float], Field(min_length=1, json_schema_extra={OPERATIONAL: True})]
     items: Annotated[int, Field(ge=2, json_schema_extra={OPERATIONAL: True})]
-    distance: Annotated[tuple[int, int], Operational]
-    lengths: Annotated[tuple[int, ...], Operational]
+    distance: Annotated[tuple[int, int], Field(strict=False, json_schema_extra={OPERATIONAL: True})]
+    lengths: Annotated[list[int], Operational]
     samples: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
 
 

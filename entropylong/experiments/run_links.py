@@ -19,7 +19,7 @@ from entropylong.corpus.demo import demo_documents
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import links as claim
-from entropylong.experiments.links import ARMS, NOVERIFY, PERMUTED, VERIFIED, Figure, JudgedCell, Link, Sums, Text, figure
+from entropylong.experiments.links import ARMS, NOVERIFY, PAPER, PERMUTED, VERIFIED, Figure, JudgedCell, Link, Sums, Text, figure
 from entropylong.experiments.see_also import choose
 from entropylong.files import write_whole
 from entropylong.hashing import digest, xxhash64
@@ -148,6 +148,7 @@ def decision(sums: Mapping[tuple[str, str], Mapping[str, Sums]]) -> tuple[bool, 
     found = {
         "precision, verified - noverify": figure(own["precision"], sums["all roots", NOVERIFY]["precision"]),
         "NLL fall, verified - permuted": figure(own["drop"], sums["all roots", PERMUTED]["drop"]),
+        "precision, verified - paper's rule": figure(own["precision"], sums["all roots", PAPER]["precision"]),
         "NLL fall, verified - noverify": figure(own["drop"], sums["all roots", NOVERIFY]["drop"]),
     }
     decide = [found["precision, verified - noverify"], found["NLL fall, verified - permuted"]]

@@ -1,0 +1,313 @@
+"""Claim B of the small-scale experiment where a GPU is and Spark is not.
+
+`python -m benchmarks.claim export FILE CONFIG [key=value...]` writes what the stages up to `pairs` found (with Spark, no GPU).
+`python -m benchmarks.claim run FILE MODEL OUT SEEDS` measures, packs, trains and judges from it, by the same pure functions and the
+same training loop, with rows in memory in place of a sealed feed. `entropylong experiment training` is all of it on one machine.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from entropylong.experiments import training as claim
+from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Item, Scores
+from entropylong.feed.order import epoch_order, rank_share
+from entropylong.feed.reader import FeedRow, FeedState
+from entropylong.hashing import share_threshold, xxhash64
+from entropylong.models.causal_lm import CausalLM
+from entropylong.packing.groups import Context, Dependency, Group
+from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
+from entropylong.packing.strands import Strand, pack_strands
+from entropylong.training import loop
+from entropylong.training.settings import RESULT, TrainSettings
+from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
+from entropylong.verification.measuring import Pair, measure
+
+LENGTH, BATCH, STEPS, ROPE = 16384, 4, 30, 5.0e5
+HELD_OUT, ITEMS, DISTANCE, RATES = 0.15, 150, (4096, 12288), (3.0e-4, 1.0e-3)
+RULER_LENGTHS, RULER_SAMPLES = (4096, 8192, 16384), 5
+BATCH_TOKENS = 65536
+RULE = Rule("specific", 0.4, 0.2, math.log(2), 24)
+
+
+def export(file: Path, config: str, overrides: Sequence[str]) -> None:
+    """Roots, chunks and planned pairs of a workspace, as gzipped JSON."""
+    from entropylong.cli_common import open_runner
+    from entropylong.models.cache import load
+    from entropylong.models.causal_lm import encode_plain
+    from entropylong.pipeline import STAGE_NAMES, step_writing
+
+    stages = STAGE_NAMES[: STAGE_NAMES.index("verify")]
+    runner = open_runner(config, list(overrides), None, stages)
+    runner.run(stages)
+    step = step_writing("sequences")
+    frames = {name: runner.store.read_ok(name, runner.fingerprint(name) or "-") for name in ("scored_documents", "chunks", "pairs")}
+    pairs = frames["pairs"].select("root_id", "chunk_id", "kind", "chunk_ids", "anchors").toLocalIterator()
+    chunks: dict[int, list[int]] = {}
+    planned = []
+    for row in pairs:
+        chunks[row.chunk_id] = list(row.chunk_ids)
+        planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank] for a in row.anchors]])
+    found = {
+        "stage": step.name,
+        "seed": runner.config.seed,
+        "separator": encode_plain(load(runner.ctx.causal_lm.tokenizer()), runner.config.separator),
+        "start": runner.config.model.document_start_id,
+        "roots": {r.root_id: [r.doc_id, list(r.input_ids)] for r in frames["scored_documents"].collect()},
+        "chunks": chunks,
+        "documents": {c.chunk_id: c.doc_id for c in frames["chunks"].select("chunk_id", "doc_id").collect()},
+        "pairs": planned,
+    }
+    file.write_bytes(gzip.compress(json.dumps(found).encode(), 6))
+    print(f"{len(found['roots'])} roots, {len(chunks)} chunks, {len(planned)} pairs: {file.stat().st_size / 2**20:.1f} MiB")
+
+
+class MemoryFeed:
+    """Rows of one arm, in the order in which a sealed feed of them would come."""
+
+    arms: dict[str, list[PackedSequence]] = {}  # noqa: RUF012
+
+    def __init__(self, folders: Sequence[Path], weights: Sequence[float], seed: int, batch: int, rank: int, ranks: int) -> None:
+        self._name, self._seed, self._batch, self._share = folders[0].name, seed, batch, rank_share(batch, rank, ranks)
+        self.state = FeedState(seed, 0, (self._name,), (1.0,))
+
+    def __iter__(self) -> Iterator[list[FeedRow]]:
+        rows, mine = self.arms[self._name], self._endless()
+        while True:
+            batch = [next(mine) for _ in range(self._batch)]
+            yield [_row(rows[batch[n]]) for n in self._share]
+
+    def _endless(self) -> Iterator[int]:
+        epoch = 0
+        while True:
+            # The name of the order is not the arm's: rows of equal number come at the same time in each arm.
+            yield from (int(row) for _, row in epoch_order("claim", [len(self.arms[self._name])], self._seed, epoch))
+            epoch += 1
+
+
+def _row(sequence: PackedSequence) -> FeedRow:
+    mask = sequence.loss_mask
+    kept = np.ones(LENGTH, np.int32) if mask is None else np.frombuffer(mask, np.uint8).astype(np.int32)
+    return FeedRow(
+        sequence.sequence_id, sequence.input_ids, kept, np.where(kept, 0, -1).astype(np.int32), np.zeros(LENGTH, np.float32)
+    )
+
+
+def run(file: Path, folder: Path, out: Path, seeds: int) -> None:
+    """Measure, pack, tune, train, judge; what is done stands in OUT at any time."""
+    began, stated = time.monotonic(), json.loads(gzip.decompress(file.read_bytes()))
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
+
+    model = CausalLM(folder, "bfloat16", stated["start"])
+    roots = {root: np.array(ids, np.int32) for root, (_, ids) in stated["roots"].items()}
+    chunks = {int(chunk): np.array(ids, np.int32) for chunk, ids in stated["chunks"].items()}
+    accepted, ranks, retrieved = verify(model, stated, roots, chunks)
+    say(f"verified: {len(stated['pairs'])} passes, {sum(map(len, accepted.values()))} dependencies of {len(accepted)} roots")
+    threshold = share_threshold(1.0 - HELD_OUT)
+    kept = {root for root in roots if xxhash64(stated["seed"], stated["roots"][root][0]) <= threshold}
+    arms = pack_arms(stated, roots, chunks, {r: a for r, a in accepted.items() if r in kept}, ranks, retrieved, kept, model)
+    MemoryFeed.arms = arms
+    tokens = {arm: sum(s.end - s.start for q in rows for s in q.segments if s.kind != "pad") for arm, rows in arms.items()}
+    sizes = {arm: (len(rows), tokens[arm]) for arm, rows in arms.items()}
+    say(f"packed, rows and tokens: {sizes}")
+    held = hold_out(stated, roots, chunks, {r: a for r, a in accepted.items() if r not in kept}, model)
+    held = replace(held, keys=claim.find_keys(model, held, BATCH_TOKENS))
+    counted = f"{len(held.items)} links, {len(held.plain)} windows, {len(held.answers)} questions"
+    say(f"held out: {counted}, {sum(map(len, held.keys))} key tokens")
+    results: dict[str, Any] = {
+        "tokens": tokens, "rows": {arm: len(rows) for arm, rows in arms.items()}, "items": [i.key for i in held.items],
+        "base": asdict(claim.judge(model, held, BATCH_TOKENS)), "runs": {},
+        "device": torch.cuda.get_device_name(), "torch": torch.__version__,
+        "roots": [len(roots), len(kept)], "dependencies": sum(map(len, accepted.values())),
+    }  # fmt: skip
+    say(f"base: {summary(Scores(**results['base']))}")
+    del model
+    torch.cuda.empty_cache()
+    loop.Feed = MemoryFeed  # type: ignore[assignment,misc]
+
+    def trained(arm: str, rate: float, seed: int) -> Scores:
+        done = train(folder, arm, rate, seed, stated["start"], held)
+        results["runs"][f"{arm}/{rate:g}/{seed}"] = asdict(done)
+        (out / "claim.json").write_text(json.dumps(results))
+        say(f"{arm} rate {rate:g} seed {seed}: {summary(done)}")
+        return done
+
+    best = min(RATES, key=lambda rate: trained(TUNED_ON, rate, 0).plain_nll)
+    results["rate"] = best
+    for seed in range(seeds):
+        for arm in ARMS:
+            trained(arm, best, seed)
+    report(results)
+
+
+def summary(scores: Scores) -> str:
+    """One line of a model."""
+    effect, answers = np.mean(list(scores.effects.values())), np.mean(list(scores.answers.values()))
+    return f"effect {effect:.4f}  answers {answers:.3f}  LongPPL {scores.long_ppl:.2f}  NLL at 2K {scores.plain_nll:.4f}"
+
+
+def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> tuple[dict[str, list[Dependency]], Any, Any]:
+    """Accepted dependencies by root; and of each retrieved (root, chunk) its best rank and the anchors that retrieved it."""
+    places: dict[str, list[int]] = {}
+    for root, _, _, anchors in stated["pairs"]:
+        places.setdefault(root, []).extend(p for p, _ in anchors)
+    at = {root: np.unique(np.array(p, np.int32)) for root, p in places.items()}
+    nothing = np.zeros(0, np.int32)
+    asked = [Pair(roots[root], nothing, positions, (root, None, None, None)) for root, positions in at.items()]
+    for root, chunk, kind, anchors in stated["pairs"]:
+        asked.append(Pair(roots[root], chunks[chunk], np.array([p for p, _ in anchors], np.int32), (root, chunk, kind, anchors)))
+    base: dict[str, dict[int, tuple[float, float]]] = {}
+    cells: dict[str, list[tuple[Any, ...]]] = {}
+    for pair, reading in measure(model, asked, separator_ids=stated["separator"], batch_tokens=BATCH_TOKENS):
+        root, chunk, kind, anchors = pair.tag
+        values = list(zip(pair.positions.tolist(), reading.entropy_with, reading.nll_with, reading.copy_len, strict=True))
+        if chunk is None:
+            base[root] = {p: (float(h), float(n)) for p, h, n, _ in values}
+        else:
+            for (p, h, n, copy), (_, rank) in zip(values, anchors, strict=True):
+                own = RETRIEVED if rank is not None else RANDOM if kind == RANDOM else SAME_ROOT
+                cells.setdefault(root, []).append((chunk, p, own, rank, float(h), float(n), int(copy)))
+    accepted: dict[str, list[Dependency]] = {}
+    ranks: dict[str, dict[int, int]] = {}
+    retrieved: dict[str, list[tuple[int, int, float]]] = {}
+    for root, rows in sorted(cells.items()):
+        chunk, position, kind, rank, h_with, n_with, copy = (list(column) for column in zip(*rows, strict=True))
+        h, n = (np.array([base[root][p][i] for p in position], np.float64) for i in (0, 1))
+        verdicts = judge(Cells(np.array(position, np.int32), np.array(kind, object), h, n, np.array(h_with, np.float64),
+                               np.array(n_with, np.float64), np.array(copy, np.int32)), RULE)  # fmt: skip
+        for i in range(len(rows)):
+            gain = float(verdicts.gain[i])
+            if verdicts.accepted[i]:
+                accepted.setdefault(root, []).append(Dependency(chunk[i], position[i], gain, None))
+            if kind[i] == RETRIEVED and copy[i] <= 24:
+                ranks.setdefault(root, {})[chunk[i]] = min(rank[i], ranks.get(root, {}).get(chunk[i], 99))
+                retrieved.setdefault(root, []).append((chunk[i], position[i], gain))
+    return accepted, ranks, retrieved
+
+
+def pack_arms(
+    stated: Any, roots: Any, chunks: Any, accepted: Any, ranks: Any, retrieved: Any, kept: set[str], model: CausalLM
+) -> dict[str, list[PackedSequence]]:  # fmt: skip
+    """Sequences of the arms: spread, no filler; standard has as many tokens as verified."""
+
+    def rule(recipe: str) -> PackRule:
+        return PackRule(
+            LENGTH,
+            "spread",
+            "shuffle",
+            "none",
+            stated["seed"],
+            recipe,
+            tuple(model.prefix),
+            tuple(stated["separator"]),
+            model.pad_id,
+        )
+
+    def group(root: str, links: Sequence[Dependency]) -> Group:
+        of: dict[int, list[Dependency]] = {}
+        for link in links:
+            of.setdefault(link.chunk_id, []).append(link)
+        contexts = tuple(
+            Context(c, tuple(chunks[c].tolist()), max(k.gain for k in own), min(k.position for k in own))
+            for c, own in sorted(of.items())
+        )
+        return Group(root, tuple(roots[root].tolist()), contexts, tuple(links))
+
+    def by_rank(root: str) -> list[Dependency]:
+        wanted = len({link.chunk_id for link in accepted[root]})
+        chosen = set(sorted(ranks[root], key=lambda c: (ranks[root][c], c))[:wanted])
+        return [Dependency(c, p, g, None) for c, p, g in retrieved[root] if c in chosen]
+
+    verified = [group(root, links) for root, links in sorted(accepted.items())]
+    arms = {
+        "verified": pack_groups(verified, rule("verified")),
+        "permuted": pack_groups(verified, rule("permuted")),
+        "noverify": pack_groups([group(root, by_rank(root)) for root in sorted(accepted)], rule("noverify")),
+    }
+    budget = sum(s.end - s.start for q in arms["verified"] for s in q.segments if s.kind != "pad")
+    strands, spent = [], 0
+    for root in sorted(kept, key=lambda r: (xxhash64("standard", r), r)):
+        strand = Strand(root, (Piece("root", root, None, tuple(roots[root].tolist())),)).cut(max(0, budget - spent), 1)
+        spent += strand.tokens(1) + 1
+        strands += [strand] if strand.pieces else []
+    return arms | {TUNED_ON: pack_strands(strands, rule(TUNED_ON))}
+
+
+def hold_out(stated: Any, roots: Any, chunks: Any, accepted: Any, model: CausalLM) -> HeldOut:
+    """As the experiment holds out, from the roots that no arm was packed of."""
+    of_document: dict[str, set[int]] = {}
+    for chunk, document in stated["documents"].items():
+        of_document.setdefault(document, set()).add(int(chunk))
+    best: dict[tuple[str, int], int] = {}
+    verified = {root: {link.chunk_id for link in links} for root, links in accepted.items()}
+    for root, links in accepted.items():
+        for link in sorted(links, key=lambda k: (-k.gain, k.position)):
+            best.setdefault((root, link.chunk_id), link.position)
+    items = []
+    for root, chunk in sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[:ITEMS]:
+        key = f"{root}/{chunk}"
+        taken = verified[root] | of_document.get(stated["roots"][root][0], set())
+        stand = claim.between(chunks, taken, key, DISTANCE)
+        items.append(Item(key, chunks[chunk], chunks[chunk][:0], stand, roots[root], best[root, chunk]))
+    known = {f"{root}/{chunk}": {chunks[c].tobytes() for c in verified[root]} for root, chunk in best}
+    separator = np.array(stated["separator"], np.int32)
+    threshold = share_threshold(1.0 - HELD_OUT)
+    texts = [
+        np.concatenate([ids, separator]) for r, ids in roots.items() if xxhash64(stated["seed"], stated["roots"][r][0]) > threshold
+    ]
+    joined = np.concatenate(texts)
+    windows = tuple(joined[s : s + claim.PLAIN] for s in range(0, len(joined) - claim.PLAIN, claim.PLAIN))
+    answers = claim.ruler_answers(model.encode, RULER_LENGTHS, RULER_SAMPLES, 42)
+    return HeldOut(tuple(claim.with_permuted(items, known)), windows, answers, tuple(stated["separator"]))
+
+
+def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: HeldOut) -> Scores:
+    """One run of the product's loop, and what it scores."""
+    place = Path("/tmp/claim") / f"{arm}-{rate:g}-{seed}"
+    settings = TrainSettings(
+        model=str(folder), feeds=(arm,), weights=(1.0,), folder=str(place), length=LENGTH, batch=BATCH, steps=STEPS,
+        learning_rate=rate, final_rate=0.0, warmup=0.2, weight_decay=0.1, clip=1.0, rope_base=ROPE, dtype="bfloat16", seed=seed,
+        node_cache="/tmp/cache", checkpoint_activations=True, save_every=STEPS, keep=1, logits_block=4096,
+    )  # fmt: skip
+    settings.write()
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + seed)}
+    losses: list[float] = []
+    loop.train(settings, lambda figures: losses.append(figures.loss), lambda line: None)
+    scores = claim.judge(CausalLM(place / RESULT, "bfloat16", start), held, BATCH_TOKENS)
+    print(f"        loss {losses[0]:.3f} -> {losses[-1]:.3f}", flush=True)
+    return scores
+
+
+def report(results: dict[str, Any]) -> None:
+    """The differences, as the decision rule wants them."""
+    runs = {name: Scores(**found) for name, found in results["runs"].items()}
+    seeds = sorted({name.split("/")[2] for name in runs if name.startswith(ARMS[0])})
+    rate = f"{results['rate']:g}"
+
+    def table(arm: str, field: str) -> Any:
+        return np.array([[v for _, v in sorted(getattr(runs[f"{arm}/{rate}/{s}"], field).items())] for s in seeds])
+
+    for field in ("effects", "answers"):
+        for arm in ARMS[1:]:
+            print(field, f"verified - {arm}", claim.difference(table(ARMS[0], field), table(arm, field)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "export":
+        export(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    else:
+        run(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
