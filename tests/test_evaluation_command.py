@@ -48,7 +48,7 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
     assert set(items) == {f"{task}/1500/{index}" for task in ("fwe", "niah_single_1") for index in range(2)}
     assert all(0 <= value <= 1 and weight == 1 for value, weight in items.values())
     answers = (folder / "answers.jsonl").read_text()
-    assert answers.count("\n") == 4 and len(list(prompts.iterdir())) == 2
+    assert answers.count("\n") == 4 and len(list(prompts.glob("*.jsonl"))) == 2
     assert "2 of 13 tasks" in said and kept["facts"]["tasks"] == ["fwe", "niah_single_1"] and kept["facts"]["lengths"] == [1500]
     assert not any("average" in name for name in kept["figures"])
     assert call(command) == 0 and (folder / "answers.jsonl").read_text() == answers, "nothing is asked again"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+from filelock import FileLock
 
 from entropylong.entropy.engine import Floats, Reading, entropy_at
 from entropylong.errors import EvaluationError
@@ -238,11 +239,13 @@ def evaluate_longppl(
     hashes = [_hash(ids) for ids in ids_list]
     by = f"{evaluator.fingerprint}-{evaluator.dtype}"
     path = keys_file or out / f"keys-{by}-{length}-{digest(hashes)}.json"
-    if not path.is_file():
-        first: CausalLM = load(evaluator)
-        found_keys = [key_tokens(first, ids, batch_tokens=batch_tokens, **rule) for ids in ids_list]
-        del first  # or it would be in memory beside the other
-        save_keys(path, by, list(zip(ids_list, found_keys, strict=True)), **rule)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # checkpoints that are judged beside each other share the file
+        if not path.is_file():
+            first: CausalLM = load(evaluator)
+            found_keys = [key_tokens(first, ids, batch_tokens=batch_tokens, **rule) for ids in ids_list]
+            del first  # or it would be in memory beside the other
+            save_keys(path, by, list(zip(ids_list, found_keys, strict=True)), **rule)
     keys = load_keys(path, by, ids_list, **rule)
     found = long_ppl(load(judged), ids_list, keys, batch_tokens)
     facts = {"benchmark": "longppl", "label": LABEL, "model": judged.spec.name, "model_hash": judged.fingerprint,

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
+
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.ruler.material import Material, prompts
 from entropylong.evaluation.ruler.prepare import GENERATOR, Row, rows_of
@@ -79,10 +81,13 @@ def prepare(
     parts = []
     for length, task, path in asked:
         if not path.is_file():
-            told = partial(_told, progress, done, total)
-            rows = rows_of(task, length, samples, material, counter.count, seed, told)
+            with FileLock(f"{path}.lock"):  # evaluations that run beside each other share the files
+                if not path.is_file():
+                    told = partial(_told, progress, done, total)
+                    rows = rows_of(task, length, samples, material, counter.count, seed, told)
+                    write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
             done += samples
-            write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+            progress(done, total)
         parts.append(_part(path))
     return parts
 
