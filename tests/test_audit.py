@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import LlamaForCausalLM
 from entropylong.audit.dataset import read_sample
 from entropylong.audit.measure import FAR, distances_within, reach, repeats
 from entropylong.cli import call
+from entropylong.corpus.demo import demo_documents
 from entropylong.errors import EntropyLongError
 from entropylong.models.causal_lm import CausalLM, Ids
 from entropylong.models.prepare import ModelSpec, prepare
@@ -36,17 +38,15 @@ def real_lm(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 
 
 def test_only_what_repeats_far_back_needs_far_context(real_lm: CausalLM) -> None:
-    words = "river copper lantern thirteen market yellow bishop quietly engine mirror salt harbour velvet pencil".split()  # noqa: SIM905
-    rng = random.Random(0)
-    half = real_lm.encode(" ".join(rng.choices(words, k=150)) + ". ")
-    twice, shuffled = np.array(half * 2, np.int32), np.array([*half, *rng.sample(half, len(half))], np.int32)
-    repeated, mixed = (reach(real_lm, ids, [32, 64]) for ids in (twice, shuffled))
-    print(repeated, mixed, len(half))
-    in_second = len(half)
-    assert repeated.asked == tuple(len(twice) - d - d // 4 for d in (32, 64))
-    assert repeated.far[1] > 0.6 * in_second and repeated.against[1] < 0.1 * in_second
-    assert mixed.far[1] < 0.15 * in_second and mixed.far[1] < repeated.far[1] / 4
-    assert sum(repeated.farthest) >= repeated.far[1] == repeated.farthest[1], "who is far at 64 reaches beyond it, not to it"
+    words = sorted({word for _, text in demo_documents("pydoc_data.topics") for word in re.findall(r"[a-z]{4,}", text)})
+    chosen = random.Random(0).sample(words, 240)
+    first, other = (np.array(real_lm.encode(" " + " ".join(part)), np.int32) for part in (chosen[:120], chosen[120:]))
+    repeated, fresh = (reach(real_lm, np.concatenate([first, second]), [32, 64]) for second in (first, other))
+    assert repeated.asked == tuple(2 * len(first) - d - d // 4 for d in (32, 64))
+    assert repeated.far[1] > 0.9 * len(first) and repeated.against[1] < 0.1 * len(first)
+    # Words at random are never where the model is sure: chance moves them both ways, and only the repetition moves one way.
+    assert fresh.far[1] - fresh.against[1] < (repeated.far[1] - repeated.against[1]) / 4
+    assert repeated.farthest[1] == repeated.far[1] > 3 * repeated.farthest[0], "the repetition lies further back than 64 tokens"
 
 
 def slow_nll(lm: Any, prefix: list[int], ids: Ids, start: int, position: int) -> float:
