@@ -88,15 +88,52 @@ def key_tokens(
         EvaluationError: the model gives no number for a token.
         ModelError: the document does not fit the device's memory.
     """
-    asked = np.arange(window + stride, len(ids), dtype=np.int32)
-    if not len(asked):
-        return asked
-    starts = range(stride, len(ids) - window, stride)
-    shorts = [ids[start : start + window + stride] for start in starts]
-    in_short = [np.arange(window, len(short), dtype=np.int32) for short in shorts]
-    long, *short = _nll(evaluator, [ids, *shorts], [asked, *in_short], batch_tokens)
-    is_key = (np.concatenate(short) - long > gain) & (long < most)
-    return asked[is_key]
+    (far,) = far_gains(evaluator, ids, [(window, stride)], batch_tokens)
+    return far.positions[(far.gain > gain) & (far.nll < most)]
+
+
+@dataclass(frozen=True)
+class FarGain:
+    """What a far context explains of the tokens of a document that have one.
+
+    Attributes:
+        positions: of these tokens: all from window + stride on `[tokens]`.
+        gain: NLL_short - NLL_long of each, in nats `[tokens]`.
+        nll: NLL_long of each, in nats `[tokens]`.
+    """
+
+    positions: Ids
+    gain: Floats
+    nll: Floats
+
+
+def far_gains(model: CausalLM, ids: Ids, windows: Sequence[tuple[int, int]], batch_tokens: int) -> list[FarGain]:
+    """NLL_short - NLL_long of `key_tokens`, for several (window, stride); the whole document is read once for all.
+
+    Args:
+        model: that reads.
+        ids: the document without the prefix `[tokens]`.
+        windows: (window, stride) of each short context.
+        batch_tokens: of a forward batch; the whole document goes alone.
+
+    Raises:
+        EvaluationError: the model gives no number for a token.
+        ModelError: the document does not fit the device's memory.
+    """
+    asked = [np.arange(window + stride, len(ids), dtype=np.int32) for window, stride in windows]
+    longest = max(asked, key=len)
+    if not len(longest):
+        return [FarGain(longest, np.zeros(0, np.float32), np.zeros(0, np.float32)) for _ in windows]
+    shorts = [[ids[at : at + w + s] for at in range(s, len(ids) - w, s)] for w, s in windows]
+    inside = [np.arange(w, len(short), dtype=np.int32) for (w, _), own in zip(windows, shorts, strict=True) for short in own]
+    flat = [short for own in shorts for short in own]
+    long, *short = _nll(model, [ids, *flat], [longest, *inside], batch_tokens)
+    found = []
+    for positions, own in zip(asked, shorts, strict=True):
+        nll = long[len(long) - len(positions) :]
+        found.append(FarGain(positions, np.concatenate([np.zeros(0, np.float32), *short[: len(own)]]) - nll, nll))
+        short = short[len(own) :]
+    return found
 
 
 def long_ppl(model: CausalLM, ids_list: Sequence[Ids], keys_list: Sequence[Ids], batch_tokens: int = 8192) -> LongPPL:

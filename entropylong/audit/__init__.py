@@ -1,0 +1,1 @@
+"""Audit of any long-context data set: does its text need its length, is it repeated, does it hold evaluation sets?"""
