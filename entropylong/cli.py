@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from entropylong import cli_audit, cli_evaluation, cli_experiment, cli_gain, cli_sweep, cli_training, cli_upkeep
+from entropylong import (
+    cli_audit,
+    cli_comparison,
+    cli_evaluation,
+    cli_experiment,
+    cli_gain,
+    cli_sweep,
+    cli_training,
+    cli_upkeep,
+)
 from entropylong.cli_common import ConfigOption, InputOption, Overrides, Words, only_overrides, open_runner, split_words
 from entropylong.errors import EntropyLongError
 
@@ -188,7 +197,7 @@ def inspect(
 
 
 UPKEEP = (cli_upkeep.check, cli_upkeep.refresh, cli_upkeep.gc, cli_upkeep.compact, cli_upkeep.quarantine)
-for command in (cli_sweep.sweep, cli_training.train, cli_training.export, cli_audit.audit, *UPKEEP):
+for command in (cli_sweep.sweep, cli_comparison.compare, cli_audit.audit, cli_training.train, cli_training.export, *UPKEEP):
     app.command()(command)
 cli_evaluation.app.command()(cli_gain.gain)
 app.add_typer(cli_evaluation.app, name="evaluate")

@@ -32,7 +32,8 @@ def sweep(
     from entropylong.runner import Runner
     from entropylong.sweep import run_sweep, sweep_table, variants
 
-    swept = [word for word in words if "," in word.partition("=")[2]]
+    keys = {word.partition("=")[0] for word in words if "," in word.partition("=")[2]}
+    swept = [word for word in words if word.partition("=")[0] in keys]  # one more value of such a key is one to sweep
     overrides = [word for word in words if word not in swept]
     base = load_config(config, overrides, input_path)
     chosen = variants(base, swept, grid)

@@ -77,6 +77,10 @@ class EvaluationError(EntropyLongError):
     """A benchmark cannot be run as asked: its data, the model or an endpoint does not serve."""
 
 
+class ComparisonError(EntropyLongError):
+    """Results cannot be put side by side: none is there, one is damaged, or it is not clear which is meant."""
+
+
 class QuarantineExceeded(EntropyLongError):
     """More rows were refused than `quarantine.max_rate` allows."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from pyspark.sql import functions as F
 from rich.table import Table
 
 from entropylong.corpus.stage import has_canaries, is_canary
+from entropylong.figure_names import BANDS, FIGURES, SHOWN, is_shown
+from entropylong.files import write_whole
 from entropylong.hashing import digest
 from entropylong.models.prepare import prepare
 from entropylong.models.shape import shape_of
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
     from entropylong.results import RunResult
     from entropylong.runner import Runner
 
-# Position bands of pass rates: the first tokens of a text are uncertain for want of any context (method, Stage 1).
-BANDS = (("before_32", 0, 32), ("32_128", 32, 128), ("128_512", 128, 512), ("beyond_512", 512, 2**31 - 1))
 RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 
@@ -220,7 +221,7 @@ def _errors(runner: Runner) -> dict[str, float]:
 
 
 def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> None:
-    """One row a figure into `metrics`, under the fingerprint of the sequences."""
+    """One row a figure into `metrics`, under the fingerprint of the sequences; and a file of them, to be compared by."""
     now = datetime.now(UTC)
     rows = [
         {"run_id": run_id, "stage": _stage_of(name), "name": name, "value": float(value), "at": now, "outcome": OK}
@@ -229,6 +230,13 @@ def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> 
     frame = local_frame(runner.spark, rows, METRICS.struct)
     value = runner.fingerprint("sequences") or digest(run_id)
     runner.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
+    config = runner.config
+    folder = runner.workspace.figures(config.pack.recipe, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
+             "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
+             "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
+    write_whole(folder / FIGURES, json.dumps({"facts": facts, "figures": dict(figures)}, indent=1))
 
 
 def _stage_of(name: str) -> str:
@@ -256,60 +264,9 @@ def figures_table(figures: Mapping[str, float]) -> Table:
     table = Table(title="EntropyLong: what was found", show_header=True, header_style="bold")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for label, name, form in _SHOWN:
+    for label, name, form in SHOWN:
         if name is None:
             table.add_section()
-        elif name in figures or not name.startswith(("band_", "screen_", "canary_")):  # a band without anchors says nothing
+        elif is_shown(name, figures):
             table.add_row(label, form.format(figures[name]) if name in figures else "n/a")
     return table
-
-
-_SHOWN: tuple[tuple[str, str | None, str], ...] = (
-    ("documents", "documents", "{:,.0f}"),
-    ("chunks to retrieve from", "chunks", "{:,.0f}"),
-    ("roots scored", "roots", "{:,.0f}"),
-    ("tokens of roots", "root_tokens", "{:,.0f}"),
-    ("", None, ""),
-    ("anchors a root", "anchors_a_root", "{:.1f}"),
-    ("candidates", "candidates", "{:,.0f}"),
-    ("pairs = forward passes", "pairs", "{:,.0f}"),
-    ("tokens forwarded to verify", "forwarded_tokens_gains", "{:,.0f}"),
-    ("tokens a second, verify", "tokens_per_second_gains", "{:,.0f}"),
-    ("  share of time in forward passes", "accelerator_busy_gains", "{:.0%}"),
-    ("  share of Arrow, JVM and idle slots", "arrow_jvm_share_gains", "{:.0%}"),
-    ("", None, ""),
-    ("screen: recall of held-out dependencies", "screen_recall", "{:.1%}"),
-    ("  at least, with 95 % confidence", "screen_recall_low", "{:.1%}"),
-    ("  held-out dependencies", "screen_positives", "{:,.0f}"),
-    ("  share of tokens saved", "screen_saving", "{:.0%}"),
-    ("pass rate, paper's rule: retrieved", "pass_rate_retrieved_paper", "{:.1%}"),
-    ("  control: same root", "pass_rate_same_root_paper", "{:.1%}"),
-    ("  control: random", "pass_rate_random_paper", "{:.1%}"),
-    ("  FDR", "fdr_paper", "{:.2f}"),
-    ("pass rate, our rule: retrieved", "pass_rate_retrieved_specific", "{:.1%}"),
-    ("  control: same root", "pass_rate_same_root_specific", "{:.1%}"),
-    ("  control: random", "pass_rate_random_specific", "{:.1%}"),
-    ("  FDR", "fdr_specific", "{:.2f}"),
-    *(
-        (f"  {kind}, positions {name.replace('_', ' ' if name[0].isalpha() else '-')}", f"band_{name}_{kind}_specific", "{:.1%}")
-        for name, _, _ in BANDS
-        for kind in (RETRIEVED, RANDOM)
-    ),
-    ("", None, ""),
-    ("canaries: planted pairs", "canary_planted", "{:,.0f}"),
-    ("  recall of retrieval", "canary_recall_retrieval", "{:.1%}"),
-    ("  recall of verification, of what was retrieved", "canary_recall_verification", "{:.1%}"),
-    ("  precision of verification", "canary_precision", "{:.1%}"),
-    ("verified dependencies", "dependencies", "{:,.0f}"),
-    ("roots with one", "roots_with_dependency", "{:,.0f}"),
-    ("dependencies a root", "dependencies_a_root", "{:.1f}"),
-    ("mean gain", "gain_mean", "{:.2f}"),
-    ("mean excess gain", "excess_gain_mean", "{:.2f}"),
-    ("", None, ""),
-    ("sequences", "sequences", "{:,.0f}"),
-    ("dependency distance, median tokens", "distance_median", "{:,.0f}"),
-    ("dependency distance, 90th percentile", "distance_p90", "{:,.0f}"),
-    ("filler share", "filler_share", "{:.1%}"),
-    ("padding share", "padding_share", "{:.1%}"),
-    ("rows refused as errors", "error_rows", "{:,.0f}"),
-)

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from entropylong.config import Config, walk
 from entropylong.config_files import split_values
-from entropylong.errors import UsageError
+from entropylong.errors import UsageError, WorkspaceError
+from entropylong.files import write_whole
 from entropylong.hashing import digest
 from entropylong.pipeline import STEPS
 from entropylong.stages import Stage
-from entropylong.tracking import connect, log
+from entropylong.tracking import connect, log_once, run_of
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -86,7 +87,7 @@ def variants(config: Config, words: Sequence[str], grid: bool) -> list[Variant]:
             raise UsageError(f"{word}: no key {key!r} with a value of its own; conf/base.yaml lists all")
         if first_stage([key]) is None:
             raise UsageError(f"{word}: {key} decides no stage's result; sweep keys that do, like anchors.alpha or accept.epsilon")
-        swept[key] = values
+        swept[key] = list(dict.fromkeys([*swept.get(key, []), *values]))  # a key that is given twice has all the values
     if not swept:
         raise UsageError("give the keys to sweep: anchors.alpha=1.5,2.0,2.5 accept.epsilon=0.2,0.4")
     own = tuple((key, known[key]) for key in swept)
@@ -106,13 +107,19 @@ def first_stage(keys: Sequence[str]) -> Stage | None:
     return next((step for step in STEPS if any(concerns(step, key) for key in keys)), None)
 
 
+def folder_of(base: Config, chosen: Sequence[Variant]) -> Path:
+    """Where a sweep's results are kept: another config sweeps the same values to other results, in another folder."""
+    name = digest([base.semantic(*Config.model_fields), [variant.overrides for variant in chosen]])
+    return Path(base.workspace) / "sweeps" / f"sweep-{name}"
+
+
 def run_sweep(
     load: Callable[[Sequence[str]], Config],
     chosen: Sequence[Variant],
     open_: Callable[[Config], Runner],
     say: Callable[[str], None],
 ) -> list[Outcome]:
-    """Run each variant, and log it to MLflow as a child of the sweep.
+    """Run each variant, and log it to MLflow as a child of the sweep; a sweep that was broken off goes on as the same one.
 
     Args:
         load: overrides -> the config with them.
@@ -121,30 +128,36 @@ def run_sweep(
         say: told what is under way.
     """
     base = load(())
+    folder = folder_of(base, chosen)
+    (folder / "variants").mkdir(parents=True, exist_ok=True)
     client, experiment = connect(base.tracking)
-    name = f"sweep-{digest([variant.overrides for variant in chosen])}"
-    parent = client.create_run(experiment, run_name=name, tags={"entropylong.sweep": name}).info.run_id
+    parent = run_of(client, experiment, "entropylong.sweep", digest(str(folder.absolute())), folder.name, {}).info.run_id
+    client.set_terminated(parent, "RUNNING")
     outcomes = []
     try:
         for number, variant in enumerate(chosen, start=1):
             say(f"{number} of {len(chosen)}: {variant.name}")
-            outcome = _run(load(variant.overrides), variant, open_)
-            child = client.create_run(experiment, run_name=variant.name, tags={"mlflow.parentRunId": parent}).info.run_id
-            log(client, child, dict(variant.values), outcome.figures)
-            client.set_terminated(child)
+            outcome = _run(load(variant.overrides), variant, open_, folder / "variants")
+            kind, identity = {"mlflow.parentRunId": parent}, digest([parent, variant.name, dict(outcome.figures)])
+            values = dict(variant.values)
+            log_once(base.tracking, "entropylong.variant", identity, variant.name, kind, values, outcome.figures, ())
             outcomes.append(outcome)
-        folder = Path(base.workspace) / "sweeps" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+        write_whole(folder / "results.json", json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
         draw(outcomes, folder / "sweep.png")
-        client.log_artifacts(parent, str(folder))
+        for file in ("results.json", "sweep.png"):
+            client.log_artifact(parent, str(folder / file))
         say(f"results and picture: {folder}")
     finally:
         client.set_terminated(parent, "FINISHED" if len(outcomes) == len(chosen) else "FAILED")
     return outcomes
 
 
-def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner]) -> Outcome:
+def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], kept: Path) -> Outcome:
+    """Run a variant, and keep what it gave and cost in a file of its own.
+
+    Its cost is that of the start of the sweep that finished it: a later one, which finds all done, takes it from the file. What a
+    start that was broken off within the variant had done by then is in no variant's cost.
+    """
     from entropylong.figures import latest_figures
 
     runner = open_(config)
@@ -158,7 +171,21 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner]) ->
     figures |= {name: figures[source] for name, source in picked.items() if source in figures}
     figures["new_passes"] = float(sum(step.keys for step in result.steps if step.step.writes == "gains"))
     figures["seconds"] = sum(step.seconds for step in result.steps)
+    file, value = kept / f"{digest(variant.overrides)}.json", runner.fingerprint("sequences")
+    if not result.steps and file.is_file() and (known := _kept(file))["fingerprint"] == value:
+        figures |= {name: known["figures"][name] for name in ("new_passes", "seconds")}
+    write_whole(file, json.dumps({"variant": variant.name, "fingerprint": value, "figures": figures}, indent=1))
     return Outcome(variant, figures)
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(file.read_text())
+        return {"fingerprint": known["fingerprint"], "figures": {k: float(known["figures"][k]) for k in ("new_passes", "seconds")}}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise WorkspaceError(
+            f"{file}: what a variant of the sweep cost is not readable; remove the file, it counts as nothing"
+        ) from None
 
 
 def sweep_table(outcomes: Sequence[Outcome]) -> Table:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from entropylong.tables.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, Run
 
     from entropylong.results import Counts
     from entropylong.runner import Runner
@@ -69,6 +69,37 @@ def kept_run(folder: Path, tracking: Tracking) -> str | None:
 def keep_run(folder: Path, tracking: Tracking, run_id: str) -> None:
     """Remember it there; of the store a hash, as its address may hold a password."""
     (folder / _RUN).write_text(json.dumps({"store": digest(tracking.uri), "run_id": run_id}))
+
+
+def run_of(client: MlflowClient, experiment: str, tag: str, value: str, name: str, kind: Mapping[str, str]) -> Run:
+    """The run whose tag has this value; it is made, by that name and with further tags, if there is none."""
+    known = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
+    return known[0] if known else client.create_run(experiment, run_name=name, tags={**kind, tag: value})
+
+
+def log_once(
+    tracking: Tracking, tag: str, value: str, name: str, kind: Mapping[str, str], params: Mapping[str, Any],
+    metrics: Mapping[str, float], files: Sequence[Path],
+) -> str:  # fmt: skip
+    """One run for a result, however often it is logged, also if that was broken off before; gives its id.
+
+    Args:
+        tracking: the store.
+        tag, value: which name the result among all runs.
+        name, kind: of the run, and its other tags.
+        params, metrics, files: of the result; they must be the same each time.
+
+    Raises:
+        EnvironmentProblem: the store cannot be reached.
+    """
+    client, experiment = connect(tracking)
+    run = run_of(client, experiment, tag, value, name, kind)
+    # Once more, params and files are the same; a metric would have two values.
+    log(client, run.info.run_id, params, {} if run.data.metrics else metrics)
+    for file in files:
+        client.log_artifact(run.info.run_id, str(file))
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
 
 
 class Tracker:

@@ -16,7 +16,7 @@ from entropylong.errors import WorkspaceError
 
 FORMAT = 2
 # Its folders; tables too, where they are kept in it.
-_OWN = ("checkpoints", "exclude", "index", "tables", "feeds", "training")
+_OWN = ("checkpoints", "exclude", "index", "tables", "feeds", "training", "figures")
 
 
 class Workspace:
@@ -59,6 +59,10 @@ class Workspace:
     def training(self, identity: str) -> Path:
         """A training run's checkpoints, steps and result."""
         return self.path / "training" / identity
+
+    def figures(self, recipe: str, fingerprint: str) -> Path:
+        """Where the figures of the run that packed sequences lie."""
+        return self.path / "figures" / f"{recipe}-{fingerprint[:8]}"
 
     def feeds(self, fingerprint: str) -> list[Path]:
         """Sealed feeds of a table's rows under a fingerprint, one a Delta version; of "*", all."""

@@ -28,6 +28,7 @@ def test_pure_layers_without_spark() -> None:
         import entropylong.verification.planning, entropylong.packing.groups, entropylong.packing.sequences, entropylong.hashing
         import entropylong.training.loop, entropylong.training.rank, entropylong.training.describe, entropylong.feed.chat
         import entropylong.evaluation.ruler.run, entropylong.evaluation.longbench
+        import entropylong.comparison.page
         from entropylong.config_files import load_config
         from entropylong.plan.estimate import make_plan
         assert make_plan(load_config("paper"), None).ways[0].work.tokens > 4e12

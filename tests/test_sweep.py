@@ -9,10 +9,11 @@ import pytest
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
+from entropylong.config import Config
 from entropylong.config_files import split_values
 from entropylong.errors import ConfigError, UsageError
 from entropylong.runner import Runner
-from entropylong.sweep import first_stage, run_sweep, sweep_table, variants
+from entropylong.sweep import first_stage, folder_of, run_sweep, sweep_table, variants
 from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
 
 FILES = ("run.files_per_batch=1", "run.roots_per_unit=6")
@@ -26,6 +27,10 @@ def test_one_at_a_time_or_every_combination(make_config: MakeConfig, corpus: Pat
     every = variants(config, words, grid=True)
     assert len(every) == 4 and every[0].base and every[1].overrides == ["anchors.alpha=1.5", 'pack.order="shuffle"']
     assert [first_stage([key]).name for key in ("query.window", "accept.epsilon")] == ["search", "verify"]  # type: ignore[union-attr]
+    both = variants(config, ["anchors.alpha=1.5,2.0", "anchors.alpha=3,1.5"], grid=False)
+    assert [v.name for v in both] == ["as configured", "anchors.alpha=1.5", "anchors.alpha=3"], "given twice, all of its values"
+    other, elsewhere = (make_config(tmp_path, corpus, key) for key in ("query.window=8", "run.batch_tokens=512"))
+    assert folder_of(config, both) != folder_of(other, both) and folder_of(config, both) == folder_of(elsewhere, both)
     for said, words in (
         ("no key 'anchors.alfa'", ["anchors.alfa=1,2"]),
         ("run.batch_tokens decides no stage's result", ["run.batch_tokens=1,2"]),
@@ -48,9 +53,18 @@ def test_variants_share_what_was_measured(
 
     chosen = variants(load(()), ["anchors.alpha=1.5,2.0", "accept.epsilon=0.02,0.3"], grid=False)  # type: ignore[arg-type]
     said: list[str] = []
+
+    def broken_off(config: Config) -> Runner:
+        if config.accept.epsilon == 0.3:
+            raise KeyboardInterrupt
+        return Runner(config, spark)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(load, chosen, broken_off, said.append)  # type: ignore[arg-type]
     outcomes = run_sweep(load, chosen, lambda config: Runner(config, spark), said.append)  # type: ignore[arg-type]
     base, alpha, epsilon = (outcome.figures for outcome in outcomes)
-    assert base["new_passes"] == epsilon["new_passes"] == 0 and alpha["new_passes"] > 0
+    assert base["new_passes"] == epsilon["new_passes"] == 0
+    assert alpha["new_passes"] > 0 and alpha["seconds"] > 0, "what it cost before the sweep was broken off"
     assert alpha["anchors"] > base["anchors"] == epsilon["anchors"] and epsilon["dependencies"] < base["dependencies"]
     own = open_runner(finished, *FILES)
     assert base["dependencies"] == own.cells().where("accepted").count() and base["control_rate"] >= 0
@@ -67,5 +81,6 @@ def test_variants_share_what_was_measured(
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`entropylong.sweep` != ''")
     children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert {run.info.run_name for run in children} == {variant.name for variant in chosen}
+    assert sorted(run.info.run_name for run in children) == sorted(variant.name for variant in chosen), "once each"
+    assert parent.info.status == "FINISHED"
     assert {run.data.metrics["anchors"] for run in children} == {base["anchors"], alpha["anchors"]}

@@ -49,7 +49,9 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
 def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     figures = latest_figures(runner)
-    runner.fingerprint("sequences")
+    value = runner.fingerprint("sequences")
+    kept = json.loads((finished / "figures" / f"verified-{value[:8]}" / "figures.json").read_text())
+    assert kept["figures"] == figures and kept["facts"]["fingerprint"] == value and kept["facts"]["alpha"] == 2.0
     cells = runner.cells().toPandas()
     for kind in ("retrieved", "same_root", "random"):
         of_kind = cells[cells.kind == kind]

@@ -7,7 +7,7 @@ from pathlib import Path
 from entropylong.config import Config
 from entropylong.evaluation.generation import SCORES, Result
 from entropylong.hashing import digest
-from entropylong.tracking import connect, keep_run, kept_run, log
+from entropylong.tracking import keep_run, kept_run, log_once
 
 # Of a run: which folder it is of, as a hash, so that it is found also where the folder does not remember it.
 TAG = "entropylong.result"
@@ -19,16 +19,9 @@ def track(config: Config, result: Result, *pictures: Path) -> None:
     Raises:
         EnvironmentProblem: the store cannot be reached.
     """
-    client, experiment = connect(config.tracking)
     if kept_run(result.folder, config.tracking) is not None:
         return
     benchmark, place = str(result.facts["benchmark"]), digest(str(result.folder.absolute()))
-    known = client.search_runs([experiment], f"tags.`{TAG}` = '{place}'", max_results=1)
-    tags = {"entropylong.evaluation": benchmark, TAG: place}
-    run = known[0] if known else client.create_run(experiment, run_name=f"{benchmark}-{result.folder.name}", tags=tags)
-    # Once more, params and files are the same; a metric would have two values.
-    log(client, run.info.run_id, params=result.facts, metrics={} if run.data.metrics else result.figures)
-    for file in (result.folder / SCORES, *pictures):
-        client.log_artifact(run.info.run_id, str(file))
-    client.set_terminated(run.info.run_id)
-    keep_run(result.folder, config.tracking, run.info.run_id)
+    name, files = f"{benchmark}-{result.folder.name}", (result.folder / SCORES, *pictures)
+    tags = {"entropylong.evaluation": benchmark}
+    keep_run(result.folder, config.tracking, log_once(config.tracking, TAG, place, name, tags, result.facts, result.figures, files))

@@ -1,0 +1,67 @@
+"""Names of a run's figures: which people look for first, what they call them and how they are written. Pure Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from entropylong.verification.acceptance import RANDOM, RETRIEVED
+
+# The file of a run's figures, and what they are of.
+FIGURES = "figures.json"
+# Position bands of pass rates: the first tokens of a text are uncertain for want of any context (method, Stage 1).
+BANDS = (("before_32", 0, 32), ("32_128", 32, 128), ("128_512", 128, 512), ("beyond_512", 512, 2**31 - 1))
+# A line each: label, figure, format; a line without a figure parts groups.
+SHOWN: tuple[tuple[str, str | None, str], ...] = (
+    ("documents", "documents", "{:,.0f}"),
+    ("chunks to retrieve from", "chunks", "{:,.0f}"),
+    ("roots scored", "roots", "{:,.0f}"),
+    ("tokens of roots", "root_tokens", "{:,.0f}"),
+    ("", None, ""),
+    ("anchors a root", "anchors_a_root", "{:.1f}"),
+    ("candidates", "candidates", "{:,.0f}"),
+    ("pairs = forward passes", "pairs", "{:,.0f}"),
+    ("tokens forwarded to verify", "forwarded_tokens_gains", "{:,.0f}"),
+    ("tokens a second, verify", "tokens_per_second_gains", "{:,.0f}"),
+    ("  share of time in forward passes", "accelerator_busy_gains", "{:.0%}"),
+    ("  share of Arrow, JVM and idle slots", "arrow_jvm_share_gains", "{:.0%}"),
+    ("", None, ""),
+    ("screen: recall of held-out dependencies", "screen_recall", "{:.1%}"),
+    ("  at least, with 95 % confidence", "screen_recall_low", "{:.1%}"),
+    ("  held-out dependencies", "screen_positives", "{:,.0f}"),
+    ("  share of tokens saved", "screen_saving", "{:.0%}"),
+    ("pass rate, paper's rule: retrieved", "pass_rate_retrieved_paper", "{:.1%}"),
+    ("  control: same root", "pass_rate_same_root_paper", "{:.1%}"),
+    ("  control: random", "pass_rate_random_paper", "{:.1%}"),
+    ("  FDR", "fdr_paper", "{:.2f}"),
+    ("pass rate, our rule: retrieved", "pass_rate_retrieved_specific", "{:.1%}"),
+    ("  control: same root", "pass_rate_same_root_specific", "{:.1%}"),
+    ("  control: random", "pass_rate_random_specific", "{:.1%}"),
+    ("  FDR", "fdr_specific", "{:.2f}"),
+    *(
+        (f"  {kind}, positions {name.replace('_', ' ' if name[0].isalpha() else '-')}", f"band_{name}_{kind}_specific", "{:.1%}")
+        for name, _, _ in BANDS
+        for kind in (RETRIEVED, RANDOM)
+    ),
+    ("", None, ""),
+    ("canaries: planted pairs", "canary_planted", "{:,.0f}"),
+    ("  recall of retrieval", "canary_recall_retrieval", "{:.1%}"),
+    ("  recall of verification, of what was retrieved", "canary_recall_verification", "{:.1%}"),
+    ("  precision of verification", "canary_precision", "{:.1%}"),
+    ("verified dependencies", "dependencies", "{:,.0f}"),
+    ("roots with one", "roots_with_dependency", "{:,.0f}"),
+    ("dependencies a root", "dependencies_a_root", "{:.1f}"),
+    ("mean gain", "gain_mean", "{:.2f}"),
+    ("mean excess gain", "excess_gain_mean", "{:.2f}"),
+    ("", None, ""),
+    ("sequences", "sequences", "{:,.0f}"),
+    ("dependency distance, median tokens", "distance_median", "{:,.0f}"),
+    ("dependency distance, 90th percentile", "distance_p90", "{:,.0f}"),
+    ("filler share", "filler_share", "{:.1%}"),
+    ("padding share", "padding_share", "{:.1%}"),
+    ("rows refused as errors", "error_rows", "{:,.0f}"),
+)
+
+
+def is_shown(name: str, figures: Mapping[str, float]) -> bool:
+    """Whether a figure has a line: that a band has no anchors, or that there is no screen or canary, says nothing."""
+    return name in figures or not name.startswith(("band_", "screen_", "canary_"))
