@@ -170,7 +170,7 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     picked = {"control_rate": f"pass_rate_random_{rule}", "fdr": f"fdr_{rule}"}
     figures |= {name: figures[source] for name, source in picked.items() if source in figures}
     figures["new_passes"] = float(sum(step.keys for step in result.steps if step.step.writes == "gains"))
-    figures["seconds"] = sum(step.seconds for step in result.steps)
+    figures["seconds"] = float(sum(step.seconds for step in result.steps))
     file, value = kept / f"{digest(variant.overrides)}.json", runner.fingerprint("sequences")
     if not result.steps and file.is_file() and (known := _kept(file))["fingerprint"] == value:
         figures |= {name: known["figures"][name] for name in ("new_passes", "seconds")}
