@@ -221,7 +221,7 @@ def _errors(runner: Runner) -> dict[str, float]:
 
 
 def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> None:
-    """One row a figure into `metrics`, under the fingerprint of the sequences; and a file of them, to be compared by."""
+    """One row a figure into `metrics`, under the fingerprint of the sequences; and the file of them."""
     now = datetime.now(UTC)
     rows = [
         {"run_id": run_id, "stage": _stage_of(name), "name": name, "value": float(value), "at": now, "outcome": OK}
@@ -230,13 +230,20 @@ def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> 
     frame = local_frame(runner.spark, rows, METRICS.struct)
     value = runner.fingerprint("sequences") or digest(run_id)
     runner.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
-    config = runner.config
-    folder = runner.workspace.figures(config.pack.recipe, value)
-    folder.mkdir(parents=True, exist_ok=True)
+    keep_figures(runner, figures)
+
+
+def keep_figures(runner: Runner, figures: Mapping[str, float]) -> None:
+    """A file of the figures of the current sequences and of what they are of, by which runs are compared."""
+    config, value = runner.config, runner.fingerprint("sequences")
+    if value is None:
+        return
+    file = runner.workspace.figures(config.pack.recipe, value) / FIGURES
+    file.parent.mkdir(parents=True, exist_ok=True)
     facts = {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
              "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
              "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
-    write_whole(folder / FIGURES, json.dumps({"facts": facts, "figures": dict(figures)}, indent=1))
+    write_whole(file, json.dumps({"facts": facts, "figures": dict(figures)}, indent=1))
 
 
 def _stage_of(name: str) -> str:

@@ -252,7 +252,7 @@ class Runner:
     def _run(self, steps: Sequence[Stage], announce: Any, finished: set[str | None]) -> RunResult:
         if not self.config.sources:
             raise ConfigError("the config names no source; give --input PATH_OR_TABLE, or sources.<name>.path in the file")
-        from entropylong.figures import latest_figures
+        from entropylong.figures import keep_figures, latest_figures
 
         result = RunResult(run_id=uuid.uuid4().hex[:12])
         with Tracker(self.config, result.run_id) as tracker:
@@ -266,8 +266,11 @@ class Runner:
                 self.registry.flush()
             self.store.refresh_views(self.ctx.fingerprints)
             # A kill after packing leaves sequences without figures: they are made up for.
-            if steps[-1].writes == "sequences" and (result.steps or not latest_figures(self)):
-                result.figures = self.figures_of_run(result, tracker)
+            if steps[-1].writes == "sequences":
+                if known := {} if result.steps else latest_figures(self):
+                    keep_figures(self, known)
+                else:
+                    result.figures = self.figures_of_run(result, tracker)
         return result
 
     def _run_step(self, step: Stage, tracker: Tracker, announce: Any) -> StepResult | None:

@@ -124,8 +124,12 @@ def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_
 
 
 def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(copied: Path, open_runner: OpenRunner) -> None:
-    before = versions(copied)
+    before, kept = versions(copied), [file.read_text() for file in copied.glob("figures/*/figures.json")]
+    shutil.rmtree(copied / "figures")
     assert open_runner(copied).run(announce=quiet).steps == []
+    assert len(kept) == 1 and [file.read_text() for file in copied.glob("figures/*/figures.json")] == kept, (
+        "also where there were none"
+    )
     assert versions(copied) == before and set(before) == {*TABLES} - {"query_cells", "partial_candidates"}
     shutil.rmtree(copied / "index")
     shutil.rmtree(copied / "tables" / "metrics")
