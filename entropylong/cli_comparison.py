@@ -33,6 +33,8 @@ def compare(
         entropylong compare base=runs/base/evaluation trained=runs/trained/evaluation
 
         entropylong compare runs/verified runs/noverify --config demo --out compare.html
+
+        entropylong compare a=runs/a/figures/verified-1f3c a=judged/a b=runs/a/figures/noverify-90ab b=judged/b
     """
     from rich.console import Console
 

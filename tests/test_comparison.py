@@ -156,6 +156,8 @@ def test_a_workspace_is_one_run(two: list[str], tmp_path: Path) -> None:
     assert found.means[0] == (0, [(pytest.approx(100 / 3), 2)] * 2)
     assert ("EntropyLong", [91.5, 81.26]) in found.published and ("Quest", [None, 60.11]) in found.published
     assert ("verified dependencies", ["12", "32"]) in data_rows(runs) and "sequences" not in dict(data_rows(runs))
+    apart = collect([f"a={tmp_path / 'one' / part}" for part in ("figures", "evaluation")] + [f"b={tmp_path / 'two'}"])
+    assert apart[0].data == runs[0].data and apart[0].evaluations == runs[0].evaluations, "places of one name are one run"
     pairs = {pair.benchmark: pair.rows for pair in compared(runs)}
     assert [row.scope for row in pairs["ruler"]] == ["overall", "8,192 tokens", "131,072 tokens", *sorted(TASKS, reverse=True)]
     assert pairs["ruler"][0].pairs == 36 and pairs["ruler"][0].differs and "longbench_v2" not in pairs
@@ -215,7 +217,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(two: list[str], tmp_path: P
     for error, said, words in (
         (UsageError, "1 run given", [str(one)]),
         (UsageError, "no such folder", [str(one), str(tmp_path / "three")]),
-        (UsageError, "the name of two runs", [f"a={one}", f"a={other}"]),
+        (UsageError, "1 run given", [f"a={one}", f"a={one}"]),
         (ComparisonError, "no two runs have figures or one of ruler", [figures, evaluation]),
         (
             ComparisonError,

@@ -59,43 +59,44 @@ class Run:
 
     Attributes:
         name: what it is called.
-        place: where it was looked for.
+        places: where it was looked for.
         data: figures of its data, if there are some.
         evaluations: by benchmark.
         left_out: other benchmarks it has, which are not compared.
     """
 
     name: str
-    place: Path
+    places: tuple[Path, ...]
     data: Data | None
     evaluations: Mapping[str, Evaluation]
     left_out: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Of its name, its place and all that is shown of it."""
+        """Of its name, its places and all that is shown of it."""
         data = None if self.data is None else [dict(self.data.facts), dict(self.data.figures)]
         kept = {name: [dict(e.facts), dict(e.figures), {k: vars(a) for k, a in e.questions.items()}]
                 for name, e in self.evaluations.items()}  # fmt: skip
-        return digest([self.name, str(self.place), data, kept])
+        return digest([self.name, [str(place) for place in self.places], data, kept])
 
 
 def collect(words: Sequence[str]) -> list[Run]:
     """Runs to compare, in their order.
 
     Args:
-        words: `[NAME=]PLACE`; a place is a folder of results, or one above several.
+        words: `[NAME=]PLACE`; a place is a folder of results, or one above several. Places of one name are one run.
 
     Raises:
-        UsageError: fewer than two, no such folder, or a name twice.
-        ComparisonError: a place holds no result, a damaged one or several of a kind; or nothing is in two of them.
+        UsageError: fewer than two, or no such folder.
+        ComparisonError: a run's places hold no result, a damaged one or several of a kind; or nothing is in two of them.
     """
-    if len(words) < 2:
-        raise UsageError(f"{len(words)} run given, and nothing to compare it with; give two or more folders of results")
-    runs = [_run(*_named(word)) for word in words]
-    names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"{', '.join(twice)}: the name of two runs; give them names: NAME=PLACE")
+    named: dict[str, list[Path]] = {}
+    for word in words:
+        name, place = _named(word)
+        named.setdefault(name, []).append(place)
+    if len(named) < 2:
+        raise UsageError(f"{len(named)} run given, and nothing to compare it with; give two or more folders of results")
+    runs = [_run(name, places) for name, places in named.items()]
     kinds = [{*run.evaluations, *(["data figures"] if run.data else [])} for run in runs]
     if not any(sum(kind in own for own in kinds) > 1 for kind in set().union(*kinds)):
         said = "; ".join(f"{run.name} has {', '.join(sorted({*own, *run.left_out}))}" for run, own in zip(runs, kinds, strict=True))
@@ -110,24 +111,26 @@ def _named(word: str) -> tuple[str, Path]:
     return word.rstrip("/") or word, Path(word)
 
 
-def _run(name: str, place: Path) -> Run:
-    if not place.is_dir():
-        raise UsageError(f"{place}: no such folder; give one of results, or one above them, like a workspace")
-    files = sorted(_files(place))
+def _run(name: str, places: Sequence[Path]) -> Run:
+    for place in places:
+        if not place.is_dir():
+            raise UsageError(f"{place}: no such folder; give one of results, or one above them, like a workspace")
+    searched = ", ".join(map(str, places))
+    files = sorted({file for own in places for file in _files(own)})
+    if not files:
+        raise ComparisonError(
+            f"{searched}: holds no {FIGURES} of a pipeline run and no {SCORES} of an evaluation; run or evaluate there first"
+        )
     data = [_data(file) for file in files if file.name == FIGURES]
     if len(data) > 1:
-        raise _several(place, "figures of data", {d.folder: d.facts for d in data}, ("recipe", "alpha", "epsilon", "layout"))
+        raise _several(searched, "figures of data", {d.folder: d.facts for d in data}, ("recipe", "alpha", "epsilon", "layout"))
     found: dict[str, list[Evaluation]] = {}
     for file in files:
         if file.name == SCORES:
             evaluation = _evaluation(file)
             found.setdefault(str(evaluation.facts["benchmark"]), []).append(evaluation)
-    if not files:
-        raise ComparisonError(
-            f"{place}: holds no {FIGURES} of a pipeline run and no {SCORES} of an evaluation; run or evaluate there first"
-        )
-    evaluations = {benchmark: _one(place, benchmark, found[benchmark]) for benchmark in BENCHMARKS if benchmark in found}
-    return Run(name, place, data[0] if data else None, evaluations, tuple(sorted(found.keys() - evaluations.keys())))
+    evaluations = {benchmark: _one(searched, benchmark, found[benchmark]) for benchmark in BENCHMARKS if benchmark in found}
+    return Run(name, tuple(places), data[0] if data else None, evaluations, tuple(sorted(found.keys() - evaluations.keys())))
 
 
 def _files(place: Path) -> Iterator[Path]:
@@ -168,7 +171,7 @@ def _evaluation(file: Path) -> Evaluation:
         raise ComparisonError(f"{file}: holds no scores of an evaluation; remove its folder, and evaluate again") from None
 
 
-def _one(place: Path, benchmark: str, found: Sequence[Evaluation]) -> Evaluation:
+def _one(place: str, benchmark: str, found: Sequence[Evaluation]) -> Evaluation:
     """The result of a benchmark; RULER results of one model and other lengths or tasks are one."""
     kinds = {digest({k: v for k, v in e.facts.items() if k not in _PARTS}) for e in found}
     questions: dict[str, Answered] = {}
@@ -193,7 +196,7 @@ def _joined(first: Any, second: Any) -> Any:
     return list(dict.fromkeys(every))
 
 
-def _several(place: Path, kind: str, found: Mapping[Path, Mapping[str, Any]], told: Sequence[str]) -> ComparisonError:
+def _several(place: str, kind: str, found: Mapping[Path, Mapping[str, Any]], told: Sequence[str]) -> ComparisonError:
     def what(facts: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {facts[name]}" for name in told if name in facts)
 

@@ -42,7 +42,7 @@ class Ruler:
 
     Attributes:
         lengths: that some run was asked.
-        tasks: of each, a row a run: (name of the run's place among the columns, cells by length: score, low, high).
+        tasks: of each, a row a run: its place among the runs, and a cell a length, as `score.TaskScore` with low and high.
         means: of each run, by length: mean, tasks behind it.
         published: rows of published averages at these lengths.
         is_uneven: whether means at one length are of different tasks.

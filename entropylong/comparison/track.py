@@ -32,6 +32,6 @@ def track(config: Config, runs: Sequence[Run], compared: Sequence[Compared], pag
             values = {"difference": row.difference, "pairs": float(row.pairs)}
             values |= dict(zip(("low", "high"), row.interval, strict=True)) if row.interval else {}
             metrics |= {f"{pair.benchmark}.{name}_{pair.other}": value for name, value in values.items()}
-    params = {f"run_{place}": f"{run.name} ({run.place})" for place, run in enumerate(runs)}
+    params = {f"run_{place}": f"{run.name} ({', '.join(map(str, run.places))})" for place, run in enumerate(runs)}
     name = f"compare-{identity(runs)}"
     log_once(config.tracking, TAG, identity(runs), name, {}, params, metrics, (page,))
