@@ -243,7 +243,7 @@ def keep_figures(runner: Runner, figures: Mapping[str, float]) -> None:
     facts = {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
              "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
              "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
-    write_whole(file, json.dumps({"facts": facts, "figures": dict(figures)}, indent=1))
+    write_whole(file, json.dumps({"facts": facts, "figures": dict(sorted(figures.items()))}, indent=1))
 
 
 def _stage_of(name: str) -> str:
