@@ -199,7 +199,9 @@ def test_the_page_stands_alone(two: list[str], tmp_path: Path) -> None:
         "asked different tasks",
     ):
         assert said in text, said
-    assert "What these depend on: runs differ in model" in text
+    assert "What these depend on: runs differ in model" in text and text.count("<polyline") == 6
+    short = collect([f"{name}={tmp_path / 'three'}" for name in "ab"])
+    assert "<polyline" not in page(short, compared(short)), "one length is no line"
 
 
 def test_lines_of_a_chart_end_with_names_that_do_not_cover_each_other() -> None:

@@ -27,7 +27,7 @@ def page(runs: Sequence[Run], compared: Sequence[Compared]) -> str:
     template = environment.from_string((files("entropylong.comparison") / "page.html.j2").read_text(encoding="utf-8"))
     ruler = sections.ruler(runs)
     chart = None
-    if ruler is not None:
+    if ruler is not None and len(ruler.lengths) > 1:  # one length is no line
         ours = [[cell and cell[0] for cell in cells] for _, cells in ruler.means]
         chart = lines_over(ruler.lengths, [*ours, *(cells for _, cells in ruler.published)], [name for name, _ in ruler.published])
     facts = {name: sections.conditions([e.facts if (e := run.evaluations.get(name)) else None for run in runs])
