@@ -37,7 +37,7 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
     scored = _scored(runner, doc_id)
     tokenizer = load(runner.ctx.causal_lm.tokenizer())
     frames = {
-        name: frame.where(F.col("root_id") == doc_id) if name != "gains" else frame
+        name: frame.where(F.col("root_id") == doc_id) if "root_id" in frame.columns and name != "gains" else frame
         for name, frame in runner.frames(step_writing("sequences")).items()
     }
     anchors = frames["anchors"].collect()

@@ -97,6 +97,7 @@ def gains_in_place(
         raise EvaluationError("no other text to put in the place of a context: every chunk stands in these sequences; take fewer")
     total = sum(len(dependencies) for _, dependencies in sequences)
     found: list[InPlace] = []
+    progress(0, total)
     for ids, dependencies in sequences:
         ordered = sorted(dependencies, key=lambda d: (d.context, d.anchor))
         alone = [_root_alone(model, ids, d) for d in ordered]
