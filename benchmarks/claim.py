@@ -1,8 +1,8 @@
 """Claim B of the small-scale experiment where a GPU is and Spark is not.
 
 `python -m benchmarks.claim export FILE CONFIG [key=value...]` writes what the stages up to `pairs` found (with Spark, no GPU).
-`python -m benchmarks.claim run FILE MODEL OUT SEEDS` measures, packs, trains and judges from it, by the same pure functions and the
-same training loop, with rows in memory in place of a sealed feed. `entropylong experiment training` is all of it on one machine.
+`python -m benchmarks.claim run FILE MODEL OUT SEEDS SECONDS` measures, packs, trains and judges from it, by the same functions and
+the same training loop, with rows in memory in place of a sealed feed. `entropylong experiment training` is it on one machine.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Ce
 from entropylong.verification.measuring import Pair, measure
 
 LENGTH, BATCH, STEPS, ROPE = 16384, 4, 30, 5.0e5
-HELD_OUT, ITEMS, DISTANCE, RATES = 0.15, 150, (4096, 12288), (3.0e-4, 1.0e-3)
-RULER_LENGTHS, RULER_SAMPLES = (4096, 8192, 16384), 5
-BATCH_TOKENS = 65536
+HELD_OUT, ITEMS, DISTANCE, RATES = 0.15, 100, (4096, 12288), (3.0e-4, 1.0e-3)
+RULER_LENGTHS, RULER_SAMPLES = (4096, 8192, 16384), 2
+BATCH_TOKENS, CELLS = 65536, "cells.json.gz"
 RULE = Rule("specific", 0.4, 0.2, math.log(2), 24)
 
 
@@ -59,7 +59,7 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     planned = []
     for row in pairs:
         chunks[row.chunk_id] = list(row.chunk_ids)
-        planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank] for a in row.anchors]])
+        planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank, a.score] for a in row.anchors]])
     found = {
         "stage": step.name,
         "seed": runner.config.seed,
@@ -105,7 +105,7 @@ def _row(sequence: PackedSequence) -> FeedRow:
     )
 
 
-def run(file: Path, folder: Path, out: Path, seeds: int) -> None:
+def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None:
     """Measure, pack, tune, train, judge; what is done stands in OUT at any time."""
     began, stated = time.monotonic(), json.loads(gzip.decompress(file.read_bytes()))
 
@@ -115,7 +115,11 @@ def run(file: Path, folder: Path, out: Path, seeds: int) -> None:
     model = CausalLM(folder, "bfloat16", stated["start"])
     roots = {root: np.array(ids, np.int32) for root, (_, ids) in stated["roots"].items()}
     chunks = {int(chunk): np.array(ids, np.int32) for chunk, ids in stated["chunks"].items()}
-    accepted, ranks, retrieved = verify(model, stated, roots, chunks)
+    if not (cells := file.with_name(CELLS)).is_file():
+        seen = verify(model, stated, roots, chunks)
+        cells = out / CELLS
+        cells.write_bytes(gzip.compress(json.dumps(seen).encode()))
+    accepted, ranks, retrieved = sorted_out(json.loads(gzip.decompress(cells.read_bytes())))
     say(f"verified: {len(stated['pairs'])} passes, {sum(map(len, accepted.values()))} dependencies of {len(accepted)} roots")
     threshold = share_threshold(1.0 - HELD_OUT)
     kept = {root for root in roots if xxhash64(stated["seed"], stated["roots"][root][0]) <= threshold}
@@ -140,7 +144,9 @@ def run(file: Path, folder: Path, out: Path, seeds: int) -> None:
     loop.Feed = MemoryFeed  # type: ignore[assignment,misc]
 
     def trained(arm: str, rate: float, seed: int) -> Scores:
-        done = train(folder, arm, rate, seed, stated["start"], held)
+        # A rate is chosen by the text of 2K alone.
+        asked = replace(held, items=(), answers={}, keys=()) if arm == TUNED_ON else held
+        done = train(folder, arm, rate, seed, stated["start"], asked)
         results["runs"][f"{arm}/{rate:g}/{seed}"] = asdict(done)
         (out / "claim.json").write_text(json.dumps(results))
         say(f"{arm} rate {rate:g} seed {seed}: {summary(done)}")
@@ -148,7 +154,12 @@ def run(file: Path, folder: Path, out: Path, seeds: int) -> None:
 
     best = min(RATES, key=lambda rate: trained(TUNED_ON, rate, 0).plain_nll)
     results["rate"] = best
+    before = time.monotonic()
     for seed in range(seeds):
+        # Whole rounds alone can be compared: none is begun that would not end in time.
+        if seed and time.monotonic() - began + (time.monotonic() - before) / seed > seconds:
+            say(f"no time for seed {seed}")
+            break
         for arm in ARMS:
             trained(arm, best, seed)
     report(results)
@@ -160,16 +171,16 @@ def summary(scores: Scores) -> str:
     return f"effect {effect:.4f}  answers {answers:.3f}  LongPPL {scores.long_ppl:.2f}  NLL at 2K {scores.plain_nll:.4f}"
 
 
-def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> tuple[dict[str, list[Dependency]], Any, Any]:
-    """Accepted dependencies by root; and of each retrieved (root, chunk) its best rank and the anchors that retrieved it."""
+def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> list[Any]:
+    """Retrieved cells within the copy limit: root, chunk, position, rank, score, H without it, whether accepted, gain."""
     places: dict[str, list[int]] = {}
     for root, _, _, anchors in stated["pairs"]:
-        places.setdefault(root, []).extend(p for p, _ in anchors)
+        places.setdefault(root, []).extend(p for p, _, _ in anchors)
     at = {root: np.unique(np.array(p, np.int32)) for root, p in places.items()}
     nothing = np.zeros(0, np.int32)
     asked = [Pair(roots[root], nothing, positions, (root, None, None, None)) for root, positions in at.items()]
     for root, chunk, kind, anchors in stated["pairs"]:
-        asked.append(Pair(roots[root], chunks[chunk], np.array([p for p, _ in anchors], np.int32), (root, chunk, kind, anchors)))
+        asked.append(Pair(roots[root], chunks[chunk], np.array([p for p, _, _ in anchors], np.int32), (root, chunk, kind, anchors)))
     base: dict[str, dict[int, tuple[float, float]]] = {}
     cells: dict[str, list[tuple[Any, ...]]] = {}
     for pair, reading in measure(model, asked, separator_ids=stated["separator"], batch_tokens=BATCH_TOKENS):
@@ -178,24 +189,33 @@ def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> tuple[dict[
         if chunk is None:
             base[root] = {p: (float(h), float(n)) for p, h, n, _ in values}
         else:
-            for (p, h, n, copy), (_, rank) in zip(values, anchors, strict=True):
+            for (p, h, n, copy), (_, rank, score) in zip(values, anchors, strict=True):
                 own = RETRIEVED if rank is not None else RANDOM if kind == RANDOM else SAME_ROOT
-                cells.setdefault(root, []).append((chunk, p, own, rank, float(h), float(n), int(copy)))
-    accepted: dict[str, list[Dependency]] = {}
-    ranks: dict[str, dict[int, int]] = {}
-    retrieved: dict[str, list[tuple[int, int, float]]] = {}
+                cells.setdefault(root, []).append((chunk, p, own, rank, score, float(h), float(n), int(copy)))
+    seen: list[Any] = []
     for root, rows in sorted(cells.items()):
-        chunk, position, kind, rank, h_with, n_with, copy = (list(column) for column in zip(*rows, strict=True))
+        chunk, position, kind, rank, score, h_with, n_with, copy = (list(column) for column in zip(*rows, strict=True))
         h, n = (np.array([base[root][p][i] for p in position], np.float64) for i in (0, 1))
         verdicts = judge(Cells(np.array(position, np.int32), np.array(kind, object), h, n, np.array(h_with, np.float64),
                                np.array(n_with, np.float64), np.array(copy, np.int32)), RULE)  # fmt: skip
         for i in range(len(rows)):
-            gain = float(verdicts.gain[i])
-            if verdicts.accepted[i]:
-                accepted.setdefault(root, []).append(Dependency(chunk[i], position[i], gain, None))
-            if kind[i] == RETRIEVED and copy[i] <= 24:
-                ranks.setdefault(root, {})[chunk[i]] = min(rank[i], ranks.get(root, {}).get(chunk[i], 99))
-                retrieved.setdefault(root, []).append((chunk[i], position[i], gain))
+            if kind[i] == RETRIEVED and copy[i] <= RULE.max_copy_tokens:
+                accepted, gain = bool(verdicts.accepted[i]), round(float(verdicts.gain[i]), 4)
+                seen.append([root, chunk[i], position[i], rank[i], round(score[i], 4), round(float(h[i]), 3), accepted, gain])
+    return seen
+
+
+def sorted_out(cells: list[Any]) -> tuple[dict[str, list[Dependency]], dict[str, dict[int, int]], dict[str, list[Dependency]]]:
+    """Accepted dependencies by root; of each retrieved (root, chunk) its best rank, and the anchors that retrieved it."""
+    accepted: dict[str, list[Dependency]] = {}
+    ranks: dict[str, dict[int, int]] = {}
+    retrieved: dict[str, list[Dependency]] = {}
+    for root, chunk, position, rank, _, _, is_accepted, *gain in cells:
+        link = Dependency(chunk, position, gain[0] if gain else 1.0, None)
+        if is_accepted:
+            accepted.setdefault(root, []).append(link)
+        ranks.setdefault(root, {})[chunk] = min(rank, ranks.get(root, {}).get(chunk, rank))
+        retrieved.setdefault(root, []).append(link)
     return accepted, ranks, retrieved
 
 
@@ -230,7 +250,7 @@ def pack_arms(
     def by_rank(root: str) -> list[Dependency]:
         wanted = len({link.chunk_id for link in accepted[root]})
         chosen = set(sorted(ranks[root], key=lambda c: (ranks[root][c], c))[:wanted])
-        return [Dependency(c, p, g, None) for c, p, g in retrieved[root] if c in chosen]
+        return [link for link in retrieved[root] if link.chunk_id in chosen]
 
     verified = [group(root, links) for root, links in sorted(accepted.items())]
     arms = {
@@ -281,7 +301,7 @@ def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: Held
     settings = TrainSettings(
         model=str(folder), feeds=(arm,), weights=(1.0,), folder=str(place), length=LENGTH, batch=BATCH, steps=STEPS,
         learning_rate=rate, final_rate=0.0, warmup=0.2, weight_decay=0.1, clip=1.0, rope_base=ROPE, dtype="bfloat16", seed=seed,
-        node_cache="/tmp/cache", checkpoint_activations=True, save_every=STEPS, keep=1, logits_block=4096,
+        node_cache="/tmp/cache", checkpoint_activations=False, save_every=STEPS, keep=1, logits_block=4096,
     )  # fmt: skip
     settings.write()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + seed)}
@@ -310,4 +330,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "export":
         export(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
     else:
-        run(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
+        run(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))
