@@ -36,7 +36,7 @@ from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Ce
 from entropylong.verification.measuring import Pair, measure
 
 LENGTH, BATCH, STEPS, ROPE = 16384, 4, 30, 5.0e5
-HELD_OUT, ITEMS, DISTANCE, RATES = 0.15, 100, (4096, 12288), (3.0e-4, 1.0e-3)
+HELD_OUT, ITEMS, DISTANCE, RATES = 0.3, 100, (4096, 12288), (3.0e-4, 1.0e-3)
 RULER_LENGTHS, RULER_SAMPLES = (4096, 8192, 16384), 2
 BATCH_TOKENS, CELLS = 65536, "cells.json.gz"
 RULE = Rule("specific", 0.4, 0.2, math.log(2), 24)
@@ -119,16 +119,21 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
         seen = verify(model, stated, roots, chunks)
         cells = out / CELLS
         cells.write_bytes(gzip.compress(json.dumps(seen).encode()))
-    accepted, ranks, retrieved = sorted_out(json.loads(gzip.decompress(cells.read_bytes())))
-    say(f"verified: {len(stated['pairs'])} passes, {sum(map(len, accepted.values()))} dependencies of {len(accepted)} roots")
-    threshold = share_threshold(1.0 - HELD_OUT)
-    kept = {root for root in roots if xxhash64(stated["seed"], stated["roots"][root][0]) <= threshold}
-    arms = pack_arms(stated, roots, chunks, {r: a for r, a in accepted.items() if r in kept}, ranks, retrieved, kept, model)
+    every = json.loads(gzip.decompress(cells.read_bytes()))
+    # By document, as pack.held_out does it: what is judged on is neither a root nor a context of what is trained on.
+    document_of = {root: doc for root, (doc, _) in stated["roots"].items()}
+    unseen = {doc: is_held_out(stated, doc) for doc in {*document_of.values(), *stated["documents"].values()}}
+    sides = [(unseen[document_of[cell[0]]], unseen[stated["documents"][str(cell[1])]]) for cell in every]
+    accepted, ranks, retrieved = sorted_out([c for c, side in zip(every, sides, strict=True) if side == (False, False)])
+    judged_on, _, _ = sorted_out([c for c, side in zip(every, sides, strict=True) if side == (True, True)])
+    say(f"verified: {len(stated['pairs'])} passes, {sum(cell[6] for cell in every)} dependencies")
+    kept = {root for root in roots if not unseen[document_of[root]]}
+    arms = pack_arms(stated, roots, chunks, accepted, ranks, retrieved, kept, model)
     MemoryFeed.arms = arms
     tokens = {arm: sum(s.end - s.start for q in rows for s in q.segments if s.kind != "pad") for arm, rows in arms.items()}
     sizes = {arm: (len(rows), tokens[arm]) for arm, rows in arms.items()}
     say(f"packed, rows and tokens: {sizes}")
-    held = hold_out(stated, roots, chunks, {r: a for r, a in accepted.items() if r not in kept}, model)
+    held = hold_out(stated, roots, chunks, judged_on, model)
     held = replace(held, keys=claim.find_keys(model, held, BATCH_TOKENS))
     counted = f"{len(held.items)} links, {len(held.plain)} windows, {len(held.answers)} questions"
     say(f"held out: {counted}, {sum(map(len, held.keys))} key tokens")
@@ -136,7 +141,7 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
         "tokens": tokens, "rows": {arm: len(rows) for arm, rows in arms.items()}, "items": [i.key for i in held.items],
         "base": asdict(claim.judge(model, held, BATCH_TOKENS)), "runs": {},
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
-        "roots": [len(roots), len(kept)], "dependencies": sum(map(len, accepted.values())),
+        "roots": [len(roots), len(kept)], "dependencies": sum(cell[6] for cell in every),
     }  # fmt: skip
     say(f"base: {summary(Scores(**results['base']))}")
     del model
@@ -163,6 +168,11 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
         for arm in ARMS:
             trained(arm, best, seed)
     report(results)
+
+
+def is_held_out(stated: Any, doc_id: str) -> bool:
+    """As the column of that name in Spark."""
+    return xxhash64(stated["seed"], "held_out", doc_id) > share_threshold(1.0 - HELD_OUT)
 
 
 def summary(scores: Scores) -> str:
@@ -285,11 +295,8 @@ def hold_out(stated: Any, roots: Any, chunks: Any, accepted: Any, model: CausalL
         items.append(Item(key, chunks[chunk], chunks[chunk][:0], stand, roots[root], best[root, chunk]))
     known = {f"{root}/{chunk}": {chunks[c].tobytes() for c in verified[root]} for root, chunk in best}
     separator = np.array(stated["separator"], np.int32)
-    threshold = share_threshold(1.0 - HELD_OUT)
-    texts = [
-        np.concatenate([ids, separator]) for r, ids in roots.items() if xxhash64(stated["seed"], stated["roots"][r][0]) > threshold
-    ]
-    joined = np.concatenate(texts)
+    unseen = [ids for root, ids in roots.items() if is_held_out(stated, stated["roots"][root][0])]
+    joined = np.concatenate([np.concatenate([ids, separator]) for ids in unseen])
     windows = tuple(joined[s : s + claim.PLAIN] for s in range(0, len(joined) - claim.PLAIN, claim.PLAIN))
     answers = claim.ruler_answers(model.encode, RULER_LENGTHS, RULER_SAMPLES, 42)
     return HeldOut(tuple(claim.with_permuted(items, known)), windows, answers, tuple(stated["separator"]))

@@ -150,6 +150,7 @@ class Pack(Section):
     filler: Literal["none", "rejected", "random"]
     max_chunk_uses: Positive | None
     buckets: Positive
+    held_out: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Quest(Section):
@@ -158,7 +159,6 @@ class Quest(Section):
 
 
 class Experiment(Section):
-    held_out: Annotated[float, Field(gt=0, lt=1, json_schema_extra={OPERATIONAL: True})]
     seeds: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     learning_rates: Annotated[list[float], Field(min_length=1, json_schema_extra={OPERATIONAL: True})]
     items: Annotated[int, Field(ge=2, json_schema_extra={OPERATIONAL: True})]

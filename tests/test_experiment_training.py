@@ -25,7 +25,7 @@ from entropylong.experiments.training import (
     ruler_answers,
     with_permuted,
 )
-from entropylong.hashing import xxhash64
+from entropylong.hashing import share_threshold, xxhash64
 from entropylong.models.causal_lm import CausalLM
 from entropylong.runner import Runner
 from tests.conftest import MakeConfig, quiet
@@ -101,7 +101,7 @@ def test_intervals_over_seeds_and_items_cover_and_decide() -> None:
 
 def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corpus: Path, make_config: MakeConfig) -> None:
     keys = [
-        "experiment.held_out=0.5", "experiment.seeds=1", "experiment.learning_rates=[1e-3]", "experiment.items=4",
+        "pack.held_out=0.5", "experiment.seeds=1", "experiment.learning_rates=[1e-3]", "experiment.items=4",
         "experiment.distance=[20,60]", "experiment.lengths=[2048]", "experiment.samples=1", "train.steps=1", "train.batch=2",
         "train.ranks=1", "train.dtype=float32", "train.save_every=1", "accept.epsilon=0.05",
     ]  # fmt: skip
@@ -111,5 +111,12 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     assert set(ARMS) == {key.partition(".")[2] for key in result.figures if key.startswith("plain_nll.")} - {"base"}
     assert result.figures["claim_holds"] in (0.0, 1.0) and result.figures["plain_nll.base"] > 0
     assert len(list((copied / "training").glob("*/experiment.json"))) == 4, "a model an arm and one that was tuned"
-    with pytest.raises(ConfigError, match=r"set roots\.limit=null and roots\.share=1\.0"):
-        run_experiment(make_config(copied, corpus, "roots.share=0.5"), lambda own: Runner(own, spark), spark, quiet)
+    runner = Runner(config, spark)
+    packed = runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()
+    chunks = {row.chunk_id: row.doc_id for row in runner.store.read_ok("chunks", runner.fingerprint("chunks")).collect()}
+    seen = {s.root_id or chunks[s.chunk_id] for q in packed for s in q.segments if s.kind in ("root", "context")}
+    seen |= {chunks[s.chunk_id] for q in packed for s in q.segments if s.kind == "context"}
+    threshold = share_threshold(0.5)
+    assert seen and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in seen), "nothing held out is packed"
+    with pytest.raises(ConfigError, match="hold out a share of the documents"):
+        run_experiment(make_config(copied, corpus), lambda own: Runner(own, spark), spark, quiet)

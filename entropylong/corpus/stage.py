@@ -20,7 +20,7 @@ from entropylong.corpus.exclusion import EXCLUDE, open_excluded
 from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
 from entropylong.entropy.roots import PIECE, SPLIT
 from entropylong.errors import SourceError
-from entropylong.hashing import xxhash64
+from entropylong.hashing import share_threshold, xxhash64
 from entropylong.isolate import refused
 from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
 from entropylong.stages import Context, Frames, Kind, Stage
@@ -176,6 +176,12 @@ def is_root(ctx: Context, doc_id: Column) -> Column:
     """Whether `roots` chooses a document: its hash is at or below the resolved threshold, or it is a canary."""
     chosen = root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
     return chosen | is_canary(doc_id) if has_canaries(ctx.config) else chosen
+
+
+def is_held_out(config: Config, doc_id: Column) -> Column:
+    """Whether `pack.held_out` leaves a document out. Its hash has nothing to do with the one that chooses roots."""
+    hashed = F.xxhash64(F.lit(config.seed).cast("bigint"), F.lit("held_out"), doc_id)
+    return hashed > F.lit(share_threshold(1.0 - config.pack.held_out))
 
 
 def has_canaries(config: Config) -> bool:

@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.config import Config
-from entropylong.corpus.stage import has_canaries, is_canary
+from entropylong.corpus.stage import is_canary, is_held_out
 from entropylong.errors import ConfigError, EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import training as claim
@@ -45,10 +45,9 @@ def with_keys(config: Config, **sections: dict[str, Any]) -> Config:
 
 
 def arm_config(config: Config, recipe: str, rate: float, seed: int) -> Config:
-    """An arm's training: held-out roots left out, its recipe, rate and order of rows."""
+    """An arm's training: its recipe, rate and order of rows."""
     return with_keys(
         config,
-        roots={"share": 1.0 - config.experiment.held_out},
         pack={"recipe": recipe, "layout": "spread", "filler": "none"},
         train={"learning_rate": rate, "seed": seed},
     )
@@ -64,14 +63,14 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
         say: told what is under way.
 
     Raises:
-        ConfigError: roots are not chosen by share, or not all of them.
-        EvaluationError: no held-out root has a verified link.
+        ConfigError: nothing is held out.
+        EvaluationError: no verified link between held-out documents.
     """
-    if config.roots.limit is not None or config.roots.share != 1.0:
-        raise ConfigError("experiment training: holds out roots by hash; set roots.limit=null and roots.share=1.0")
+    if not config.pack.held_out:
+        raise ConfigError("experiment training: key 'pack.held_out' is 0; hold out a share of the documents, say pack.held_out=0.3")
     runner = open_(config)
     runner.run(MEASURED, announce=say)
-    held = hold_out(config, runner, open_(arm_config(config, ARMS[0], 0.0, 0)))
+    held = hold_out(config, runner)
     say(f"held out: {len(held.items)} links, {len(held.plain)} windows of text, {len(held.answers)} questions")
     for recipe in (TUNED_ON, *ARMS):
         open_(arm_config(config, recipe, 0.0, 0)).run(["pack"], announce=say)
@@ -101,22 +100,20 @@ def _key_rule(config: Config) -> dict[str, int]:
     return {} if near >= 4096 else {"window": near, "stride": max(1, near // 4)}
 
 
-def hold_out(config: Config, every: Runner, kept: Runner) -> HeldOut:
-    """What the models are judged on: verified links of roots that are measured and not packed.
+def hold_out(config: Config, runner: Runner) -> HeldOut:
+    """What the models are judged on: verified links between documents of which nothing is packed.
 
     Args:
         config: of the experiment.
-        every: a runner under which all roots are chosen.
-        kept: one under which only those are that the arms train on.
+        runner: in its workspace, verification finished.
     """
-    frames = every.frames(step_writing("sequences"))
-    mine = kept.frames(step_writing("sequences"))["scored_documents"].select("root_id")
-    scored = frames["scored_documents"].select("root_id", "doc_id", "input_ids").join(mine, "root_id", how="left_anti")
-    if has_canaries(config):
-        scored = scored.where(~is_canary(F.col("root_id")))
+    frames = runner.frames(step_writing("sequences"))
+    unseen = is_held_out(config, F.col("doc_id")) & ~is_canary(F.col("doc_id"))
+    scored = frames["scored_documents"].where(unseen).select("root_id", "doc_id", "input_ids")
+    unpacked = frames["chunks"].where(unseen).select("chunk_id")
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}
-    names = [row.root_id for row in scored.select("root_id").collect()]
-    accepted = every.cells().where("accepted").where(F.col("root_id").isin(names)).orderBy(F.desc("gain"), "position").collect()
+    links = runner.cells().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
+    accepted = links.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
     own = frames["chunks"].select("chunk_id", "doc_id").collect()
@@ -128,7 +125,7 @@ def hold_out(config: Config, every: Runner, kept: Runner) -> HeldOut:
     for cell in accepted:
         verified.setdefault(cell.root_id, set()).add(cell.chunk_id)
         best.setdefault((cell.root_id, cell.chunk_id), cell.position)
-    separator = tuple(encode_plain(_words(every), config.separator))
+    separator = tuple(encode_plain(_words(runner), config.separator))
     chosen = sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[: config.experiment.items]
     items = []
     for root, chunk in chosen:
@@ -140,10 +137,10 @@ def hold_out(config: Config, every: Runner, kept: Runner) -> HeldOut:
     items = claim.with_permuted(items, known)
     if not items:
         raise EvaluationError(
-            f"experiment training: of {len(roots)} held-out roots none has a verified link to compare; give more roots, or raise "
-            "experiment.held_out"
+            f"experiment training: {len(roots)} held-out roots have {len(best)} verified links to held-out documents, too few to "
+            "compare; give more roots, or raise pack.held_out"
         )
-    encode = lambda text: encode_plain(_words(every), text)  # noqa: E731
+    encode = lambda text: encode_plain(_words(runner), text)  # noqa: E731
     answers = claim.ruler_answers(encode, config.experiment.lengths, config.experiment.samples, config.seed)
     return HeldOut(tuple(items), _windows([ids for _, ids in roots.values()], separator), answers, separator)
 

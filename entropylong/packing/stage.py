@@ -10,7 +10,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from entropylong.corpus.stage import has_canaries, is_canary
+from entropylong.config import Config
+from entropylong.corpus.stage import has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.groups import Context as Chunk
@@ -30,8 +31,8 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
     Raises:
         ConfigError: a baseline's corpus has fewer tokens than the verified arm.
     """
-    if has_canaries(ctx.config):
-        frames = without_canaries(frames)
+    if has_canaries(ctx.config) or ctx.config.pack.held_out:
+        frames = packable(ctx.config, frames)
     if ctx.config.pack.recipe not in STRANDS:
         return _pack_groups(ctx, group_rows(ctx, frames))
     verified = ctx.with_(config=ctx.config.model_copy(update={"pack": ctx.config.pack.model_copy(update={"recipe": "verified"})}))
@@ -40,15 +41,18 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
     return _pack_strands(ctx, within_budget(ctx, strands, budget))
 
 
-def without_canaries(frames: Frames) -> Frames:
-    """What is packed: nothing that was planted, neither as a root nor as a context."""
-    real = {name: frames[name].where(~is_canary(F.col("doc_id"))) for name in ("documents", "chunks")}
-    planted = F.broadcast(frames["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id"))
+def packable(config: Config, frames: Frames) -> Frames:
+    """What may be packed: nothing that was planted or held out, neither as a root nor as a context."""
+
+    def refused(doc_id: Column) -> Column:
+        return is_canary(doc_id) | (is_held_out(config, doc_id) if config.pack.held_out else F.lit(False))
+
+    kept = {name: frames[name].where(~refused(F.col("doc_id"))) for name in ("documents", "chunks", "scored_documents")}
+    chunks = kept["chunks"].select("chunk_id")
     for name in ("cells", "pairs"):
-        rows = frames[name].where(~is_canary(F.col("root_id")))
-        real[name] = rows.join(planted, "chunk_id", how="left_anti").select(*frames[name].columns)
-    roots = frames["scored_documents"].where(~is_canary(F.col("root_id")))
-    return {**frames, **real, "scored_documents": roots}
+        rows = frames[name].where(~refused(root_doc_id(config)))
+        kept[name] = rows.join(chunks, "chunk_id", how="left_semi").select(*frames[name].columns)
+    return {**frames, **kept}
 
 
 def content_tokens(sequences: DataFrame) -> int:
