@@ -112,8 +112,8 @@ def test_far_drops_against_a_direct_computation(tiny_lm: Path) -> None:
 
 
 def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_path: Path) -> None:
-    """A root of each half, the real models: planted facts are found, verified, counted and never packed."""
-    keys = [f"workspace={tmp_path / 'w'}", "canaries=1", "sources.docstrings.path=scipy.signal.windows",
+    """Two roots of each half, the real models: planted facts are found, verified, counted and never packed."""
+    keys = [f"workspace={tmp_path / 'w'}", "canaries=2", "sources.docstrings.path=scipy.signal.windows",
             "sources.language_reference.path=scipy.signal._waveforms", "retrieval.top_k=1", "controls.per_root=1"]  # fmt: skip
     config = load_config(CONF / "experiment_links.yaml", keys)
     with pytest.raises(EvaluationError, match="canaries asks for 5000"):
@@ -134,6 +134,6 @@ def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_pa
     assert result.figures["planted_facts.verified.drop"] > 1.0 > abs(result.figures["all_roots.permuted.drop"])
     runner = Runner(config, spark)
     figures = runner.run(["pack"], announce=quiet).figures
-    assert figures["canary_planted"] == 1 and figures["canary_recall_retrieval"] == figures["canary_recall_verification"] == 1.0
+    assert figures["canary_planted"] == 2 and figures["canary_recall_retrieval"] == figures["canary_recall_verification"] == 1.0
     assert not [check for check in check_workspace(runner) if check.wrong and "canary" in check.name]
     assert STAGES[-1] == "verify"
