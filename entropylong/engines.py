@@ -120,9 +120,7 @@ def _ingest_table(runner: Runner, value: str, name: str) -> None:
     if new.head(1):
         existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
         transaction = (f"ingest-{value}-{name}-{version}-{runner.store.version('documents')}", 1)
-        runner.store.append(
-            "documents", resolve_duplicates(new, existing, runner.config.sources_with_role("root")), value, transaction
-        )
+        runner.store.append("documents", resolve_duplicates(new, existing, runner.config), value, transaction)
     note = runner.workspace.checkpoint("documents", value, name)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(str(version))
@@ -143,7 +141,7 @@ def _drive_files(runner: Runner, artifact: Artifact, progress: StepProgress) -> 
             existing = runner.store.read_ok("documents", value).select("doc_id", "text_hash")
             committed = runner.store.read("documents", value).select("source", "origin")
             records = read_units(runner.spark, runner.config, batch).join(committed, ["source", "origin"], how="left_anti")
-            rows = resolve_duplicates(records, existing, roots)
+            rows = resolve_duplicates(records, existing, runner.config)
             # The transaction is named by the units in it: the same batch never lands twice.
             name = f"ingest-{value}-{digest([[u.source, u.name] for u in batch])}"
             runner.store.append("documents", rows, value, (name, 1))

@@ -43,6 +43,15 @@ def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_ru
     assert seen[0]["d"] == [("ok", None), ("skipped", "DUPLICATE_TEXT")]
 
 
+def test_a_planted_id_is_nobody_elses(tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "canary:x", "text": "mine"}, {"doc_id": "a", "text": "a text"}])
+    runner = open_runner(tmp_path / "w", "canaries=1", "quarantine.max_rate=1", source=source)
+    runner.run(["ingest"], announce=quiet)
+    found = outcomes(runner)
+    assert found["canary:x"] == [("error", "RESERVED_ID")] and found["a"] == [("ok", None)]
+    assert found["canary:00000:root"] == found["canary:00000:fact"] == [("ok", None)]
+
+
 def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": "a text"}, {"doc_id": "b", "text": "b text"}])
     keys = [f"sources.{name}.{key}" for name, role in (("corpus", "corpus"), ("roots", "root")) for key in

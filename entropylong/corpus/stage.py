@@ -134,14 +134,20 @@ def sample_table(spark: SparkSession, name: str, source: Source) -> Sampled:
     return Sampled(float(frame.count()), float(lengths.agg(F.avg("n")).collect()[0][0] or 0.0))
 
 
-def resolve_duplicates(records: DataFrame, existing: DataFrame, root_sources: Sequence[str]) -> DataFrame:
+def resolve_duplicates(records: DataFrame, existing: DataFrame, config: Config) -> DataFrame:
     """One ok row a doc_id and a text; the others skipped or errors, so that no order of arrival within a batch matters.
 
     Args:
         records: of one batch.
         existing: ok documents already committed; they win against the batch.
-        root_sources: sources that may give roots; of two records with one text theirs stays, or a root would be lost.
+        config: of two records with one text that of a source which may give roots stays, or a root would be lost; where canaries
+            are planted nothing else may bear their ids, as it would never be packed.
     """
+    if has_canaries(config):
+        planted = [name for name, source in config.sources.items() if source.kind == "canaries"]
+        taken = (F.col("outcome") == OK) & ~F.col("source").isin(planted) & is_canary(F.col("doc_id"))
+        records = _refuse(records, taken, ERROR, "RESERVED_ID", f"ids that begin with {PREFIX} are those of planted documents")
+    root_sources = config.sources_with_role("root")
     ok = F.col("outcome") == OK
     by_id = Window.partitionBy("doc_id", ok)
     by_text = Window.partitionBy("text_hash", F.col("outcome") == OK)
@@ -154,7 +160,7 @@ def resolve_duplicates(records: DataFrame, existing: DataFrame, root_sources: Se
                                      "another text stands under this doc_id already"))
         .join(known_texts, "text_hash", how="left")
     )  # fmt: skip
-    place = F.struct((~F.col("source").isin(list(root_sources))).alias("corpus_only"), "doc_id", "source", "origin")
+    place = F.struct((~F.col("source").isin(root_sources)).alias("corpus_only"), "doc_id", "source", "origin")
     first = F.min(place).over(by_text)
     is_copy = F.col("known_id").isNotNull() | (place != first)
     reason = F.concat(F.lit("same text as "), F.coalesce("known_id", first["doc_id"]))

@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.config import Config
-from entropylong.corpus.stage import is_canary, is_held_out
+from entropylong.corpus.stage import has_canaries, is_canary, is_held_out
 from entropylong.errors import ConfigError, EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import training as claim
@@ -108,7 +108,9 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
         runner: in its workspace, verification finished.
     """
     frames = runner.frames(step_writing("sequences"))
-    unseen = is_held_out(config, F.col("doc_id")) & ~is_canary(F.col("doc_id"))
+    unseen = is_held_out(config, F.col("doc_id"))
+    if has_canaries(config):
+        unseen &= ~is_canary(F.col("doc_id"))
     scored = frames["scored_documents"].where(unseen).select("root_id", "doc_id", "input_ids")
     unpacked = frames["chunks"].where(unseen).select("chunk_id")
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}

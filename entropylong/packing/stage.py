@@ -45,7 +45,8 @@ def packable(config: Config, frames: Frames) -> Frames:
     """What may be packed: nothing that was planted or held out, neither as a root nor as a context."""
 
     def refused(doc_id: Column) -> Column:
-        return is_canary(doc_id) | (is_held_out(config, doc_id) if config.pack.held_out else F.lit(False))
+        planted = is_canary(doc_id) if has_canaries(config) else F.lit(False)
+        return planted | is_held_out(config, doc_id) if config.pack.held_out else planted
 
     kept = {name: frames[name].where(~refused(F.col("doc_id"))) for name in ("documents", "chunks", "scored_documents")}
     chunks = kept["chunks"].select("chunk_id")
