@@ -114,7 +114,8 @@ def test_far_drops_against_a_direct_computation(tiny_lm: Path) -> None:
 def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_path: Path) -> None:
     """Two roots of each half, the real models: planted facts are found, verified, counted and never packed."""
     keys = [f"workspace={tmp_path / 'w'}", "canaries=2", "sources.docstrings.path=scipy.signal.windows",
-            "sources.language_reference.path=scipy.signal._waveforms", "retrieval.top_k=1", "controls.per_root=1"]  # fmt: skip
+            "sources.language_reference.path=scipy.signal._waveforms", "retrieval.top_k=1", "controls.per_root=1",
+            "contexts.max_tokens=96", "anchors.max_per_root=8"]  # fmt: skip
     config = load_config(CONF / "experiment_links.yaml", keys)
     with pytest.raises(EvaluationError, match="canaries asks for 5000"):
         write_roots(load_config(CONF / "experiment_links.yaml", [*keys, "canaries=5000"]))

@@ -72,7 +72,9 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
     runner.run(MEASURED, announce=say)
     held = hold_out(config, runner)
     say(f"held out: {len(held.items)} links, {len(held.plain)} windows of text, {len(held.answers)} questions")
-    for recipe in (TUNED_ON, *ARMS):
+    # One rate alone needs no tuning.
+    tunes = len(config.experiment.learning_rates) > 1
+    for recipe in (TUNED_ON, *ARMS) if tunes else ARMS:
         open_(arm_config(config, recipe, 0.0, 0)).run(["pack"], announce=say)
     dtype, start_id = config.train.dtype, config.model.document_start_id
     base = CausalLM(trained_model(config)[1].path, dtype, start_id)
@@ -87,9 +89,10 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
         folder = run_training(own, spark, lambda line: None).result
         return _judged(folder, held, identity, own)
 
-    rates = {rate: trained(TUNED_ON, rate, 0).plain_nll for rate in config.experiment.learning_rates}
-    best = min(rates, key=lambda rate: rates[rate])
-    say(f"learning rate {best:g}: the best of {', '.join(f'{r:g}' for r in rates)} on {TUNED_ON}")
+    best = config.experiment.learning_rates[0]
+    if tunes:
+        best = min(config.experiment.learning_rates, key=lambda rate: trained(TUNED_ON, rate, 0).plain_nll)
+        say(f"learning rate {best:g}: the best of {', '.join(f'{r:g}' for r in config.experiment.learning_rates)} on {TUNED_ON}")
     found = {arm: [trained(arm, best, seed) for seed in range(config.experiment.seeds)] for arm in ARMS}
     return _result(config, runner, held, best, of_base, found), experiment_table(held, of_base, found)
 
