@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from entropylong.experiments import training as claim
-from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Item, Scores
+from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Scores
 from entropylong.feed.order import epoch_order, rank_share
 from entropylong.feed.reader import FeedRow, FeedState
 from entropylong.hashing import share_threshold, xxhash64
@@ -47,12 +47,11 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     from entropylong.cli_common import open_runner
     from entropylong.models.cache import load
     from entropylong.models.causal_lm import encode_plain
-    from entropylong.pipeline import STAGE_NAMES, step_writing
+    from entropylong.pipeline import STAGE_NAMES
 
     stages = STAGE_NAMES[: STAGE_NAMES.index("verify")]
     runner = open_runner(config, list(overrides), None, stages)
     runner.run(stages)
-    step = step_writing("sequences")
     frames = {name: runner.store.read_ok(name, runner.fingerprint(name) or "-") for name in ("scored_documents", "chunks", "pairs")}
     pairs = frames["pairs"].select("root_id", "chunk_id", "kind", "chunk_ids", "anchors").toLocalIterator()
     chunks: dict[int, list[int]] = {}
@@ -61,7 +60,6 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
         chunks[row.chunk_id] = list(row.chunk_ids)
         planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank, a.score] for a in row.anchors]])
     found = {
-        "stage": step.name,
         "seed": runner.config.seed,
         "separator": encode_plain(load(runner.ctx.causal_lm.tokenizer()), runner.config.separator),
         "start": runner.config.model.document_start_id,
@@ -278,28 +276,16 @@ def pack_arms(
 
 
 def hold_out(stated: Any, roots: Any, chunks: Any, accepted: Any, model: CausalLM) -> HeldOut:
-    """As the experiment holds out, from the roots that no arm was packed of."""
-    of_document: dict[str, set[int]] = {}
-    for chunk, document in stated["documents"].items():
-        of_document.setdefault(document, set()).add(int(chunk))
-    best: dict[tuple[str, int], int] = {}
-    verified = {root: {link.chunk_id for link in links} for root, links in accepted.items()}
-    for root, links in accepted.items():
-        for link in sorted(links, key=lambda k: (-k.gain, k.position)):
-            best.setdefault((root, link.chunk_id), link.position)
-    items = []
-    for root, chunk in sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[:ITEMS]:
-        key = f"{root}/{chunk}"
-        taken = verified[root] | of_document.get(stated["roots"][root][0], set())
-        stand = claim.between(chunks, taken, key, DISTANCE)
-        items.append(Item(key, chunks[chunk], chunks[chunk][:0], stand, roots[root], best[root, chunk]))
-    known = {f"{root}/{chunk}": {chunks[c].tobytes() for c in verified[root]} for root, chunk in best}
-    separator = np.array(stated["separator"], np.int32)
-    unseen = [ids for root, ids in roots.items() if is_held_out(stated, stated["roots"][root][0])]
-    joined = np.concatenate([np.concatenate([ids, separator]) for ids in unseen])
-    windows = tuple(joined[s : s + claim.PLAIN] for s in range(0, len(joined) - claim.PLAIN, claim.PLAIN))
+    """As the experiment holds out, from documents that no arm was packed of."""
+    links = []
+    for root, own in accepted.items():
+        links += [(root, link.chunk_id, link.position) for link in sorted(own, key=lambda k: (-k.gain, k.position))]
+    of = {root: (document, roots[root]) for root, (document, _) in stated["roots"].items()}
+    doc_of = {int(chunk): document for chunk, document in stated["documents"].items()}
+    items = claim.held_items(links, of, chunks, doc_of, ITEMS, DISTANCE)
+    unseen = [ids for document, ids in of.values() if is_held_out(stated, document)]
     answers = claim.ruler_answers(model.encode, RULER_LENGTHS, RULER_SAMPLES, 42)
-    return HeldOut(tuple(claim.with_permuted(items, known)), windows, answers, tuple(stated["separator"]))
+    return HeldOut(tuple(items), claim.windows(unseen, stated["separator"]), answers, tuple(stated["separator"]))
 
 
 def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: HeldOut) -> Scores:
@@ -323,14 +309,10 @@ def report(results: dict[str, Any]) -> None:
     """The differences, as the decision rule wants them."""
     runs = {name: Scores(**found) for name, found in results["runs"].items()}
     seeds = sorted({name.split("/")[2] for name in runs if name.startswith(ARMS[0])})
-    rate = f"{results['rate']:g}"
-
-    def table(arm: str, field: str) -> Any:
-        return np.array([[v for _, v in sorted(getattr(runs[f"{arm}/{rate}/{s}"], field).items())] for s in seeds])
-
-    for field in ("effects", "answers"):
-        for arm in ARMS[1:]:
-            print(field, f"verified - {arm}", claim.difference(table(ARMS[0], field), table(arm, field)))
+    found = {arm: [runs[f"{arm}/{results['rate']:g}/{seed}"] for seed in seeds] for arm in ARMS}
+    for field, read in (("effects", lambda scores: scores.effects), ("answers", lambda scores: scores.answers)):
+        for arm, gap in claim.differences(found, read).items():
+            print(field, f"verified - {arm}", gap)
 
 
 if __name__ == "__main__":

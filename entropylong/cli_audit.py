@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from entropylong.cli_common import ConfigOption, Overrides, only_overrides
-from entropylong.cli_evaluation import DtypeOption, _causal_lm
+from entropylong.cli_evaluation import DtypeOption, reading_model
 
 LENGTH = 32_768
 
@@ -50,7 +50,7 @@ def audit(
 
     loaded = load_config(config, only_overrides(words))
     excluded = prepare_excluded(loaded)
-    reader, path = _causal_lm(loaded, model, dtype, (length or 0) + 1)
+    reader, path = reading_model(loaded, model, dtype, (length or 0) + 1)
     length = length or min(LENGTH, (window_of(path) or LENGTH + 1) - 1)
     sample = read_sample(dataset, samples, loaded.seed)
     with shown("audit", "documents") as progress:

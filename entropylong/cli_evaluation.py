@@ -82,7 +82,7 @@ def ruler(
         print(f"left out for want of a file in evaluate.*: {', '.join(without)}")
     lengths = sorted(set(length or LENGTHS))
     backend, counting = _backend(loaded, model, endpoint, tokenizer, Decoding(chat, 0.0, seed), dtype, max(lengths))
-    folder = _folder(loaded, out, "ruler")
+    folder = result_folder(loaded, out, "ruler")
 
     def count(text: str) -> int:
         return len(counting(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -131,7 +131,7 @@ def longbench(
     items = read_items(data)
     decoding = Decoding(chat, TEMPERATURE, seed)
     backend, counter = _backend(loaded, model, endpoint, tokenizer, decoding, dtype, max_len + NEW_TOKENS, "--max-len")
-    folder = _folder(loaded, out, "longbench_v2")
+    folder = result_folder(loaded, out, "longbench_v2")
     with shown("longbench") as progress:
         result, rows = evaluate_longbench(items, backend, counter, max_len, folder, progress)
     Console(highlight=False).print(report_table(rows))
@@ -163,9 +163,9 @@ def longppl(
     from entropylong.evaluation.tracking import track
 
     loaded = load_config(config, only_overrides(words))
-    (judge, _), (judged, _) = (_causal_lm(loaded, name, dtype, length + 1) for name in (evaluator, model))
+    (judge, _), (judged, _) = (reading_model(loaded, name, dtype, length + 1) for name in (evaluator, model))
     texts = read_documents(data)
-    folder = _folder(loaded, out, "longppl")
+    folder = result_folder(loaded, out, "longppl")
     result, found = evaluate_longppl(judged, judge, texts, length, keys, folder, loaded.run.batch_tokens)
     print(f"LongPPL {found.long_ppl:.3f} on {found.key_count:,} key tokens; perplexity {found.ppl:.3f} on {found.token_count:,}")
     print(f"Scores: {result.folder}")
@@ -201,17 +201,17 @@ def attention(
 
     loaded = load_config(config, only_overrides(words))
     lengths, depths = sorted(set(length or LENGTHS)), sorted(set(depth or (0, 25, 50, 75, 100)))
-    judged, path = _causal_lm(loaded, model, dtype, max(lengths))
+    judged, path = reading_model(loaded, model, dtype, max(lengths))
     with shown("attention", "passes") as progress:
         result, scores = evaluate_attention(
-            judged, path, lengths, depths, samples, seed, _folder(loaded, out, "attention"), progress
+            judged, path, lengths, depths, samples, seed, result_folder(loaded, out, "attention"), progress
         )
     Console(highlight=False).print(attention_table(result, scores))
     print(f"Shares, picture: {result.folder}")
     track(loaded, result, result.folder / PICTURE)
 
 
-def _folder(config: Config, out: Path | None, benchmark: str) -> Path:
+def result_folder(config: Config, out: Path | None, benchmark: str) -> Path:
     return (out or Path(config.workspace) / "evaluation") / benchmark
 
 
@@ -222,7 +222,7 @@ def _check_window(name: str, window: int | None, longest: int, option: str = "--
         raise UsageError(f"{name}: reads {window:,} tokens, {option} asks for {longest:,} in all; extend it, or ask for less")
 
 
-def _causal_lm(config: Config, name: str | None, dtype: str, longest: int) -> tuple[WorkerModel, Path]:
+def reading_model(config: Config, name: str | None, dtype: str, longest: int) -> tuple[WorkerModel, Path]:
     """A model that reads so many tokens, and its folder."""
     import torch
 

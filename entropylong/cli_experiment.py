@@ -25,13 +25,14 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
 
     from entropylong.config_files import load_config
     from entropylong.evaluation.tracking import track
-    from entropylong.experiments.run_links import STAGES, run_links, write_roots
+    from entropylong.experiments.run_links import run_links, write_roots
+    from entropylong.pipeline import MEASURED
     from entropylong.runner import Runner
 
     overrides = only_overrides(words)
     file = write_roots(load_config(config, overrides))
     more = [*overrides, "sources.see_also.kind=jsonl", f"sources.see_also.path={file}", "sources.see_also.role=both"]
-    spark = open_runner(config, more, None, STAGES).spark
+    spark = open_runner(config, more, None, MEASURED).spark
     loaded = load_config(config, more)
     result, table = run_links(loaded, lambda own: Runner(own, spark), lambda line: print(line, flush=True))
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
@@ -55,7 +56,8 @@ def training(words: Overrides = None, config: ConfigOption = "experiment_trainin
 
     from entropylong.config_files import load_config
     from entropylong.evaluation.tracking import track
-    from entropylong.experiments.run_training import MEASURED, run_experiment
+    from entropylong.experiments.run_training import run_experiment
+    from entropylong.pipeline import MEASURED
     from entropylong.runner import Runner
 
     overrides = only_overrides(words)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from entropylong.cli_common import ConfigOption, InputOption, Overrides, only_overrides, open_runner
-from entropylong.cli_evaluation import DtypeOption, OutOption, _causal_lm, _folder
+from entropylong.cli_evaluation import DtypeOption, OutOption, reading_model, result_folder
 
 
 def gain(
@@ -40,15 +40,15 @@ def gain(
 
     runner = open_runner(config, only_overrides(words), input_path)
     loaded = runner.config
-    reader, path = _causal_lm(loaded, model, dtype, loaded.pack.length)
-    check_tokenizer("--model", reader.spec.name, _causal_lm(loaded, None, dtype, 0)[1], path)
+    reader, path = reading_model(loaded, model, dtype, loaded.pack.length)
+    check_tokenizer("--model", reader.spec.name, reading_model(loaded, None, dtype, 0)[1], path)
     sequences, chunk_ids, root_ids = sample_placed(runner, samples)
     others = other_chunks(runner, reader, chunk_ids, root_ids)
     with shown("gain", "dependencies") as progress:
         found = gains_in_place(
             load(reader), sequences, others, seed=loaded.seed, batch_tokens=loaded.run.batch_tokens, progress=progress
         )
-    folder = _folder(loaded, out, "gain_in_place")
+    folder = result_folder(loaded, out, "gain_in_place")
     result, rows = keep_gains(reader, runner.fingerprint("sequences") or "-", found, loaded.accept.epsilon, folder)
     Console(highlight=False).print(gain_table(rows, len(found)))
     print(f"Each dependency: {result.folder}")

@@ -294,6 +294,11 @@ class Config(Section):
         """`node_cache`, for a process with any working directory."""
         return Path(self.node_cache).expanduser().absolute()
 
+    def with_keys(self, **sections: dict[str, Any]) -> Config:
+        """The same with some keys of its sections changed, which are not validated again."""
+        changed = {name: getattr(self, name).model_copy(update=keys) for name, keys in sections.items()}
+        return self.model_copy(update=changed)
+
     def semantic(self, *paths: str) -> dict[str, Any]:
         """The values of the semantic keys at or below the dotted paths, for a fingerprint."""
         values = dict(walk(self.model_dump()))

@@ -13,6 +13,8 @@ from entropylong.verification.stage import VERIFY
 
 STEPS: tuple[Stage, ...] = (INGEST, CHUNK, EMBED, INDEX, SCORE, ANCHOR, QUERIES, SEARCH, PLAN_PAIRS, VERIFY, PACK)
 STAGE_NAMES: tuple[str, ...] = tuple(dict.fromkeys(step.name for step in STEPS))
+# All that measures: up to the gains, from which each recipe packs.
+MEASURED = STAGE_NAMES[: STAGE_NAMES.index("pack")]
 
 
 def steps_of(names: list[str] | tuple[str, ...]) -> list[Stage]:

@@ -17,9 +17,10 @@ from entropylong.corpus.readers import list_units
 from entropylong.entropy.engine import entropy_at
 from entropylong.errors import EvaluationError, SourceError
 from entropylong.experiments.links import ARMS, JudgedCell, Link, Sums, Text, after, arms, drops_of, far_drops, figure, precision
-from entropylong.experiments.run_links import STAGES, run_links, write_roots
+from entropylong.experiments.run_links import run_links, write_roots
 from entropylong.experiments.see_also import choose, linked, see_also
 from entropylong.models.causal_lm import CausalLM
+from entropylong.pipeline import MEASURED
 from entropylong.runner import Runner
 from tests.conftest import CONF, quiet
 
@@ -137,4 +138,4 @@ def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_pa
     figures = runner.run(["pack"], announce=quiet).figures
     assert figures["canary_planted"] == 2 and figures["canary_recall_retrieval"] == figures["canary_recall_verification"] == 1.0
     assert not [check for check in check_workspace(runner) if check.wrong and "canary" in check.name]
-    assert STAGES[-1] == "verify"
+    assert MEASURED[-1] == "verify"

@@ -21,8 +21,10 @@ from entropylong.experiments.training import (
     claim_holds,
     difference,
     find_keys,
+    held_items,
     judge,
     ruler_answers,
+    windows,
     with_permuted,
 )
 from entropylong.hashing import share_threshold, xxhash64
@@ -57,6 +59,21 @@ def test_a_permuted_context_is_anothers_and_no_longer() -> None:
     found = {i.key: i.permuted.tolist() for i in with_permuted(items, verified)}
     assert found == {"a": items[2].context.tolist(), "b": items[0].context.tolist(), "c": items[0].context[:12].tolist()}
     assert with_permuted(items[:1], verified) == [], "an item alone has nothing to be compared with"
+
+
+def test_held_out_links_are_items_once_and_windows_hold_all_text() -> None:
+    chunks, doc_of = {n: ids(20) for n in range(9)}, {n: f"d{n % 3}" for n in range(9)}
+    roots = {"r": ("d0", ids(40)), "s": ("d1", ids(40))}
+    links = [("r", 1, 30), ("r", 1, 35), ("r", 2, 33), ("s", 5, 31)]
+    found = {item.key: item for item in held_items(links, roots, chunks, doc_of, 9, (30, 31))}
+    assert {key: item.position for key, item in found.items()} == {"r/1": 30, "r/2": 33, "s/5": 31}
+    for one in found.values():
+        own = {"r": {1, 2, 0, 3, 6}, "s": {5, 1, 4, 7}}[one.key[0]]
+        between_ = [next(n for n, c in chunks.items() if c[: len(p)].tolist() == p.tolist()) for p in one.between]
+        assert between_ and not own & set(between_), "neither verified for the root nor of its document"
+    assert len(held_items(links, roots, chunks, doc_of, 2, (30, 31))) <= 2
+    cut = windows([ids(1500), ids(1500)], (3,))
+    assert [len(window) for window in cut] == [2048, 3002 - 2048] and cut[0][1500] == 3
 
 
 def test_scores_against_a_direct_computation(tiny_lm: Path) -> None:

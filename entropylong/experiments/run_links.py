@@ -25,13 +25,12 @@ from entropylong.files import write_whole
 from entropylong.hashing import digest, xxhash64
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
-from entropylong.pipeline import step_writing
+from entropylong.pipeline import MEASURED, step_writing
 from entropylong.verification.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
 
-STAGES = ("ingest", "chunk", "embed", "index", "score", "anchors", "search", "pairs", "verify")
 PLANTED, SEE_ALSO = "planted facts", "See Also"
 # The figures of an arm, and the differences that decide the claim.
 _FIGURES = (("precision", "precision against gold"), ("recall", "recall of gold"), ("drop", "NLL fall behind the anchor, nats"))
@@ -114,7 +113,7 @@ def run_links(config: Config, open_: Callable[[Config], Runner], say: Callable[[
         say: told what is under way.
     """
     runner = open_(config)
-    runner.run(STAGES, announce=say)
+    runner.run(MEASURED, announce=say)
     material = gather(runner)
     chosen = claim.arms(material.cells, config.accept.max_copy_tokens)
     every = list(dict.fromkeys(link for links in chosen.values() for link in links))
@@ -130,10 +129,16 @@ def run_links(config: Config, open_: Callable[[Config], Runner], say: Callable[[
     return result, links_table(sums, chosen, halves)
 
 
+def _of(links: Sequence[Link], roots: Sequence[str]) -> list[Link]:
+    """The links of some roots."""
+    wanted = set(roots)
+    return [link for link in links if link.root_id in wanted]
+
+
 def _sums(
     links: Sequence[Link], material: Material, drops: Mapping[Link, tuple[float, int]], roots: Sequence[str]
 ) -> dict[str, Sums]:
-    own = [link for link in links if link.root_id in set(roots)]
+    own = _of(links, roots)
     return {
         "precision": claim.precision(own, material.gold, roots),
         "recall": claim.recall(own, material.gold, material.targets, material.doc_of, roots),
@@ -184,7 +189,7 @@ def links_table(
         table.add_column(heading, justify="left" if heading in ("roots", "arm") else "right")
     for half, roots in halves.items():
         for arm in ARMS:
-            links = [link for link in chosen[arm] if link.root_id in set(roots)]
+            links = _of(chosen[arm], roots)
             cells = [_shown(figure(sums[half, arm][name])) for name, _ in _FIGURES]
             table.add_row(f"{half} ({len(roots)})" if arm == VERIFIED else "", arm, f"{len(links):,}", *cells)
         table.add_section()

@@ -6,7 +6,7 @@ Every step leaves its result in the workspace, so the same command goes on with 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,34 +22,25 @@ from entropylong.corpus.stage import has_canaries, is_canary, is_held_out
 from entropylong.errors import ConfigError, EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import training as claim
-from entropylong.experiments.training import ARMS, TUNED_ON, Difference, HeldOut, Ids, Item, Scores
+from entropylong.experiments.training import ARMS, TUNED_ON, Difference, HeldOut, Scores
 from entropylong.files import write_whole
-from entropylong.hashing import digest, xxhash64
+from entropylong.hashing import digest
 from entropylong.models.causal_lm import CausalLM, encode_plain
-from entropylong.pipeline import STAGE_NAMES, step_writing
+from entropylong.pipeline import MEASURED, step_writing
 from entropylong.training.run import run_training, trained_model
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
 
-MEASURED = STAGE_NAMES[: STAGE_NAMES.index("pack")]
 _SCORES = "experiment.json"
 Say = Callable[[str], None]
 Open = Callable[[Config], "Runner"]
 
 
-def with_keys(config: Config, **sections: dict[str, Any]) -> Config:
-    """The config with some keys of its sections changed."""
-    changed = {name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()}
-    return config.model_copy(update=changed)
-
-
 def arm_config(config: Config, recipe: str, rate: float, seed: int) -> Config:
     """An arm's training: its recipe, rate and order of rows."""
-    return with_keys(
-        config,
-        pack={"recipe": recipe, "layout": "spread", "filler": "none"},
-        train={"learning_rate": rate, "seed": seed},
+    return config.with_keys(
+        pack={"recipe": recipe, "layout": "spread", "filler": "none"}, train={"learning_rate": rate, "seed": seed}
     )
 
 
@@ -117,50 +108,28 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
     scored = frames["scored_documents"].where(unseen).select("root_id", "doc_id", "input_ids")
     unpacked = frames["chunks"].where(unseen).select("chunk_id")
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}
-    links = runner.cells().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
-    accepted = links.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
+    cells = runner.cells().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
+    accepted = cells.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
-    own = frames["chunks"].select("chunk_id", "doc_id").collect()
-    of_document: dict[str, set[int]] = {}
-    for row in own:
-        of_document.setdefault(row.doc_id, set()).add(row.chunk_id)
-    verified: dict[str, set[int]] = {}
-    best: dict[tuple[str, int], int] = {}
-    for cell in accepted:
-        verified.setdefault(cell.root_id, set()).add(cell.chunk_id)
-        best.setdefault((cell.root_id, cell.chunk_id), cell.position)
+    doc_of = {row.chunk_id: row.doc_id for row in frames["chunks"].select("chunk_id", "doc_id").collect()}
+    links = [(cell.root_id, cell.chunk_id, cell.position) for cell in accepted]
+    items = claim.held_items(links, roots, chunks, doc_of, config.experiment.items, config.experiment.distance)
     separator = tuple(encode_plain(_words(runner), config.separator))
-    chosen = sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[: config.experiment.items]
-    items = []
-    for root, chunk in chosen:
-        key, (doc_id, ids_of_root) = f"{root}/{chunk}", roots[root]
-        taken = verified[root] | of_document.get(doc_id, set())
-        between = claim.between(chunks, taken, key, config.experiment.distance)
-        items.append(Item(key, chunks[chunk], chunks[chunk][:0], between, ids_of_root, best[root, chunk]))
-    known = {f"{root}/{chunk}": {chunks[c].tobytes() for c in verified[root]} for root, chunk in chosen}
-    items = claim.with_permuted(items, known)
     if not items:
         raise EvaluationError(
-            f"experiment training: {len(roots)} held-out roots have {len(best)} verified links to held-out documents, too few to "
-            "compare; give more roots, or raise pack.held_out"
+            f"experiment training: {len(roots)} held-out roots have {len(links)} verified links to held-out documents, too few "
+            "to compare; give more roots, or raise pack.held_out"
         )
     encode = lambda text: encode_plain(_words(runner), text)  # noqa: E731
     answers = claim.ruler_answers(encode, config.experiment.lengths, config.experiment.samples, config.seed)
-    return HeldOut(tuple(items), _windows([ids for _, ids in roots.values()], separator), answers, separator)
+    return HeldOut(tuple(items), claim.windows([ids for _, ids in roots.values()], separator), answers, separator)
 
 
 def _words(runner: Runner) -> Any:
     from entropylong.models.cache import load
 
     return load(runner.ctx.causal_lm.tokenizer())
-
-
-def _windows(texts: Sequence[Ids], separator: Sequence[int]) -> tuple[Ids, ...]:
-    """Held-out text in windows of PLAIN tokens; the last one, and so a small corpus's only one, is as long as it is."""
-    joined = np.concatenate([np.concatenate([ids, np.array(separator, np.int32)]) for ids in texts])
-    cuts = range(0, max(1, len(joined) - 1), claim.PLAIN)
-    return tuple(joined[start : start + claim.PLAIN] for start in cuts if len(joined) - start > 1)
 
 
 def _judged(folder: Path, held: HeldOut, identity: str, config: Config) -> Scores:
@@ -174,15 +143,8 @@ def _judged(folder: Path, held: HeldOut, identity: str, config: Config) -> Score
     return scores
 
 
-def differences(found: dict[str, list[Scores]], read: Callable[[Scores], dict[str, float]]) -> dict[str, Difference]:
-    """verified minus each other arm, of a figure by item."""
-    keys = sorted(read(found[ARMS[0]][0]))
-    table = {arm: np.array([[read(scores)[key] for key in keys] for scores in runs]) for arm, runs in found.items()}
-    return {arm: claim.difference(table[ARMS[0]], table[arm]) for arm in ARMS[1:]}
-
-
 def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Scores, found: dict[str, list[Scores]]) -> Result:
-    primary = differences(found, lambda s: s.effects)
+    primary = claim.differences(found, lambda s: s.effects)
     figures = {
         **{f"effect.{arm}": float(np.mean([list(s.effects.values()) for s in runs])) for arm, runs in found.items()},
         **{f"plain_nll.{arm}": float(np.mean([s.plain_nll for s in runs])) for arm, runs in found.items()},
@@ -221,8 +183,8 @@ def experiment_table(held: HeldOut, base: Scores, found: dict[str, list[Scores]]
         row = [np.mean([list(s.effects.values()) for s in runs]), *by_length, np.mean([s.long_ppl for s in runs]),
                np.mean([s.plain_nll for s in runs])]  # fmt: skip
         table.add_row(name, str(len(runs)), *("" if np.isnan(value) else f"{value:.3f}" for value in row))
-    primary = differences(found, lambda s: s.effects)
-    secondary = differences(found, lambda s: s.answers)
+    primary = claim.differences(found, lambda s: s.effects)
+    secondary = claim.differences(found, lambda s: s.answers)
     lines = [f"verified - {arm}: {_shown(d)} nats a token over {len(held.items)} links; answers {_shown(secondary[arm])}"
              for arm, d in primary.items()]  # fmt: skip
     says = "holds" if claim.claim_holds(primary) else "not shown"

@@ -117,6 +117,43 @@ def between(chunks: Mapping[int, Ids], taken: set[int], key: str, distance: tupl
     return tuple(found)
 
 
+def held_items(
+    links: Sequence[tuple[str, int, int]], roots: Mapping[str, tuple[str, Ids]], chunks: Mapping[int, Ids],
+    doc_of: Mapping[int, str], most: int, distance: tuple[int, int],
+) -> list[Item]:  # fmt: skip
+    """Items of held-out links, chosen by hash; each (root, chunk) once, at the first of its links.
+
+    Args:
+        links: (root id, chunk id, anchor's position), the best first.
+        roots: document and ids by root id.
+        chunks: ids by chunk id; doc_of: the document of each.
+        most: items.
+        distance: least and most tokens between context and root.
+    """
+    best: dict[tuple[str, int], int] = {}
+    verified: dict[str, set[int]] = {}
+    of_document: dict[str, set[int]] = {}
+    for chunk, document in doc_of.items():
+        of_document.setdefault(document, set()).add(chunk)
+    for root, chunk, position in links:
+        verified.setdefault(root, set()).add(chunk)
+        best.setdefault((root, chunk), position)
+    items, known = [], {}
+    for root, chunk in sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[:most]:
+        key, (document, ids) = f"{root}/{chunk}", roots[root]
+        stand = between(chunks, verified[root] | of_document.get(document, set()), key, distance)
+        items.append(Item(key, chunks[chunk], chunks[chunk][:0], stand, ids, best[root, chunk]))
+        known[key] = {chunks[c].tobytes() for c in verified[root]}
+    return with_permuted(items, known)
+
+
+def windows(texts: Sequence[Ids], separator: Sequence[int]) -> tuple[Ids, ...]:
+    """Held-out text in windows of PLAIN tokens; the last one, and so a small corpus's only one, is as long as it is."""
+    joined = np.concatenate([np.concatenate([ids, np.array(separator, np.int32)]) for ids in texts])
+    cuts = range(0, max(1, len(joined) - 1), PLAIN)
+    return tuple(joined[start : start + PLAIN] for start in cuts if len(joined) - start > 1)
+
+
 def with_permuted(items: Sequence[Item], verified: Mapping[str, set[bytes]]) -> list[Item]:
     """Give each item the context of another that is nearest in length and was not verified for its root; cut to its own length.
 
@@ -219,6 +256,18 @@ def difference(first: Floats, second: Floats, seed: int = 0) -> Difference:
         sample[number] = gap[rows][:, columns].mean()
     low, high = np.percentile(sample, (2.5, 97.5))
     return Difference(float(gap.mean()), float(low), float(high))
+
+
+def differences(found: Mapping[str, Sequence[Scores]], read: Callable[[Scores], dict[str, float]]) -> dict[str, Difference]:
+    """verified minus each other arm, of a figure by item.
+
+    Args:
+        found: of each arm its runs, the same seeds in the same order.
+        read: scores -> the figure by item.
+    """
+    keys = sorted(read(found[ARMS[0]][0]))
+    table = {arm: np.array([[read(scores)[key] for key in keys] for scores in runs]) for arm, runs in found.items()}
+    return {arm: difference(table[ARMS[0]], table[arm]) for arm in ARMS[1:]}
 
 
 def claim_holds(differences: Mapping[str, Difference]) -> bool:

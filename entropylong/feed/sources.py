@@ -115,8 +115,7 @@ class Feeds:
         """The workspace under this config, or under another recipe of it."""
         wanted = recipe or self.config.pack.recipe
         if wanted not in self._runners:
-            pack = self.config.pack.model_copy(update={"recipe": wanted})
-            self._runners[wanted] = Runner(self.config.model_copy(update={"pack": pack}), self.spark)
+            self._runners[wanted] = Runner(self.config.with_keys(pack={"recipe": wanted}), self.spark)
         return self._runners[wanted]
 
     def _sequences(self, name: str, data: TrainData) -> SealedFeed:

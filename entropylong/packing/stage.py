@@ -35,7 +35,7 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
         frames = packable(ctx.config, frames)
     if ctx.config.pack.recipe not in STRANDS:
         return _pack_groups(ctx, group_rows(ctx, frames))
-    verified = ctx.with_(config=ctx.config.model_copy(update={"pack": ctx.config.pack.model_copy(update={"recipe": "verified"})}))
+    verified = ctx.with_(config=ctx.config.with_keys(pack={"recipe": "verified"}))
     budget = content_tokens(_pack_groups(verified, group_rows(verified, frames)))
     strands = STRANDS[ctx.config.pack.recipe](ctx, frames, budget)
     return _pack_strands(ctx, within_budget(ctx, strands, budget))

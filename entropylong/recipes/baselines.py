@@ -46,7 +46,8 @@ def standard(ctx: Context, frames: Frames, budget: int) -> DataFrame:
     count, chars = frames["documents"].agg(F.count(F.lit(1)), F.coalesce(F.sum("n_chars"), F.lit(0))).collect()[0]
     share = budget * _CHARS_A_TOKEN / max(1, chars) + _MORE_DOCUMENTS / max(1, count)
     drawn = frames["documents"].where(place <= F.lit(min(1.0, share)))
-    return _documents(ctx, drawn).select(F.col("doc_id").alias("strand"), place.alias("place"), F.array(_whole()).alias("pieces"))
+    strand = F.col("doc_id").alias("strand")
+    return _encoded(ctx, drawn, "doc_id").select(strand, place.alias("place"), F.array(_whole()).alias("pieces"))
 
 
 def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
@@ -57,7 +58,7 @@ def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
     size = F.size("ids") + F.lit(len(_separator(ctx)))
     before = F.coalesce(F.sum(size).over(by_hash.rowsBetween(Window.unboundedPreceding, -1)), F.lit(0))
     strands = (
-        _documents(ctx, frames["documents"].join(filed, "doc_id", how="left_semi"))
+        _encoded(ctx, frames["documents"].join(filed, "doc_id", how="left_semi"), "doc_id")
         .join(filed, "doc_id", how="inner")
         .withColumn("part", (before / F.lit(room)).cast("int"))
         .withColumn("at", F.row_number().over(by_hash))
@@ -115,20 +116,19 @@ def _with_neighbours(ctx: Context, frames: Frames, recipe: Callable[..., list[ne
                 found = index.search(vectors, np.zeros(len(vectors), np.int64), own, k, retrieval.nprobe)
                 return [[i for i in ids if i != NO_ID] for ids in found.ids.tolist()]
 
-            size = len(encode_plain(words, row["text"]))
-            count = len(texts) if meta_chunks else 1
-            k = neighbours.neighbours_wanted(length, len(row["text"]), size, count, rule.target_chars)
-            pieces = texts if meta_chunks else [row["text"]]
+            whole = encode_plain(words, row["text"])
+            pieces = [encode_plain(words, text) for text in texts] if meta_chunks else [whole]
+            k = neighbours.neighbours_wanted(length, len(row["text"]), len(whole), len(pieces), rule.target_chars)
             for at, link in enumerate(recipe(to_grid(load(worker).encode(texts, prompt)), k, search)):
                 name = {"strand": row["doc_id"], "at": at, "chunk_id": link.chunk_id, "ids": None}
                 if link.own is not None:
                     name |= {"chunk_id": xxhash64(row["doc_id"], link.own) if meta_chunks else None}
-                    name |= {"ids": encode_plain(words, pieces[link.own])}
+                    name |= {"ids": pieces[link.own]}
                 yield name
 
     planned = _mapped(_root_documents(ctx, frames), plan, "strand STRING, at INT, chunk_id BIGINT, ids ARRAY<INT>").persist()
     contexts = _capped(ctx, planned.where("ids IS NULL").drop("ids"))
-    ids = _chunk_ids(ctx, frames["chunks"].join(contexts.select("chunk_id").distinct(), "chunk_id", how="left_semi"))
+    ids = _encoded(ctx, frames["chunks"].join(contexts.select("chunk_id").distinct(), "chunk_id", how="left_semi"), "chunk_id")
     filled = contexts.join(ids, "chunk_id", how="inner").withColumn("kind", F.lit(CONTEXT))
     rows = planned.where("ids IS NOT NULL").withColumn("kind", F.lit(ROOT)).unionByName(filled)
     root_id = F.when(F.col("kind") == ROOT, F.col("strand")).alias("root_id")
@@ -152,26 +152,15 @@ def _capped(ctx: Context, uses: DataFrame) -> DataFrame:
     return uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= ctx.config.pack.max_chunk_uses).drop("use")
 
 
-def _chunk_ids(ctx: Context, chunks: DataFrame) -> DataFrame:
-    """(chunk_id, ids) of whole chunks, as nothing was verified under a cut. Executors: the tokenizer."""
+def _encoded(ctx: Context, rows: DataFrame, key: str) -> DataFrame:
+    """(key, ids) of whole texts, as nothing was verified under a cut. Executors: the tokenizer."""
     tokenizer = ctx.causal_lm.tokenizer()
 
-    def encode(rows: list[Row]) -> Iterator[Row]:
-        for row in rows:
-            yield {"chunk_id": row["chunk_id"], "ids": encode_plain(load(tokenizer), row["text"])}
+    def encode(part: list[Row]) -> Iterator[Row]:
+        for row in part:
+            yield {key: row[key], "ids": encode_plain(load(tokenizer), row["text"])}
 
-    return _mapped(chunks.select("chunk_id", "text"), encode, "chunk_id BIGINT, ids ARRAY<INT>")
-
-
-def _documents(ctx: Context, documents: DataFrame) -> DataFrame:
-    """Documents with the ids of their text. Executors: the tokenizer."""
-    tokenizer = ctx.causal_lm.tokenizer()
-
-    def encode(rows: list[Row]) -> Iterator[Row]:
-        for row in rows:
-            yield {"doc_id": row["doc_id"], "ids": encode_plain(load(tokenizer), row["text"])}
-
-    return _mapped(documents.select("doc_id", "text"), encode, "doc_id STRING, ids ARRAY<INT>")
+    return _mapped(rows.select(key, "text"), encode, f"{key} {rows.schema[key].dataType.simpleString()}, ids ARRAY<INT>")
 
 
 def _whole() -> Column:
