@@ -124,6 +124,7 @@ class Screen(Section):
 class Verify(Section):
     scope: Literal["all", "retrieved"]
     budget_tokens: Positive | None
+    order: Literal["rank", "learned"]
     screen: Screen
 
 

@@ -279,6 +279,8 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         )
     if config.chunks.max_chars < config.chunks.target_chars:
         fail("chunks.max_chars", f"{config.chunks.max_chars} is below chunks.target_chars ({config.chunks.target_chars})")
+    if config.verify.order == "learned" and config.verify.budget_tokens is None:
+        fail("verify.order", "learned orders what verify.budget_tokens visits; give a budget, or order: rank")
     if config.train.mode == "sft" and config.train.anchor_weight is not None:
         fail("train.anchor_weight", "weighs verified anchors of sequences; conversations (train.mode sft) have none")
     if config.train.offload_activations and not config.train.checkpoint_activations:

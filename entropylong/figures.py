@@ -174,8 +174,8 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
     """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
     figures: dict[str, float] = {}
     for done in result.steps:
-        figures[f"seconds_{done.step.writes}"] = done.seconds
-        figures[f"keys_{done.step.writes}"] = done.keys
+        for name, value in (("seconds", done.seconds), ("keys", done.keys)):  # a step may have run in two parts
+            figures[f"{name}_{done.step.writes}"] = figures.get(f"{name}_{done.step.writes}", 0.0) + value
         figures |= {f"{name}_{done.step.writes}": value for name, value in done.usage.items()}
     forwarded = {
         "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
@@ -186,7 +186,7 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
         .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
     }
     # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
-    shares = {done.step.writes: done.keys / done.keys_in for done in result.steps if done.keys_in}
+    shares = {d.step.writes: figures[f"keys_{d.step.writes}"] / d.keys_in for d in result.steps if d.keys_in}
     for table, frame in forwarded.items():
         tokens = frame.collect()[0][0] or 0
         figures[f"forwarded_tokens_{table}"] = tokens

@@ -22,6 +22,7 @@ from entropylong.udf import Meter
 if TYPE_CHECKING:
     from entropylong.corpus.exclusion import Excluded
     from entropylong.retrieval.index import IndexHandle
+    from entropylong.verification.ordering import Order
 
 
 class Kind(Enum):
@@ -57,6 +58,8 @@ class Context:
         fingerprints: of each table, as far as they are resolved.
         root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
         index: the index files that searches use, once they exist.
+        order: in which a budget visits candidates, once it is learned.
+        order_sample: while it is learned: the largest hash of the roots that are measured whole for it.
     """
 
     config: Config
@@ -74,6 +77,8 @@ class Context:
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None
     index: IndexHandle | None = None
+    order: Order | None = None
+    order_sample: int | None = None
 
     def sized(self, keys: int) -> Context:
         """The context of a unit of so many keys: several tasks a core, so that uneven work evens out and progress is

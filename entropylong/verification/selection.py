@@ -14,6 +14,7 @@ import numpy as np
 from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
+from entropylong.verification.ordering import Order, features
 from entropylong.verification.planning import CANDIDATE
 from entropylong.verification.screening import LEFT_WINDOW, Candidate, Screen, entropy_alone, screen_gains
 from entropylong.verification.waves import RootWaves, Visit
@@ -35,12 +36,16 @@ class Selection:
         budget: `verify.budget_tokens`.
         rule: the acceptance rule, which says when a budget is full.
         screen: `verify.screen`, or None.
+        order: which candidates a budget visits first; None goes by rank.
+        window: tokens before an anchor, and from it on, that its query was made of.
         digest: stands for all of it in the rows that it wrote.
     """
 
     budget: int | None
     rule: Rule
     screen: Screen | None
+    order: Order | None
+    window: tuple[int, int]
     digest: str
 
 
@@ -82,7 +87,7 @@ def measure_selected(
 ) -> Iterator[Outcome]:
     """An outcome for each pair that holds something unread."""
     for together in _together(roots):
-        waves = [(work, RootWaves(work.visits, selection.rule, selection.budget)) for work in together]
+        waves = [(work, _waves(work, selection)) for work in together]
         baselines = _baselines(screen_model or model, together, selection.screen, batch_tokens)
         while wave := [(work, visit) for work, root in waves for visit in root.next_wave()]:
             gains = _screen(screen_model or model, wave, baselines, selection.screen, separator_ids, batch_tokens)
@@ -100,6 +105,17 @@ def measure_selected(
         for work, root in waves:
             for visit in root.unvisited():
                 yield Outcome(work, visit.key, np.array(visit.unread, np.int32), code=BUDGET_FULL)
+
+
+def _waves(work: RootWork, selection: Selection) -> RootWaves:
+    order = selection.order
+    if order is None:
+        return RootWaves(work.visits, selection.rule, selection.budget)
+
+    def odds(visit: Visit) -> float:
+        return float(order.log_odds([features(visit.anchors, work.root_ids, work.chunk_ids[visit.key], selection.window)])[0])
+
+    return RootWaves(work.visits, selection.rule, selection.budget, odds)
 
 
 def _together(roots: Iterable[RootWork]) -> Iterator[list[RootWork]]:

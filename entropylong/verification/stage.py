@@ -12,6 +12,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.balance import spread
+from entropylong.config import Config, Query
 from entropylong.hashing import digest
 from entropylong.isolate import refused
 from entropylong.models.cache import load
@@ -80,14 +81,28 @@ def selection_of(ctx: Context) -> Selection | None:
     verify, rule = ctx.config.verify, acceptance_rule(ctx.config.accept)
     chosen = verify.screen
     screens = chosen.kind != "none"
-    if verify.budget_tokens is None and not screens:
+    budget = verify.budget_tokens if ctx.order_sample is None else None
+    if budget is None and not screens:
         return None
     screen = Screen(chosen.kind, chosen.min_gain, chosen.window, chosen.sample, ctx.config.seed) if screens else None
     small = ctx.screen_lm.fingerprint if ctx.screen_lm is not None else None
-    parts: list[Any] = [verify.budget_tokens, vars(screen) if screen else None, small]
-    if verify.budget_tokens is not None:
+    order = ctx.order if budget is not None else None
+    parts: list[Any] = [budget, vars(screen) if screen else None, small]
+    if budget is not None:
         parts.append(vars(rule))
-    return Selection(verify.budget_tokens, rule, screen, digest(parts))
+    if order is not None:
+        parts.append(order.stated())
+    return Selection(budget, rule, screen, order, query_window(ctx.config.query), digest(parts))
+
+
+def query_window(query: Query) -> tuple[int, int]:
+    """Tokens before an anchor, and from it on, that its query is made of."""
+    return query.window, query.window if query.side == "both" else 0
+
+
+def order_hash(config: Config) -> Column:
+    """By which roots are chosen: not the hash that `roots` chooses by, whose smallest are the roots there are."""
+    return F.xxhash64(F.lit(config.seed).cast("bigint"), F.lit("order"), "root_id")
 
 
 def _verify_selected(ctx: Context, frames: Frames, selection: Selection) -> DataFrame:
@@ -166,6 +181,8 @@ def _refusal(ctx: Context, rows: DataFrame) -> DataFrame:
 def _to_read(ctx: Context, frames: Frames) -> DataFrame:
     """Pairs with something unread; under a selection all pairs, as a root's other readings say how full its budget is."""
     pairs = frames["pairs"]
+    if ctx.order_sample is not None:
+        pairs = pairs.where(order_hash(ctx.config) <= ctx.order_sample)
     return pairs if selection_of(ctx) is not None else pairs.where(F.size("positions") > 0)
 
 
@@ -186,7 +203,8 @@ def _subtract_readings(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequ
 
 def _choice(ctx: Context) -> object:
     selection = selection_of(ctx)
-    return selection.digest if selection is not None else None
+    chosen = selection.digest if selection is not None else None
+    return chosen if ctx.order_sample is None else [chosen, ctx.order_sample]
 
 
 VERIFY = Stage(
@@ -203,7 +221,7 @@ VERIFY = Stage(
     keys_done=_done,
     subtract=_subtract_readings,
     choice=_choice,
-    selects=("verify.budget_tokens", "verify.screen", "accept"),
+    selects=("verify.budget_tokens", "verify.order", "verify.screen", "accept"),
     only_unmeasured=True,
     upstream=(),
     models=("model",),

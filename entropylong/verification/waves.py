@@ -1,4 +1,4 @@
-"""`verify.budget_tokens`: the pairs of a root in rank order, in waves, until its accepted contexts fill its budget. Pure numpy.
+"""`verify.budget_tokens`: the pairs of a root, the best first, in waves, until its accepted contexts fill its budget. Pure numpy.
 
 The acceptance rule decides here what is measured: it only orders and stops, readings stay what they are. A verdict between two
 waves is provisional, as a later wave brings more controls.
@@ -6,7 +6,7 @@ waves is provisional, as a later wave brings more controls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,9 +51,7 @@ class Visit:
 
     @property
     def order(self) -> tuple[int, float]:
-        """Best rank first, then the best score; controls before all candidates."""
-        if self.kind == RANDOM_PAIR:
-            return 0, 0.0
+        """Best rank first, then the best score."""
         return min((a.rank, -(a.score or 0.0)) for a in self.anchors if a.rank is not None)
 
     def observe(self, positions: Sequence[int], reading: PairReading) -> None:
@@ -69,12 +67,14 @@ class RootWaves:
         visits: its pairs.
         rule: the acceptance rule that says when the budget is full.
         budget: tokens of accepted contexts; None visits all pairs in one wave.
+        odds: of a candidate: the likelier first, before its rank counts.
     """
 
-    def __init__(self, visits: Sequence[Visit], rule: Rule, budget: int | None) -> None:
-        ordered = sorted(visits, key=lambda visit: visit.order)
-        controls = [visit for visit in ordered if visit.kind == RANDOM_PAIR]
-        candidates = ordered[len(controls) :]
+    def __init__(
+        self, visits: Sequence[Visit], rule: Rule, budget: int | None, odds: Callable[[Visit], float] = lambda visit: 0.0
+    ) -> None:
+        controls = [visit for visit in visits if visit.kind == RANDOM_PAIR]
+        candidates = sorted((visit for visit in visits if visit.kind != RANDOM_PAIR), key=lambda visit: (-odds(visit), visit.order))
         size = WAVE if budget is not None else max(1, len(candidates))
         first, *later = [candidates[start : start + size] for start in range(0, len(candidates), size)] or [[]]
         self._waves = [controls + first, *later]
