@@ -64,7 +64,8 @@ def _differs(runner: Runner, value: str, active: str | None) -> str:
 
 
 def drop_leftovers(runner: Runner) -> list[Leftover]:
-    """Drop them: whole partitions with their checkpoints, index files, feeds and what the registry says of them. Never single rows.
+    """Drop them: whole partitions with their checkpoints, index files, feeds, 13-grams of other sets and what the registry says
+    of them. Never single rows.
 
     A feed that a training run still needs stays.
 
@@ -81,8 +82,8 @@ def drop_leftovers(runner: Runner) -> list[Leftover]:
         for value in {left.fingerprint for left in found} - active:
             shutil.rmtree(runner.workspace.index(value), ignore_errors=True)
             runner.store.drop(ARTIFACTS.name, value)
-        for feed in idle_feeds(runner.workspace, active):
-            shutil.rmtree(feed, ignore_errors=True)
+        for folder in [*idle_feeds(runner.workspace, active), *idle_exclusions(runner)]:
+            shutil.rmtree(folder, ignore_errors=True)
         runner.registry.reload()
     return found
 
@@ -94,6 +95,12 @@ def idle_feeds(workspace: Workspace, active: set[str | None]) -> list[Path]:
     kept = {feed for value in active if value for feed in workspace.feeds(value)}
     sealed = [feed for feed in workspace.feeds("*") if feed.is_dir() and not feed.suffix]  # not one that is being made
     return [feed for feed in sealed if str(feed) not in wanted and feed not in kept]
+
+
+def idle_exclusions(runner: Runner) -> list[Path]:
+    """The 13-grams of sets that this config's `corpus.exclude` does not name: they are made again where they are asked for."""
+    kept = runner.ctx.excluded.directory if runner.ctx.excluded else ""
+    return [folder for folder in runner.workspace.path.glob("exclude/*") if folder.is_dir() and str(folder.absolute()) != kept]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from entropylong.entropy.engine import entropy_at
-from entropylong.errors import ConfigError
+from entropylong.errors import ConfigError, EvaluationError
 from entropylong.experiments.run_training import run_experiment
 from entropylong.experiments.training import (
     ARMS,
@@ -135,5 +135,7 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     seen |= {chunks[s.chunk_id] for q in packed for s in q.segments if s.kind == "context"}
     threshold = share_threshold(0.5)
     assert seen and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in seen), "nothing held out is packed"
+    with pytest.raises(EvaluationError, match="there is nothing to judge on; give more roots"):
+        run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner(own, spark), spark, quiet)
     with pytest.raises(ConfigError, match="hold out a share of the documents"):
         run_experiment(make_config(copied, corpus), lambda own: Runner(own, spark), spark, quiet)

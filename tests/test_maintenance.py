@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from entropylong import maintenance
-from entropylong.maintenance import compact, drop_leftovers, leftovers
+from entropylong.maintenance import compact, drop_leftovers, idle_exclusions, leftovers
 from entropylong.status import others_table, status_rows
 from entropylong.tables.schemas import TABLES
 from entropylong.tables.store import Store
@@ -28,6 +28,11 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     other = open_runner(copied, "anchors.alpha=1.5")
     other.run(announce=quiet)
     value = other.fingerprint("anchors")
+    exams = [tiny.write_jsonl(copied.parent / f"{n}.jsonl", [{"q": f"exam {n} " + " ".join(map(str, range(20)))}]) for n in "ab"]
+    for exam in exams:
+        open_runner(copied, f"corpus.exclude=[{exam}]")
+    gone, stays = (Path(open_runner(copied, f"corpus.exclude=[{exam}]").ctx.excluded.directory) for exam in exams)  # type: ignore[union-attr]
+    assert idle_exclusions(open_runner(copied, f"corpus.exclude=[{exams[1]}]")) == [gone] and stays.is_dir()
     runner = open_runner(copied)
     found = leftovers(runner)
     assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
@@ -47,7 +52,7 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
             (folder / "model").mkdir()
     assert drop_leftovers(runner) == found and leftovers(runner) == []
     assert mine.is_dir() and begun.is_dir(), "a run that is not at its end needs its feed"
-    assert not stale.exists() and not ended.exists()
+    assert not stale.exists() and not ended.exists() and not gone.exists()
     assert runner.store.read("anchors", value).count() == 0 and runner.registry.get(value or "-") is None
     assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
     again = open_runner(copied)

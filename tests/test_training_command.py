@@ -25,6 +25,7 @@ from entropylong.errors import ConfigError, EnvironmentProblem, FeedError, Model
 from entropylong.feed.reader import Feed
 from entropylong.feed.segments import runs
 from entropylong.feed.sources import Feeds, SealedFeed
+from entropylong.hashing import share_threshold, xxhash64
 from entropylong.models.cache import WorkerModel
 from entropylong.runner import Runner
 from entropylong.training.launch import torchrun_line
@@ -33,6 +34,7 @@ from entropylong.training.steps import read_steps
 from entropylong.training.track import TrainingRun
 from tests import tiny
 from tests.conftest import CONF, MakeConfig, quiet
+from tests.test_decontamination import slow_grams
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 512
@@ -163,6 +165,24 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
     assert 0 < sum(len(runs(row.segment)) for row in rows(few)) < len(texts)
     done = run_training(config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}), spark, quiet)
     assert done.settings.segmented and sorted(done.settings.weights) == [1.0, 3.0] and len(read_steps(done.folder)) == 1
+
+
+def test_what_is_held_out_or_excluded_is_not_trained_on(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
+    config = config_of("train.data.short.kind=documents", "pack.held_out=0.3", "quarantine.max_rate=0.9")
+    runner = Runner(config, spark)
+    documents = runner.store.read_ok("documents", runner.fingerprint("documents")).collect()
+    unseen = {row.text for row in documents if xxhash64(config.seed, "held_out", row.doc_id) > share_threshold(0.7)}
+    asked = " ".join(min(row.text for row in documents if row.text not in unseen).split()[:15])
+    exams = tiny.write_jsonl(tmp_path / "exams.jsonl", [{"question": asked}])
+    known = {row.text for row in documents if set(slow_grams(row.text)) & set(slow_grams(asked))}
+    tokenizer = AutoTokenizer.from_pretrained(config.model.name)
+    left_out = config.model_copy(update={"corpus": config.corpus.model_copy(update={"exclude": [str(exams)]})})
+    for own, missing in ((config, unseen), (left_out, unseen | known)):
+        (feed,) = feeds_of(own, spark)
+        read = {tokenizer.decode(row.input_ids[start + 1 : end]) for row in rows(feed) for start, end in runs(row.segment)}
+        assert read == {row.text for row in documents} - missing and missing
+    (told,) = feed.folder.parent.glob(f"{feed.folder.name}.*.jsonl")
+    assert {json.loads(line)["code"] for line in told.read_text().splitlines()} == {"CONTAMINATED"}
 
 
 def test_weights_stand_at_the_verified_anchors(config_of: ConfigOf, spark: SparkSession) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -28,6 +28,7 @@ from entropylong.hashing import digest
 from entropylong.models.causal_lm import CausalLM, encode_plain
 from entropylong.pipeline import MEASURED, step_writing
 from entropylong.training.run import run_training, trained_model
+from entropylong.verification.planning import CANDIDATE
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -55,11 +56,13 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
 
     Raises:
         ConfigError: nothing is held out.
-        EvaluationError: no verified link between held-out documents.
+        EvaluationError: no link between held-out documents: no candidate, which is known before any is verified, or none verified.
     """
     if not config.pack.held_out:
         raise ConfigError("experiment training: key 'pack.held_out' is 0; hold out a share of the documents, say pack.held_out=0.3")
     runner = open_(config)
+    runner.run(MEASURED[:-1], announce=say)
+    say(f"held out: {_require_pairs(config, runner):,} candidates between documents of which nothing is packed")
     runner.run(MEASURED, announce=say)
     held = hold_out(config, runner)
     say(f"held out: {len(held.items)} links, {len(held.plain)} windows of text, {len(held.answers)} questions")
@@ -94,6 +97,26 @@ def _key_rule(config: Config) -> dict[str, int]:
     return {} if near >= 4096 else {"window": near, "stride": max(1, near // 4)}
 
 
+def _unseen(config: Config) -> Column:
+    """Of `doc_id`: whether nothing of the document is packed in any arm."""
+    unseen = is_held_out(config, F.col("doc_id"))
+    return unseen & ~is_canary(F.col("doc_id")) if has_canaries(config) else unseen
+
+
+def _require_pairs(config: Config, runner: Runner) -> int:
+    """Candidates between held-out documents: what verification, which is nearly all of the cost, can find links among."""
+    frames = runner.frames(step_writing("sequences"))
+    roots, chunks = (frames[name].where(_unseen(config)) for name in ("scored_documents", "chunks"))
+    pairs = frames["pairs"].where(F.col("kind") == CANDIDATE).join(roots, "root_id", how="left_semi")
+    found = pairs.join(chunks, "chunk_id", how="left_semi").count()
+    if not found:
+        raise EvaluationError(
+            f"experiment training: no candidate of the {roots.count()} held-out roots is of a held-out document: there is nothing "
+            "to judge on; give more roots or more corpus, or raise pack.held_out"
+        )
+    return found
+
+
 def hold_out(config: Config, runner: Runner) -> HeldOut:
     """What the models are judged on: verified links between documents of which nothing is packed.
 
@@ -102,9 +125,7 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
         runner: in its workspace, verification finished.
     """
     frames = runner.frames(step_writing("sequences"))
-    unseen = is_held_out(config, F.col("doc_id"))
-    if has_canaries(config):
-        unseen &= ~is_canary(F.col("doc_id"))
+    unseen = _unseen(config)
     scored = frames["scored_documents"].where(unseen).select("root_id", "doc_id", "input_ids")
     unpacked = frames["chunks"].where(unseen).select("chunk_id")
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}

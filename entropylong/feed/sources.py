@@ -17,8 +17,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import Config, TrainData
+from entropylong.corpus.decontamination import CONTAMINATED
+from entropylong.corpus.exclusion import Excluded, open_excluded
 from entropylong.corpus.readers import Damaged, json_lines, list_units
-from entropylong.corpus.stage import has_canaries, is_canary, unit_frame, units_of
+from entropylong.corpus.stage import has_canaries, is_canary, is_held_out, unit_frame, units_of
 from entropylong.errors import ConfigError, FeedError, QuarantineExceeded
 from entropylong.feed.chat import CUT, Refused, encode_conversation, parse_conversation
 from entropylong.feed.manifest import MANIFEST, FeedManifest, read_manifest
@@ -150,11 +152,15 @@ class Feeds:
                 f"train.data {name}: the documents are not read to their end; run: entropylong run ingest, with the same config"
             )
         length, seed, start = self.config.pack.length, self.config.seed, self.config.model.document_start_id
-        value = digest([table, self._tokenizer.fingerprint, start, length, data.share, seed])
-        chosen = F.xxhash64(F.lit(seed).cast("bigint"), "doc_id") <= F.lit(share_threshold(data.share))
-        real = ~is_canary(F.col("doc_id")) if has_canaries(self.config) else F.lit(True)
-        texts = runner.store.read_ok("documents", table, version).where(chosen & real).select("doc_id", "text")
-        items = texts.mapInArrow(_document_items(self._tokenizer, start, length), _ITEM)
+        excluded, doc_id = runner.ctx.excluded, F.col("doc_id")
+        left_out = [excluded.content if excluded else None, self.config.pack.held_out]
+        value = digest([table, self._tokenizer.fingerprint, start, length, data.share, seed, *left_out])
+        chosen = F.xxhash64(F.lit(seed).cast("bigint"), doc_id) <= F.lit(share_threshold(data.share))
+        chosen &= ~is_held_out(self.config, doc_id)
+        if has_canaries(self.config):
+            chosen &= ~is_canary(doc_id)
+        texts = runner.store.read_ok("documents", table, version).where(chosen).select("doc_id", "text")
+        items = texts.mapInArrow(_document_items(self._tokenizer, start, length, excluded), _ITEM)
         folder = self._workspace.feed(f"{value}-v{version}")
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, version)
         return SealedFeed(name, data.kind, folder, manifest, data.weight, runner.store)
@@ -268,16 +274,22 @@ def _verified_drops(runner: Runner, rows: DataFrame) -> DataFrame:
 Batches = Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 
 
-def _document_items(tokenizer: WorkerModel, start_id: int | None, length: int) -> Batches:
-    """(doc_id, text) -> items: a start token and the text; a longer one in pieces of the length."""
+def _document_items(tokenizer: WorkerModel, start_id: int | None, length: int, excluded: Excluded | None) -> Batches:
+    """(doc_id, text) -> items: a start token and the text; a longer one in pieces of the length.
+
+    Refused are those that share text with a set of `corpus.exclude`.
+    """
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        words = load(tokenizer)
+        words, grams = load(tokenizer), open_excluded(excluded)
         start_ids, _ = pad_and_start(words, start_id)
 
         def items() -> Iterator[dict[str, Any]]:
             for batch in batches:
                 for doc_id, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if grams is not None and (shared := grams.shared(text)):
+                        yield _item(xxhash64(doc_id, 0), code=CONTAMINATED, detail=f"{doc_id}: {shared}")
+                        continue
                     ids = [*start_ids, *encode_plain(words, text)]
                     yield from (_item(xxhash64(doc_id, n), ids[n : n + length]) for n in range(0, len(ids), length))
 
