@@ -26,7 +26,7 @@ from entropylong.verification.stage import query_window
 from entropylong.verification.waves import Measured, RootWaves, Visit
 
 # Docstrings that refer to each other, in roots long enough to have a choice of candidates.
-SETTING = ["workspace=runs/bench/visits", "roots.limit=60", "roots.max_tokens=512", "anchors.max_per_root=12", "retrieval.top_k=8"]
+SETTING = ["workspace=runs/bench/visits", "roots.limit=36", "roots.max_tokens=400", "anchors.max_per_root=10", "retrieval.top_k=5"]
 BY_RANK = Order((0.0,) * len(FEATURES), (1.0,) * len(FEATURES), (0.0,) * len(FEATURES))
 Readings = dict[int, Measured]
 
