@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from entropylong.experiments import training as claim
 from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Scores
 from entropylong.feed.order import epoch_order, rank_share
 from entropylong.feed.reader import FeedRow, FeedState
-from entropylong.hashing import share_threshold, xxhash64
+from entropylong.hashing import file_sha256, share_threshold, xxhash64
 from entropylong.models.causal_lm import CausalLM
 from entropylong.packing.groups import Context, Dependency, Group
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
@@ -38,7 +39,7 @@ from entropylong.verification.measuring import Pair, measure
 LENGTH, BATCH, STEPS, ROPE = 16384, 4, 30, 5.0e5
 HELD_OUT, ITEMS, DISTANCE, RATES = 0.3, 100, (4096, 12288), (3.0e-4, 1.0e-3)
 RULER_LENGTHS, RULER_SAMPLES = (4096, 8192, 16384), 2
-BATCH_TOKENS, CELLS = 65536, "cells.json.gz"
+BATCH_TOKENS = 65536
 RULE = Rule("specific", 0.4, 0.2, math.log(2), 24)
 
 
@@ -113,9 +114,9 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
     model = CausalLM(folder, "bfloat16", stated["start"])
     roots = {root: np.array(ids, np.int32) for root, (_, ids) in stated["roots"].items()}
     chunks = {int(chunk): np.array(ids, np.int32) for chunk, ids in stated["chunks"].items()}
-    if not (cells := file.with_name(CELLS)).is_file():
+    if not (cells := file.with_name(cells_of(file))).is_file():
         seen = verify(model, stated, roots, chunks)
-        cells = out / CELLS
+        cells = out / cells_of(file)
         cells.write_bytes(gzip.compress(json.dumps(seen).encode()))
     every = json.loads(gzip.decompress(cells.read_bytes()))
     # By document, as pack.held_out does it: what is judged on is neither a root nor a context of what is trained on.
@@ -168,6 +169,11 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
     report(results)
 
 
+def cells_of(file: Path) -> str:
+    """Where the cells of an export are kept, in OUT, and looked for, beside it: those of another export are not taken."""
+    return f"cells-{file_sha256(file)[:12]}.json.gz"
+
+
 def is_held_out(stated: Any, doc_id: str) -> bool:
     """As the column of that name in Spark."""
     return xxhash64(stated["seed"], "held_out", doc_id) > share_threshold(1.0 - HELD_OUT)
@@ -213,16 +219,20 @@ def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> list[Any]:
     return seen
 
 
-def sorted_out(cells: list[Any]) -> tuple[dict[str, list[Dependency]], dict[str, dict[int, int]], dict[str, list[Dependency]]]:
-    """Accepted dependencies by root; of each retrieved (root, chunk) its best rank, and the anchors that retrieved it."""
+Ranks = dict[str, dict[int, tuple[int, float]]]
+
+
+def sorted_out(cells: list[Any]) -> tuple[dict[str, list[Dependency]], Ranks, dict[str, list[Dependency]]]:
+    """Accepted dependencies by root; of each retrieved (root, chunk) its best (rank, -score), and the anchors that retrieved it."""
     accepted: dict[str, list[Dependency]] = {}
-    ranks: dict[str, dict[int, int]] = {}
+    ranks: Ranks = {}
     retrieved: dict[str, list[Dependency]] = {}
-    for root, chunk, position, rank, _, _, is_accepted, *gain in cells:
+    for root, chunk, position, rank, score, _, is_accepted, *gain in cells:
         link = Dependency(chunk, position, gain[0] if gain else 1.0, None)
         if is_accepted:
             accepted.setdefault(root, []).append(link)
-        ranks.setdefault(root, {})[chunk] = min(rank, ranks.get(root, {}).get(chunk, rank))
+        place = (rank, -score)
+        ranks.setdefault(root, {})[chunk] = min(place, ranks.get(root, {}).get(chunk, place))
         retrieved.setdefault(root, []).append(link)
     return accepted, ranks, retrieved
 
@@ -291,6 +301,7 @@ def hold_out(stated: Any, roots: Any, chunks: Any, accepted: Any, model: CausalL
 def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: HeldOut) -> Scores:
     """One run of the product's loop, and what it scores."""
     place = Path("/tmp/claim") / f"{arm}-{rate:g}-{seed}"
+    shutil.rmtree(place, ignore_errors=True)  # of another corpus or length: its checkpoint would be taken for this run's
     settings = TrainSettings(
         model=str(folder), feeds=(arm,), weights=(1.0,), folder=str(place), length=LENGTH, batch=BATCH, steps=STEPS,
         learning_rate=rate, final_rate=0.0, warmup=0.2, weight_decay=0.1, clip=1.0, rope_base=ROPE, dtype="bfloat16", seed=seed,

@@ -205,7 +205,7 @@ def _screen(runner: Runner) -> Mapping[str, float]:
     if small is not None:
         shape = shape_of(prepare(small.spec, Path(small.node_cache)).path)
         ratio = shape.body_parameters / runner.ctx.shape.body_parameters
-    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection") == selection.digest)
+    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection").isin(*selection.digests))
     return screen_figures(rows, runner.cells(), selection.screen, ratio)
 
 

@@ -282,7 +282,7 @@ class Runner:
         counts = Counts(1, 1) if index_missing else self.counts(step)
         if counts is None:
             raise NothingToDo(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
-        if counts.left:
+        if counts.left or self.ctx.order_sample is not None:  # an order is learned of all roots, measured or not
             self._require_whole(step)
         self._require_input(step, counts)
         label = step.name if step.writes not in ("query_vectors",) else "search (queries)"

@@ -164,18 +164,24 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     first = None if variant.base else first_stage([key for key, _ in variant.values])
     # What lies before it is as the config's own run, the first of the sweep, has left it.
     names = [] if first is None else list(dict.fromkeys(step.name for step in STEPS[STEPS.index(first) :]))
+    before = _passes(runner)
     result = runner.run(names, announce=lambda line: None)
     figures = dict(result.figures or latest_figures(runner))
     rule = config.accept.rule
     picked = {"control_rate": f"pass_rate_random_{rule}", "fdr": f"fdr_{rule}"}
     figures |= {name: figures[source] for name, source in picked.items() if source in figures}
-    figures["new_passes"] = float(sum(step.keys for step in result.steps if step.step.writes == "gains"))
+    figures["new_passes"] = float(_passes(runner) - before)
     figures["seconds"] = float(sum(step.seconds for step in result.steps))
     file, value = kept / f"{digest(variant.overrides)}.json", runner.fingerprint("sequences")
     if not result.steps and file.is_file() and (known := _kept(file))["fingerprint"] == value:
         figures |= {name: known["figures"][name] for name in ("new_passes", "seconds")}
     write_whole(file, json.dumps({"variant": variant.name, "fingerprint": value, "figures": figures}, indent=1))
     return Outcome(variant, figures)
+
+
+def _passes(runner: Runner) -> int:
+    """Passes that are in the workspace, of all settings that share them: a row each. What a budget left out is none."""
+    return runner.store.read_ok("gains", runner.fingerprint("gains") or "-").count()
 
 
 def _kept(file: Path) -> dict[str, Any]:

@@ -85,6 +85,18 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
+def test_claim_b_takes_noverify_by_rank_then_score_and_cells_of_its_own_export(tmp_path: Path) -> None:
+    claim = importlib.import_module("benchmarks.claim")
+    cells = [["r", chunk, 40, rank, score, 3.0, False, 0.1] for chunk, rank, score in ((1, 1, 0.2), (2, 1, 0.9), (1, 2, 0.99))]
+    _, ranks, _ = claim.sorted_out(cells)
+    assert sorted(ranks["r"], key=ranks["r"].get) == [2, 1] and ranks["r"][1] == (1, -0.2)
+    names = set()
+    for content in ("one", "other"):
+        (tmp_path / "export").write_text(content)
+        names.add(claim.cells_of(tmp_path / "export"))
+    assert len(names) == 2
+
+
 def test_dependencies_are_what_the_rule_accepts() -> None:
     """Chunk 7 halves H at both anchors, but only anchor 40 retrieved it; chunk 8 does nothing for the anchor that did."""
     entropy = np.full(60, 4.0, np.float32)

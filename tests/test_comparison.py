@@ -163,6 +163,20 @@ def test_a_workspace_is_one_run(two: list[str], tmp_path: Path) -> None:
     assert pairs["ruler"][0].pairs == 36 and pairs["ruler"][0].differs and "longbench_v2" not in pairs
 
 
+def test_a_length_that_both_were_asked_is_paired_whatever_else_one_was_asked(tmp_path: Path) -> None:
+    values = {f"fwe/{length}/{n}": float(n % 2) for length in (4096, 8192) for n in range(8)}
+    facts = {"lengths": [4096, 8192], "samples": 8}
+    put(tmp_path / "a", "ruler", "a", values, {"fwe/4096": "p", "fwe/8192": "q"}, **facts)  # type: ignore[arg-type]
+    only = {key: 1 - value for key, value in values.items() if "8192" in key}
+    put(tmp_path / "b", "ruler", "b", only, {"fwe/8192": "q"}, lengths=[8192], samples=8)  # type: ignore[arg-type]
+    put(tmp_path / "c", "ruler", "c", only, {"fwe/8192": "r"}, lengths=[8192], samples=8)  # type: ignore[arg-type]
+    runs = collect([f"{name}={tmp_path / name}" for name in "abc"])
+    same, other = compared(runs)
+    assert [(row.scope, row.pairs) for row in same.rows] == [("overall", 8), ("8,192 tokens", 8), ("fwe", 8)]
+    assert other.rows == [], "other prompts of that length"
+    assert '"fwe/4096"' not in page(runs, compared(runs))
+
+
 def test_the_page_stands_alone(two: list[str], tmp_path: Path) -> None:
     put(tmp_path / "three" / "x", "ruler", "three", {"fwe/8192/0": 1.0}, "other", lengths=[8192])
     put(tmp_path / "three" / "y", "longppl", "three", {f"d{n}": 1 + 0.3 / 9 * n for n in range(9)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from entropylong.config_files import load_config
 from entropylong.corpus.canaries import canary, canary_documents, fact_of
 from entropylong.corpus.demo import demo_documents
 from entropylong.corpus.readers import list_units
-from entropylong.entropy.engine import entropy_at
+from entropylong.entropy.engine import Reading, entropy_at
 from entropylong.errors import EvaluationError, SourceError
+from entropylong.experiments import links as claim
 from entropylong.experiments.links import ARMS, JudgedCell, Link, Sums, Text, after, arms, drops_of, far_drops, figure, precision
-from entropylong.experiments.run_links import run_links, write_roots
+from entropylong.experiments.run_links import _result, gold_documents, run_links, write_roots
 from entropylong.experiments.see_also import choose, linked, see_also
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline import MEASURED
@@ -73,6 +75,24 @@ def test_arms_are_as_the_experiment_says() -> None:
     assert len(found["permuted"]) == 3 and {k.position for k in found["permuted"]} == {40, 60}
 
 
+def test_gold_of_a_root_is_known_however_many_short_documents_name_others() -> None:
+    documents = {f"m.f{n}": f"See Also\n--------\nf{(n + 1) % 90}\n" + ("x" * 500 if n % 9 == 0 else "") for n in range(90)}
+    roots = list(choose(documents, 5, 400))
+    assert len(roots) == 5 and all(gold_documents(documents, roots).values()), "each of them names one"
+
+
+def test_results_of_other_anchors_are_kept_apart(tmp_path: Path) -> None:
+    config = load_config(CONF / "experiment_links.yaml", [f"workspace={tmp_path}"])
+    nothing = {"drop": Sums(np.zeros(2), np.zeros(2)), "precision": Sums(np.zeros(2), np.zeros(2))}
+    sums: Any = {("all roots", arm): nothing for arm in ARMS}
+    lm = SimpleNamespace(fingerprint="m")
+    runners: list[Any] = [
+        SimpleNamespace(config=config, ctx=SimpleNamespace(causal_lm=lm), fingerprint={"gains": "g", "sequences": s}.get)
+        for s in "ab"
+    ]
+    assert len({_result(runner, sums, {arm: [] for arm in ARMS}).folder for runner in runners}) == 2
+
+
 def test_figures_are_ratios_over_roots_with_intervals_that_cover() -> None:
     gold = {"a": frozenset({1, 2}), "b": frozenset({5})}
     sums = precision(arms(CELLS, 24)["verified"], gold, ["a", "b"])
@@ -89,7 +109,7 @@ def test_figures_are_ratios_over_roots_with_intervals_that_cover() -> None:
     assert inside >= 51
 
 
-def test_far_drops_against_a_direct_computation(tiny_lm: Path) -> None:
+def test_far_drops_against_a_direct_computation(tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = CausalLM(tiny_lm, "float32", 0)
     rng = np.random.default_rng(0)
     ids = lambda n: rng.integers(2, 300, n).astype(np.int32)  # noqa: E731
@@ -110,6 +130,13 @@ def test_far_drops_against_a_direct_computation(tiny_lm: Path) -> None:
             total += nll[0] - nll[1]
         assert found[link] == (pytest.approx(total, abs=1e-3), len(after(text, link.position)))
     assert drops_of(links, found, ["r", "none"]).whole.tolist() == [16, 0]
+
+    def fails(model: object, sequences: list[Any], positions: list[Any], **rest: object) -> list[Reading]:
+        return [Reading(p * np.float32(np.nan), p * np.float32(np.nan), "out of memory") for p in positions]
+
+    monkeypatch.setattr(claim, "entropy_at", fails)
+    with pytest.raises(EvaluationError, match=r"no number for some token .out of memory"):
+        far_drops(model, {"r": text}, chunks, links, [3, 4], 64)
 
 
 def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from entropylong.entropy.engine import entropy_at
+from entropylong.entropy.engine import Reading, entropy_at
 from entropylong.errors import ConfigError, EvaluationError
+from entropylong.experiments import training
 from entropylong.experiments.run_training import run_experiment
 from entropylong.experiments.training import (
     ARMS,
@@ -76,7 +78,7 @@ def test_held_out_links_are_items_once_and_windows_hold_all_text() -> None:
     assert [len(window) for window in cut] == [2048, 3002 - 2048] and cut[0][1500] == 3
 
 
-def test_scores_against_a_direct_computation(tiny_lm: Path) -> None:
+def test_scores_against_a_direct_computation(tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = CausalLM(tiny_lm, "float32", 0)
     items = with_permuted([item("a", 30), item("b", 33, 45)], {"a": set(), "b": set()})
     answers = ruler_answers(model.encode, [2048], 1, 42)
@@ -101,6 +103,24 @@ def test_scores_against_a_direct_computation(tiny_lm: Path) -> None:
         assert scores.answers[key] == pytest.approx(-nll(whole, range(len(whole) - len(answer), len(whole))), abs=1e-4)
     assert scores.plain_nll == pytest.approx(nll([0, *held.plain[0].tolist()], range(1, 41)), abs=1e-4)
     assert np.isfinite(scores.long_ppl) == any(map(len, held.keys))
+
+    def fails(model: object, sequences: list[np.ndarray], positions: list[np.ndarray], **rest: object) -> list[Reading]:
+        return [Reading(p * np.float32(np.nan), p * np.float32(np.nan), "out of memory") for p in positions]
+
+    monkeypatch.setattr(training, "entropy_at", fails)
+    with pytest.raises(EvaluationError, match=r"no number for some token .out of memory"):
+        judge(model, held, 4096)
+
+
+def test_what_is_held_out_is_told_apart_to_the_token() -> None:
+    one = item("a", 30)
+    held = HeldOut((one,), (ids(40),), {"vt/2048/0": (ids(9), ids(3))}, (3, 4), (ids(2),))
+    others = [
+        replace(held, items=(replace(one, permuted=ids(5)),)), replace(held, items=(replace(one, position=21),)),
+        replace(held, plain=(ids(40),)), replace(held, answers={"vt/2048/0": (ids(9), ids(3))}), replace(held, keys=(ids(2),)),
+        replace(held, separator=(3,)),
+    ]  # fmt: skip
+    assert replace(held).identity == held.identity and len({held.identity, *(other.identity for other in others)}) == 7
 
 
 def test_intervals_over_seeds_and_items_cover_and_decide() -> None:
@@ -137,5 +157,9 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     assert seen and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in seen), "nothing held out is packed"
     with pytest.raises(EvaluationError, match="there is nothing to judge on; give more roots"):
         run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner(own, spark), spark, quiet)
+    facts = result.facts
+    assert facts["sequences"] == Runner(config, spark).fingerprint("sequences") and facts["train.steps"] == 1
+    with pytest.raises(ConfigError, match=r"leave out keys 'train\.data'"):
+        run_experiment(make_config(copied, corpus, *keys, "train.mode=sft"), lambda own: Runner(own, spark), spark, quiet)
     with pytest.raises(ConfigError, match="hold out a share of the documents"):
         run_experiment(make_config(copied, corpus), lambda own: Runner(own, spark), spark, quiet)

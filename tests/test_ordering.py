@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from entropylong.errors import ConfigError
+from entropylong.errors import ConfigError, NothingToDo
 from entropylong.pipeline import step_writing
 from entropylong.verification import learning
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.learning import known_order, order_hash
 from entropylong.verification.ordering import FEATURES, Order, features, fit_order
 from entropylong.verification.planning import Anchor
-from entropylong.verification.stage import query_window
+from entropylong.verification.stage import query_window, selection_of
 from entropylong.verification.waves import RootWaves, Visit
 from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
 
@@ -114,6 +114,36 @@ def test_an_order_is_learned_once_on_roots_measured_whole(
     rest.run(["verify"], announce=quiet)
     unread = rest.store.read_ok("gains", rest.fingerprint("gains") or "").select("pair_id", F.explode("readings.position"))
     assert unread.count() == unread.distinct().count() > 0, "each reading once"
+
+
+def test_what_is_left_out_is_of_one_order(tmp_path: Path, open_runner: OpenRunner) -> None:
+    def digests(*keys: str, **known: Order | int) -> tuple[str, ...]:
+        selection = selection_of(open_runner(tmp_path, *LEARNS[1:], *keys).ctx.with_(**known))
+        return selection.digests if selection else ()
+
+    rank, unlearned, learned = digests(), digests(LEARNS[0]), digests(LEARNS[0], order=RANKS)
+    assert len({rank, unlearned, learned}) == 3 and len(learned) == 1, "before it is learned nothing is done"
+    screen = ("verify.screen.kind=left_window", LEARNS[0])
+    assert digests(*screen, order=RANKS)[1:] == digests(*screen, order_sample=5), "what the sample's screen left out stays so"
+
+
+def test_an_order_is_learned_of_all_roots_that_are_planned(
+    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it measured already: of roots that roots.limit leaves out too, and not before the last pair is planned."""
+    monkeypatch.setattr(learning, "LEAST_ROOTS", 3)
+    runner = open_runner(copied, *LEARNS, "roots.limit=2")
+    runner.run(["verify"], announce=quiet)
+    artifact = next(a for a in runner.registry._known.values() if a.table == "order")
+    planned = runner.frames(step_writing("gains"))["pairs"].where("kind = 'candidate'")
+    sample = planned.where(order_hash(runner.config) <= artifact.pinned["threshold"])
+    assert artifact.pinned["examples"] == sample.count() > 0 and sample.select("root_id").distinct().count() == 3
+    less = open_runner(copied, *LEARNS, "seed=5")
+    less.run(["embed", "index", "anchors", "search", "pairs"], announce=quiet)
+    root = less.frames(step_writing("gains"))["pairs"].orderBy("root_id").head()
+    less.spark.sql(f"DELETE FROM {less.store.address('pairs')} WHERE root_id = '{root.root_id}'")
+    with pytest.raises(NothingToDo, match="stage pairs is not finished"):
+        open_runner(copied, *LEARNS, "seed=5").run(["verify"], announce=quiet)
 
 
 def test_killed_while_it_learns(copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch) -> None:

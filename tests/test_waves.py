@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from entropylong.errors import ConfigError, ModelError
 from entropylong.models.causal_lm import CausalLM
+from entropylong.pipeline import step_writing
 from entropylong.preflight import prepare_models
 from entropylong.verification import waves
 from entropylong.verification.acceptance import Rule
@@ -141,6 +142,25 @@ def test_a_budget_measures_a_part_and_no_budget_the_rest(copied: Path, open_runn
     assert sorted((pair, p.position) for pair, p in now) == sorted(readings), "each reading once"
     for pair, p in now:
         assert abs(p.entropy_with - readings[pair, p.position].entropy_with) < 1e-3
+
+
+def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, open_runner: OpenRunner) -> None:
+    """What filled a budget under more anchors may be what another alpha does not ask for: its own waves decide."""
+    for lost in ("tables/gains", "checkpoints/gains"):
+        shutil.rmtree(copied / lost)
+    budget = ("verify.budget_tokens=40", "accept.epsilon=0.0")
+    open_runner(copied, *budget, "anchors.alpha=1.0").run(["anchors", "search", "pairs", "verify"], announce=quiet)
+    fewer = open_runner(copied, *budget)
+    fewer.run(["verify"], announce=quiet)
+    tokens = {row.chunk_id: len(row.chunk_ids) for row in fewer.frames(step_writing("gains"))["pairs"].collect()}
+    cells, planned = fewer.cells().collect(), fewer.frames(step_writing("gains"))["pairs"].collect()
+    measured = {(cell.root_id, cell.chunk_id, cell.position) for cell in cells}
+    accepted: dict[str, set[int]] = {}
+    for cell in cells:
+        if cell.accepted:
+            accepted.setdefault(cell.root_id, set()).add(cell.chunk_id)
+    left = {p.root_id for p in planned for a in p.anchors if (p.root_id, p.chunk_id, a.position) not in measured}
+    assert left and all(sum(tokens[chunk] for chunk in accepted.get(root, ())) >= 40 for root in left)
 
 
 def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_runner: OpenRunner, tiny_lm: Path) -> None:

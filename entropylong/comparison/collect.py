@@ -163,12 +163,17 @@ def _evaluation(file: Path) -> Evaluation:
     kept, items = _read(file), _read(file.with_name(ITEMS))
     try:
         facts = dict(kept["facts"])
-        asked = digest([facts[name] for name in _ASKED.get(facts["benchmark"], ())])
-        questions = {key: Answered(float(value), float(weight), asked) for key, (value, weight) in items.items()}
+        asked = [facts[name] for name in _ASKED.get(facts["benchmark"], ())]
+        questions = {key: Answered(float(value), float(weight), _asked(asked, key)) for key, (value, weight) in items.items()}
         figures = {name: float(value) for name, value in kept["figures"].items()}
         return Evaluation((file.parent,), facts, figures, list(kept["scores"]), questions)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ComparisonError(f"{file}: holds no scores of an evaluation; remove its folder, and evaluate again") from None
+
+
+def _asked(facts: Sequence[Any], key: str) -> str:
+    """A hash of what was asked under a key. RULER says it of each task and length, so that these pair whatever else was asked."""
+    return digest([fact[key.rpartition("/")[0]] if isinstance(fact, dict) else fact for fact in facts])
 
 
 def _one(place: str, benchmark: str, found: Sequence[Evaluation]) -> Evaluation:

@@ -17,6 +17,7 @@ from entropylong.evaluation.longbench import PUBLISHED as LONGBENCH_PUBLISHED
 from entropylong.evaluation.ruler.score import PUBLISHED as RULER_PUBLISHED
 from entropylong.evaluation.ruler.tasks import TASKS
 from entropylong.figure_names import SHOWN, is_shown
+from entropylong.hashing import digest
 
 Row = tuple[str, list[Any]]
 # Beside what a run shows on the terminal: what the data cost.
@@ -122,7 +123,7 @@ def conditions(all_facts: Sequence[Mapping[str, Any] | None]) -> list[tuple[str,
     names = dict.fromkeys(name for facts in all_facts if facts for name in facts if name not in ("benchmark", "label"))
     rows = []
     for name in names:
-        cells = [_said(facts[name]) if facts and name in facts else None for facts in all_facts]
+        cells = [_said(name, facts[name]) if facts and name in facts else None for facts in all_facts]
         rows.append((name.replace("_", " "), cells, len({cell for cell in cells if cell is not None}) > 1))
     return rows
 
@@ -138,7 +139,9 @@ def compared(runs: Sequence[Run]) -> list[Compared]:
     ]
 
 
-def _said(value: Any) -> str:
+def _said(name: str, value: Any) -> str:
+    if name == "prompts":
+        return value if isinstance(value, str) else digest(value)  # of each task and length, which nobody reads
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)

@@ -174,11 +174,15 @@ def _nll(model: CausalLM, ids_list: Sequence[Ids], positions: Sequence[Ids], bat
     front = np.array(model.prefix, np.int32)
     sequences = [np.concatenate([front, ids]) for ids in ids_list]
     shifted = [asked + np.int32(len(front)) for asked in positions]
-    return [_finite(reading) for reading in entropy_at(model, sequences, shifted, batch_tokens=batch_tokens)]
+    return [finite(reading) for reading in entropy_at(model, sequences, shifted, batch_tokens=batch_tokens)]
 
 
-def _finite(reading: Reading) -> Floats:
-    # A NaN is in no comparison: its token would not be key, silently.
+def finite(reading: Reading) -> Floats:
+    """The NLL of a reading.
+
+    Raises:
+        EvaluationError: it is not a number somewhere, which would be in no comparison and in every mean.
+    """
     if not np.isfinite(reading.nll).all():
         raise EvaluationError(f"the model gives no number for some token ({reading.failure or 'its logits are not finite'})")
     return reading.nll

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.entropy.engine import entropy_at
+from entropylong.evaluation.longppl import finite
 from entropylong.hashing import xxhash64
 from entropylong.models.causal_lm import CausalLM
 
@@ -137,6 +138,9 @@ def far_drops(
         links: of all arms.
         separator: between the pieces.
         batch_tokens: of a forward batch.
+
+    Raises:
+        EvaluationError: the model gives no number for a token.
     """
     pairs = list(dict.fromkeys((link.root_id, link.chunk_id) for link in links))
     wanted: dict[str, Ids] = {
@@ -153,7 +157,7 @@ def far_drops(
         sequences.append(np.concatenate([np.array(front, np.int32), text.ids]))
         positions.append(wanted[root] + np.int32(len(front)))
     found = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
-    nll = {key: dict(zip(wanted[key[0]].tolist(), r.nll.tolist(), strict=True)) for key, r in zip(keys, found, strict=True)}
+    nll = {key: dict(zip(wanted[key[0]].tolist(), finite(r).tolist(), strict=True)) for key, r in zip(keys, found, strict=True)}
     drops = {}
     for link in links:
         places = after(texts[link.root_id], link.position).tolist()

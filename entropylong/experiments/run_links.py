@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import links as claim
 from entropylong.experiments.links import ARMS, NOVERIFY, PAPER, PERMUTED, VERIFIED, Figure, JudgedCell, Link, Sums, Text, figure
-from entropylong.experiments.see_also import choose
+from entropylong.experiments.see_also import choose, linked
 from entropylong.files import write_whole
 from entropylong.hashing import digest, xxhash64
 from entropylong.models.cache import load
@@ -79,6 +79,17 @@ def _docstrings(config: Config) -> dict[str, str]:
     return {doc_id: text for path in paths for module in path.split(",") for doc_id, text in demo_documents(module.strip())}
 
 
+def gold_documents(documents: Mapping[str, str], roots: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Of each root the documents that belong to it: a canary's fact, or what its "See Also" names.
+
+    Args:
+        documents: docstrings by doc_id.
+        roots: their root ids.
+    """
+    named = linked(documents)
+    return {root: frozenset({fact_of(root)}) if root.startswith(PREFIX) else named.get(root, frozenset()) for root in roots}
+
+
 def gather(runner: Runner) -> Material:
     """What the arms need, from the tables of a finished verification."""
     frames = runner.frames(step_writing("sequences"))
@@ -93,8 +104,7 @@ def gather(runner: Runner) -> Material:
     anchors: dict[str, set[int]] = {
         row.root_id: {a.position for a in row.anchors} for row in frames["anchors"].select("root_id", "anchors").collect()
     }
-    named = choose(_docstrings(runner.config), len(roots), 0)
-    targets = {root: frozenset({fact_of(root)}) if root.startswith(PREFIX) else named.get(root, frozenset()) for root in roots}
+    targets = gold_documents(_docstrings(runner.config), roots)
     gold = {root: frozenset(c for c, doc in doc_of.items() if doc in targets[root]) for root in roots}
     texts = {}
     for root, root_ids in roots.items():
@@ -167,6 +177,8 @@ def _result(runner: Runner, sums: Mapping[tuple[str, str], Mapping[str, Sums]], 
     facts = {
         "benchmark": "experiment_links", "model": config.model.name, "model_hash": runner.ctx.causal_lm.fingerprint,
         "roots": len(sums["all roots", VERIFIED]["drop"].whole), "gains": runner.fingerprint("gains"),
+        # Of all that is measured and planned, which another alpha or K changes and gains do not.
+        "sequences": runner.fingerprint("sequences"),
         **config.semantic("accept"),
     }  # fmt: skip
     folder = Path(config.workspace) / "experiments" / f"links-{digest(facts)}"

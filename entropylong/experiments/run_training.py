@@ -55,11 +55,13 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
         say: told what is under way.
 
     Raises:
-        ConfigError: nothing is held out.
+        ConfigError: nothing is held out, or arms would be trained on something else than their sequences.
         EvaluationError: no link between held-out documents: no candidate, which is known before any is verified, or none verified.
     """
     if not config.pack.held_out:
         raise ConfigError("experiment training: key 'pack.held_out' is 0; hold out a share of the documents, say pack.held_out=0.3")
+    if config.train.data or config.train.mode != "pretrain":
+        raise ConfigError("experiment training: arms train on their own sequences; leave out keys 'train.data' and 'train.mode'")
     runner = open_(config)
     runner.run(MEASURED[:-1], announce=say)
     say(f"held out: {_require_pairs(config, runner):,} candidates between documents of which nothing is packed")
@@ -75,13 +77,12 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
     held = replace(held, keys=claim.find_keys(base, held, config.run.batch_tokens, **_key_rule(config)))
     of_base = claim.judge(base, held, config.run.batch_tokens)
     del base
-    identity = digest([[i.key for i in held.items], sorted(held.answers), len(held.plain), list(config.experiment.distance)])
 
     def trained(recipe: str, rate: float, seed: int) -> Scores:
         own = arm_config(config, recipe, rate, seed)
         say(f"{recipe}, rate {rate:g}, seed {seed}")
         folder = run_training(own, spark, lambda line: None).result
-        return _judged(folder, held, identity, own)
+        return _judged(folder, held, own)
 
     best = config.experiment.learning_rates[0]
     if tunes:
@@ -153,9 +154,9 @@ def _words(runner: Runner) -> Any:
     return load(runner.ctx.causal_lm.tokenizer())
 
 
-def _judged(folder: Path, held: HeldOut, identity: str, config: Config) -> Scores:
+def _judged(folder: Path, held: HeldOut, config: Config) -> Scores:
     """Scores of a trained model, kept beside it."""
-    file = folder.parent / _SCORES
+    file, identity = folder.parent / _SCORES, held.identity
     if file.is_file() and (kept := json.loads(file.read_text()))["held_out"] == identity:
         return Scores(**kept["scores"])
     model = CausalLM(folder, config.train.dtype, config.model.document_start_id)
@@ -177,7 +178,10 @@ def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Sc
     facts = {
         "benchmark": "experiment_training", "model": config.model.name, "model_hash": runner.ctx.causal_lm.fingerprint,
         "learning_rate": rate, "items": len(held.items), "gains": runner.fingerprint("gains"), "length": config.pack.length,
-        "steps": config.train.steps, "batch": config.train.batch, **config.experiment.model_dump(mode="json"),
+        # The arms are packed of what these are packed of; what they are judged on is chosen among it.
+        "sequences": runner.fingerprint("sequences"), "held_out": held.identity,
+        **{key: value for key, value in config.semantic("train").items() if key not in ("train.learning_rate", "train.seed")},
+        **config.experiment.model_dump(mode="json"),
     }  # fmt: skip
     folder = Path(config.workspace) / "experiments" / f"training-{digest(facts)}"
     folder.mkdir(parents=True, exist_ok=True)

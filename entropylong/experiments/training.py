@@ -6,6 +6,7 @@ same items for all arms; intervals by bootstrap over seeds and items.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.entropy.engine import entropy_at
-from entropylong.evaluation.longppl import Rule, key_tokens, long_ppl
+from entropylong.evaluation.longppl import Rule, finite, key_tokens, long_ppl
 from entropylong.evaluation.ruler.material import Material
 from entropylong.evaluation.ruler.prepare import rows_of
 from entropylong.evaluation.ruler.tasks import TASKS
-from entropylong.hashing import xxhash64
+from entropylong.hashing import digest, xxhash64
 from entropylong.models.causal_lm import CausalLM
 
 # Fixed before the experiment was run.
@@ -78,6 +79,13 @@ class HeldOut:
     separator: tuple[int, ...]
     keys: tuple[Ids, ...] = ()
 
+    @property
+    def identity(self) -> str:
+        """Stands for all of it: what two models were judged on is the same, to the token."""
+        items = [[i.key, i.position, _hash(i.context, i.permuted, *i.between, i.root)] for i in self.items]
+        answers = [[key, _hash(*pair)] for key, pair in self.answers.items()]
+        return digest([items, _hash(*self.plain), answers, list(self.separator), _hash(*self.keys)])
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -94,6 +102,10 @@ class Scores:
     answers: dict[str, float]
     long_ppl: float
     plain_nll: float
+
+
+def _hash(*pieces: Ids) -> str:
+    return digest([hashlib.sha256(ids.tobytes()).hexdigest() for ids in pieces])
 
 
 def between(chunks: Mapping[int, Ids], taken: set[int], key: str, distance: tuple[int, int]) -> tuple[Ids, ...]:
@@ -209,10 +221,13 @@ def judge(model: CausalLM, held: HeldOut, batch_tokens: int) -> Scores:
         model: trained, or the base.
         held: what it is judged on.
         batch_tokens: of a forward batch; a longer sequence goes alone.
+
+    Raises:
+        EvaluationError: the model gives no number for a token.
     """
 
     def mean_nll(sequences: Sequence[Ids], positions: Sequence[Ids]) -> list[float]:
-        return [float(reading.nll.mean()) for reading in entropy_at(model, sequences, positions, batch_tokens=batch_tokens)]
+        return [float(finite(reading).mean()) for reading in entropy_at(model, sequences, positions, batch_tokens=batch_tokens)]
 
     prefix = np.array(model.prefix, np.int32)
     pairs = [item.sequence(c, model.prefix, held.separator) for item in held.items for c in (item.permuted, item.context)]

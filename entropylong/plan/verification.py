@@ -77,7 +77,7 @@ def ways_to_verify(config: Config, sizes: Sizes, shape: ModelShape, screen_shape
         Way(LITERAL, "one whole pass with full logits a (anchor, candidate)", _literal(sizes, shape), False),
         Way(EXACT, f"one pass a pair, cut after its last anchor, head there alone; {_sharing(config, sizes, shape)}",
             _reused(config, sizes, shape, whole) + controls, not has_budget and not has_screen),
-        Way(WAVES, f"exact, in rank order until {budget:,} tokens a root are accepted: {share}",
+        Way(WAVES, f"exact, in {verify.order} order until {budget:,} tokens a root are accepted: {share}",
             _times(whole, part) + controls, has_budget and not has_screen),
         Way(SCREENED, f"{screen} looks at every pair, {proposed}", screened + controls, has_screen and not has_budget),
         Way(BOTH, f"{screen} until {budget:,} tokens a root are accepted: {share}, of them {proposed}",

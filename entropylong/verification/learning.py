@@ -110,7 +110,7 @@ def examples(runner: Runner, chosen: Column) -> tuple[Floats, npt.NDArray[np.boo
         runner: in its workspace.
         chosen: of `root_id`: which roots.
     """
-    frames = runner.frames(step_writing("sequences"))
+    frames = runner.frames(step_writing("gains"))  # of all roots that are measured, as the sample is
     pairs = frames["pairs"].where(chosen)
     # Not the runner's cells, which are kept for the run: most pairs are not measured yet.
     cells = judged_cells({**frames, "pairs": pairs}, runner.config)

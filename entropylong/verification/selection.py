@@ -38,7 +38,8 @@ class Selection:
         screen: `verify.screen`, or None.
         order: which candidates a budget visits first; None goes by rank.
         window: tokens before an anchor, and from it on, that its query was made of.
-        digest: stands for all of it in the rows that it wrote.
+        digests: stand for it in the rows that are its own: first all of it and the plan that it chose among, in what it writes;
+            then the same without a budget, if an order was learned that way.
     """
 
     budget: int | None
@@ -46,7 +47,7 @@ class Selection:
     screen: Screen | None
     order: Order | None
     window: tuple[int, int]
-    digest: str
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True)

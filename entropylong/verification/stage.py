@@ -87,12 +87,16 @@ def selection_of(ctx: Context) -> Selection | None:
     screen = Screen(chosen.kind, chosen.min_gain, chosen.window, chosen.sample, ctx.config.seed) if screens else None
     small = ctx.screen_lm.fingerprint if ctx.screen_lm is not None else None
     order = ctx.order if budget is not None else None
-    parts: list[Any] = [budget, vars(screen) if screen else None, small]
+    # The plan too: what filled a budget under other anchors or candidates leaves nothing out under these.
+    parts: list[Any] = [ctx.fingerprints.get("pairs"), budget, vars(screen) if screen else None, small]
     if budget is not None:
         parts.append(vars(rule))
-    if order is not None:
-        parts.append(order.stated())
-    return Selection(budget, rule, screen, order, query_window(ctx.config.query), digest(parts))
+    if budget is not None and verify.order == "learned":
+        parts.append(order.stated() if order is not None else "not learned yet")
+    # What the screen left out of the roots that an order was learned from is left out for good.
+    before = selection_of(ctx.with_(order_sample=0)) if order is not None else None
+    digests = (digest(parts), *(before.digests if before is not None else ()))
+    return Selection(budget, rule, screen, order, query_window(ctx.config.query), digests)
 
 
 def query_window(query: Query) -> tuple[int, int]:
@@ -144,7 +148,7 @@ def _selected_row(row: Row, outcome: Outcome, selection: Selection) -> Row:
         result["readings"] = [{"position": position} for position in outcome.positions.tolist()]
     for reading in result["readings"]:
         reading["screen_gain"] = outcome.screen_gain.get(reading["position"])
-    return result | {"selection": selection.digest}
+    return result | {"selection": selection.digests[0]}
 
 
 # --- rows of `gains` --------------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def _to_read(ctx: Context, frames: Frames) -> DataFrame:
 def _done(ctx: Context, rows: DataFrame) -> DataFrame:
     """Readings, refused ones too; what another selection left out is not done."""
     selection = selection_of(ctx)
-    mine = F.lit(False) if selection is None else F.col("selection") == selection.digest
+    mine = F.lit(False) if selection is None else F.col("selection").isin(*selection.digests)
     return rows.where((F.col("outcome") != SKIPPED) | mine).select("pair_id", F.explode("readings.position").alias("position"))
 
 
@@ -203,7 +207,7 @@ def _subtract_readings(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequ
 
 def _choice(ctx: Context) -> object:
     selection = selection_of(ctx)
-    chosen = selection.digest if selection is not None else None
+    chosen = selection.digests[0] if selection is not None else None
     return chosen if ctx.order_sample is None else [chosen, ctx.order_sample]
 
 

@@ -48,6 +48,11 @@ class Part:
     keys: tuple[str, ...]
     longest: Row
 
+    @property
+    def name(self) -> str:
+        """Task and length: what the keys of its prompts begin with."""
+        return f"{self.longest.task}/{self.longest.length}"
+
     def rows(self) -> list[Row]:
         """The rows.
 

@@ -17,7 +17,6 @@ from entropylong.evaluation.ruler.parts import Counter, prepare
 from entropylong.evaluation.ruler.prepare import LENGTHS
 from entropylong.evaluation.ruler.score import PUBLISHED, PUBLISHED_AVERAGE, TaskScore, averages, row_score, task_scores
 from entropylong.evaluation.ruler.tasks import TASKS, Task
-from entropylong.hashing import digest
 
 Progress = Callable[[int, int], None]
 # RULER's own table averages 4K to 128K; this is the EntropyLong paper's.
@@ -49,7 +48,7 @@ def evaluate_ruler(
     facts = {**backend.facts, "benchmark": "ruler", "label": LABEL, "samples": samples, "ruler_seed": seed,
              "lengths": list(lengths), "tasks": [task.name for task in tasks], "tokenizer_hash": counter.fingerprint,
              "material": {name: value for task in tasks for name, value in task.files(material).items()},
-             "prompts": digest([part.fingerprint for part in parts])}  # fmt: skip
+             "prompts": {part.name: part.fingerprint for part in parts}}  # fmt: skip
     answers = Answers(folder / "answers.jsonl")
     keys = [key for part in parts for key in part.keys]
     done = sum(key in answers.by_key for key in keys)
