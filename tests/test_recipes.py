@@ -6,24 +6,27 @@ import random
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql import SparkSession
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from entropylong.check import reassembled
 from entropylong.errors import ConfigError
 from entropylong.packing.groups import Context, Dependency, Group
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
+from entropylong.packing.stage import group_rows
 from entropylong.packing.strands import Strand, pack_strands
 from entropylong.recipes.keywords import keywords, representative
 from entropylong.recipes.neighbours import Link, knn, neighbours_wanted, nextlong
 from entropylong.recipes.queries import QueryModel
 from tests import tiny
-from tests.conftest import OpenRunner, quiet
+from tests.conftest import MakeConfig, OpenRunner, quiet
 
 
 def rule(recipe: str, length: int = 16384, layout: str = "spread") -> PackRule:
@@ -31,15 +34,17 @@ def rule(recipe: str, length: int = 16384, layout: str = "spread") -> PackRule:
 
 
 def groups(seed: int, roots: int, popular: int) -> list[Group]:
-    """Roots of which each has some contexts of its own, and some that many have."""
+    """Roots of which each has some contexts of its own, and some that many have; of these others have some uses."""
     rng = random.Random(seed)
     ids = {n: tuple([1000 + n] * rng.randint(100, 500)) for n in range(4 * roots + popular)}
     made = []
     for number in range(roots):
         chunks = [rng.randrange(popular) if rng.random() < 0.2 else popular + 4 * number + n for n in range(rng.randint(1, 4))]
-        contexts = tuple(Context(c, ids[c], rng.random(), 0) for c in dict.fromkeys(chunks))
+        verified = [Context(c, ids[c], rng.random(), 0) for c in dict.fromkeys(chunks)]
+        capped = tuple(c for c in verified[1:] if c.chunk_id < popular and rng.random() < 0.5)
+        contexts = tuple(c for c in verified if c not in capped)
         links = tuple(Dependency(c.chunk_id, 3, c.gain, None) for c in contexts)
-        made.append(Group(f"r{number}", tuple([number + 10] * rng.randint(256, 900)), contexts, links))
+        made.append(Group(f"r{number}", tuple([number + 10] * rng.randint(256, 900)), contexts, links, capped=capped))
     return made
 
 
@@ -52,7 +57,7 @@ def content(packed: list[PackedSequence]) -> int:
 def test_permuted_breaks_every_link_and_nothing_else(seed: int, roots: int, layout: str) -> None:
     given_ = groups(seed, roots, 5)
     plain, other = (pack_groups(given_, rule(recipe, 4096, layout)) for recipe in ("verified", "permuted"))
-    known = {group.root_id: {c.chunk_id for c in group.contexts} for group in given_}
+    known = {group.root_id: {c.chunk_id for c in (*group.contexts, *group.capped)} for group in given_}
     ids = {c.chunk_id: c.ids for group in given_ for c in group.contexts}
     assert len(plain) == len(other)
     for before, after in zip(plain, other, strict=True):
@@ -66,6 +71,26 @@ def test_permuted_breaks_every_link_and_nothing_else(seed: int, roots: int, layo
                 assert after.ids_of(s) == ids[s.chunk_id][: s.end - s.start]
     if len(plain) == 1:
         assert not [s for s in other[0].segments if s.kind == "context"], "there is nobody to swap with"
+
+
+@pytest.mark.parametrize("recipe", ["permuted", "verified"])
+def test_permuted_knows_the_links_that_the_cap_took(
+    spark: SparkSession, make_config: MakeConfig, tmp_path: Path, recipe: str
+) -> None:
+    config = make_config(tmp_path, tmp_path, f"pack.recipe={recipe}", "pack.max_chunk_uses=1")
+    cells = [{"root_id": root, "chunk_id": chunk, "position": 3, "gain": 0.5, "excess_gain": None, "accepted": True}
+             for root, chunk in (("a", 1), ("b", 1), ("a", 2), ("b", 3))]  # fmt: skip
+    schema = "root_id STRING, chunk_id BIGINT, position INT, gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
+    pairs = [(c["root_id"], c["chunk_id"], "candidate", [c["chunk_id"]] * 4) for c in cells]
+    frames = {
+        "cells": spark.createDataFrame(cells, schema),
+        "pairs": spark.createDataFrame(pairs, "root_id STRING, chunk_id BIGINT, kind STRING, chunk_ids ARRAY<INT>"),
+        "scored_documents": spark.createDataFrame([("a", [7]), ("b", [8])], "root_id STRING, input_ids ARRAY<INT>"),
+    }
+    rows = {row.root_id: row for row in group_rows(SimpleNamespace(config=config), frames).collect()}  # type: ignore[arg-type]
+    used = [root for root, row in rows.items() if 1 in [c.chunk_id for c in row.contexts]]
+    without = {root: [c.chunk_id for c in row.capped] for root, row in rows.items()}
+    assert len(used) == 1 and without.pop(used[0]) == [] and list(without.values()) == [[1] if recipe == "permuted" else []]
 
 
 def test_permuted_has_the_verified_tokens_to_one_percent() -> None:
@@ -83,8 +108,11 @@ def test_strands_keep_their_order_and_their_tokens(sizes: list[list[int]], room:
     cut = [strand.cut(room, 1) for strand in strands]
     assert all(c.tokens(1) <= room and (c.tokens(1) == min(room, s.tokens(1)) or room - c.tokens(1) <= 1)
                for c, s in zip(cut, strands, strict=True))  # fmt: skip
-    packed = pack_strands(strands, rule("quest", 150))
-    assert pack_strands(list(reversed(strands)), rule("quest", 150)) == [] or content(packed) <= 150 * len(packed)
+    packed, other = (pack_strands(order, rule("quest", 150)) for order in (strands, strands[::-1]))
+    assert [(q.sequence_id, q.input_ids.tolist()) for q in packed] == [(q.sequence_id, q.input_ids.tolist()) for q in other]
+    for n, strand in enumerate(strands):
+        of_strand = [i for q in packed for s in q.segments if s.root_id == f"s{n}" for i in q.ids_of(s)]
+        assert of_strand == [i for piece in strand.cut(149, 1).pieces for i in piece.ids]
     found = {s.root_id: [] for q in packed for s in q.segments if s.kind == "root"}
     for sequence in packed:
         assert len(sequence.input_ids) == 150

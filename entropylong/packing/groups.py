@@ -34,6 +34,7 @@ class Group:
 
     Attributes:
         fillers: chunks that may fill the rest of its sequence: retrieved and not accepted, or random, as `pack.filler` says.
+        capped: chunks that are verified for the root too, but whose uses other roots have: what recipe permuted must not swap in.
     """
 
     root_id: str
@@ -41,6 +42,7 @@ class Group:
     contexts: tuple[Context, ...]
     dependencies: tuple[Dependency, ...]
     fillers: tuple[Context, ...] = ()
+    capped: tuple[Context, ...] = ()
 
     def without(self, chunk_ids: Iterable[int]) -> Group:
         """The group less some contexts and the dependencies on them."""
@@ -77,7 +79,8 @@ def merge_copies(groups: Iterable[Group]) -> list[Group]:
         links: dict[tuple[int, int], Dependency] = {}
         for link in sorted(group.dependencies, key=lambda d: (-d.gain, d.chunk_id)):
             links.setdefault((alias[link.chunk_id], link.position), replace(link, chunk_id=alias[link.chunk_id]))
-        merged.append(replace(group, contexts=tuple(contexts.values()), dependencies=tuple(links.values())))
+        capped = tuple(replace(c, chunk_id=first[c.ids]) for c in group.capped if c.ids in first)
+        merged.append(replace(group, contexts=tuple(contexts.values()), dependencies=tuple(links.values()), capped=capped))
     return merged
 
 

@@ -26,19 +26,22 @@ class Placed:
     ids: tuple[int, ...]
 
 
-def swapped(sequences: Sequence[Sequence[tuple[int, tuple[int, ...]]]], groups: Sequence[Sequence[Group]]) -> list[list[Placed]]:
+def swapped(
+    sequences: Sequence[Sequence[tuple[int, tuple[int, ...]]]], groups: Sequence[Sequence[Group]], fillers: Sequence[set[int]]
+) -> list[list[Placed]]:
     """What stands at each place of a context once they are swapped.
 
     Args:
         sequences: of each, its contexts in order: chunk id and ids.
         groups: of each, its roots with all that was verified for them, packed or not; copies merged.
+        fillers: of each, what else stands in it.
 
     Returns:
         Of each sequence, its contexts in their order, each at most as long as what stood there. A context that finds no partner,
         as every other one is a copy of what its sequence holds or was verified for it, is left out.
     """
-    linked = [{c.chunk_id for group in members for c in group.contexts} for members in groups]
-    held = [{chunk for chunk, _ in contexts} for contexts in sequences]
+    linked = [{c.chunk_id for group in members for c in (*group.contexts, *group.capped)} for members in groups]
+    held = [{chunk for chunk, _ in contexts} | other for contexts, other in zip(sequences, fillers, strict=True)]
     places = [Placed(s, n, chunk, ids) for s, contexts in enumerate(sequences) for n, (chunk, ids) in enumerate(contexts)]
     places.sort(key=lambda p: (len(p.ids), xxhash64(p.chunk_id, p.sequence), p.chunk_id, p.sequence))
     found: list[list[Placed]] = [[] for _ in sequences]

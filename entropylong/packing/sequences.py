@@ -115,8 +115,9 @@ def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]],
         rule: as they were packed.
     """
     contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == CONTEXT] for q in packed]
+    fillers = [{s.chunk_id or 0 for s in q.segments if s.kind == FILLER} for q in packed]
     found = []
-    for sequence, placed in zip(packed, swapped(contexts, groups), strict=True):
+    for sequence, placed in zip(packed, swapped(contexts, groups, fillers), strict=True):
         at = {p.number: Piece(CONTEXT, None, p.chunk_id, p.ids) for p in placed}
         numbers = iter(range(len(sequence.segments)))
         pieces = [

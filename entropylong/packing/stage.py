@@ -24,6 +24,9 @@ from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import OK, SEQUENCES
 from entropylong.verification.planning import RANDOM
 
+# What a chunk may be to a root: the attributes of a group.
+_USES = ("contexts", "fillers", "capped")
+
 
 def pack(ctx: Context, frames: Frames) -> DataFrame:
     """Groups, or a baseline's strands, -> sequences. frames["cells"] are the judged cells.
@@ -126,18 +129,21 @@ def group_rows(ctx: Context, frames: Frames) -> DataFrame:
     )
     uses = links.select("root_id", "chunk_id", F.lit("contexts").alias("use")).distinct()
     uses = uses.unionByName(fillers.select("root_id", "chunk_id", F.lit("fillers").alias("use")))
+    if pack.recipe == "permuted":
+        capped = wanted.join(links, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
+        uses = uses.unionByName(capped.withColumn("use", F.lit("capped")))
     # A chunk is cut alike for every root.
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
     chunk = F.struct("chunk_id", "chunk_ids")
     chunks = (
         uses.join(ids, "chunk_id", how="inner")
         .groupBy("root_id")
-        .agg(*(F.collect_list(F.when(F.col("use") == use, chunk)).alias(use) for use in ("contexts", "fillers")))
+        .agg(*(F.collect_list(F.when(F.col("use") == use, chunk)).alias(use) for use in _USES))
     )
     return (
         dependencies.join(frames["scored_documents"].select("root_id", "input_ids"), "root_id", how="inner")
         .join(chunks, "root_id", how="inner")
-        .select("root_id", "input_ids", "dependencies", "contexts", "fillers")
+        .select("root_id", "input_ids", "dependencies", *_USES)
     )
 
 
@@ -179,7 +185,8 @@ def _group(row: dict[str, Any]) -> Group:
         first = min(d["position"] for d in mine)
         contexts.append(Chunk(chunk.chunk_id, chunk.ids, max(d["gain"] for d in mine), first))
     dependencies = tuple(Dependency(**d) for d in row["dependencies"])
-    return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, tuple(_chunks(row["fillers"])))
+    fillers, capped = (tuple(_chunks(row[use])) for use in ("fillers", "capped"))
+    return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, fillers, capped)
 
 
 def _strand(row: dict[str, Any]) -> Strand:
@@ -201,7 +208,7 @@ def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
 
 PACK = Stage(
     name="pack",
-    version=3,
+    version=4,
     kind=Kind.WHOLE,
     reads=("pairs", "gains", "anchors", "candidates", "scored_documents", "documents", "chunks"),
     writes="sequences",
