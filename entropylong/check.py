@@ -17,7 +17,7 @@ from entropylong.hashing import file_sha256
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR, START
-from entropylong.packing.stage import content_tokens
+from entropylong.packing.stage import content_tokens, packable
 from entropylong.pipeline import STEPS, step_writing
 from entropylong.recipes.baselines import STRANDS
 from entropylong.retrieval.index import read_manifest
@@ -161,7 +161,8 @@ def _begins(ids: Column) -> Column:
 def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
     """Of a baseline: every piece begins what its strand holds there, made anew."""
     producer = STRANDS[runner.config.pack.recipe]
-    made = producer(runner.ctx, runner.frames(step_writing("sequences")), content_tokens(sequences))
+    frames = packable(runner.config, {**runner.frames(step_writing("sequences")), "cells": runner.cells()})
+    made = producer(runner.ctx, frames, content_tokens(sequences))
     known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
     pieces = (
         sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
@@ -171,7 +172,9 @@ def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
     same = [pieces[name].eqNullSafe(known[name]) for name in ("root_id", "chunk_id")]
     joined = pieces.join(known, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), F.col("start").cast("string"))
-    return _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
+    found = _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
+    runner.ctx.release()
+    return found
 
 
 def _no_canary(runner: Runner, sequences: DataFrame) -> Check:

@@ -262,5 +262,8 @@ def _drive_pack(step: Stage, runner: Runner, artifact: Artifact) -> None:
     if runner.store.read(step.writes, artifact.fingerprint).head(1):
         return  # written whole before a kill: only the note of it is missing
     frames = {**runner.frames(step), "cells": runner.cells()}
-    output = step.build(runner.ctx, frames)
-    runner.store.append(step.writes, output, artifact.fingerprint, (f"pack-{artifact.fingerprint}", 1))
+    try:
+        output = step.build(runner.ctx, frames)
+        runner.store.append(step.writes, output, artifact.fingerprint, (f"pack-{artifact.fingerprint}", 1))
+    finally:
+        runner.ctx.release()

@@ -101,26 +101,30 @@ def _rates(cells: DataFrame) -> dict[str, float]:
 
 
 def _canaries(runner: Runner, cells: DataFrame) -> dict[str, float]:
-    """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are."""
-    planted = runner.frames(PACK)["scored_documents"].where(is_canary(F.col("root_id"))).count()
-    chunks = runner.frames(PACK)["chunks"].select("chunk_id", F.col("doc_id").alias("of"))
-    found = cells.where(is_canary(F.col("root_id"))).join(chunks, "chunk_id", how="inner")
-    is_gold = F.col("of") == F.concat(F.regexp_replace("root_id", ":root.*$", ""), F.lit(":fact"))
-    pairs = found.groupBy("root_id", "chunk_id").agg(
-        F.bool_or(is_gold).alias("gold"),
-        F.bool_or(F.col("kind") == RETRIEVED).alias("retrieved"),
-        F.bool_or("accepted").alias("verified"),
+    """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are.
+
+    Retrieval is counted by what was retrieved, not by what a budget or a screen let through. A root that is split is one.
+    """
+    frames = runner.frames(PACK)
+    of = F.regexp_replace("root_id", ":root.*$", "")
+    planted = frames["scored_documents"].where(is_canary(F.col("root_id"))).select(of).distinct().count()
+    knows = F.regexp_replace("doc_id", ":fact$", "").alias("knows")
+    facts = frames["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id", knows)
+    anchors = frames["anchors"].select("root_id", F.explode("anchors.position").alias("position"))
+    hits = frames["candidates"].where(is_canary(F.col("root_id"))).join(anchors, ["root_id", "position"], how="left_semi")
+    found = hits.select(of.alias("asks"), F.explode("hits.chunk_id").alias("chunk_id")).join(facts, "chunk_id", how="inner")
+    retrieved = found.where("asks = knows").select("asks").distinct().count()
+    accepted = (
+        cells.where(is_canary(F.col("root_id")) & F.col("accepted")).select("root_id", "chunk_id", of.alias("asks")).distinct()
     )
+    is_gold = F.coalesce(F.col("asks") == F.col("knows"), F.lit(False))
+    pairs = accepted.join(facts, "chunk_id", how="left").withColumn("gold", F.when(is_gold, F.col("asks")))
     counted = _one(
-        pairs.agg(
-            F.count_if(F.col("gold") & F.col("retrieved")).alias("retrieved"),
-            F.count_if(F.col("gold") & F.col("verified")).alias("right"),
-            F.count_if("verified").alias("verified"),
-        )
+        pairs.agg(F.countDistinct("gold").alias("found"), F.count("gold").alias("right"), F.count("asks").alias("verified"))
     )
     shares = {
-        "canary_recall_retrieval": (counted["retrieved"], planted),
-        "canary_recall_verification": (counted["right"], counted["retrieved"]),
+        "canary_recall_retrieval": (retrieved, planted),
+        "canary_recall_verification": (counted["found"], retrieved),
         "canary_precision": (counted["right"], counted["verified"]),
     }
     return {"canary_planted": planted} | {name: part / whole for name, (part, whole) in shares.items() if whole}

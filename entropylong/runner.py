@@ -251,7 +251,9 @@ class Runner:
         self.registry.reload()
         self.ctx = self.ctx.with_(fingerprints={}, root_threshold=None, index=None, order=None, say=announce)
         self._artifacts.clear()
-        self._cells = None
+        if self._cells is not None:
+            self._cells.unpersist()
+            self._cells = None
 
     def _run(self, steps: Sequence[Stage], announce: Any, finished: set[str | None]) -> RunResult:
         if not self.config.sources:

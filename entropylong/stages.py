@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from entropylong.config import Config
@@ -60,6 +61,7 @@ class Context:
         index: the index files that searches use, once they exist.
         order: in which a budget visits candidates, once it is learned.
         order_sample: while it is learned: the largest hash of the roots that are measured whole for it.
+        kept: frames that plans of a step read more than once, until `release`.
     """
 
     config: Config
@@ -79,6 +81,7 @@ class Context:
     index: IndexHandle | None = None
     order: Order | None = None
     order_sample: int | None = None
+    kept: list[DataFrame] = field(default_factory=list)
 
     def sized(self, keys: int) -> Context:
         """The context of a unit of so many keys: several tasks a core, so that uneven work evens out and progress is
@@ -89,6 +92,16 @@ class Context:
     def cost(self, tokens: Column) -> Column:
         """What forwarding a causal sequence costs, in tokens without attention."""
         return tokens * (1 + tokens / (2 * self.shape.attention_span))
+
+    def keep(self, frame: DataFrame) -> DataFrame:
+        """The frame, computed once however often a plan reads it."""
+        self.kept.append(frame.persist(StorageLevel.DISK_ONLY))
+        return self.kept[-1]
+
+    def release(self) -> None:
+        """Give back what was kept; what is written by now needs it no more."""
+        while self.kept:
+            self.kept.pop().unpersist()
 
     def with_(self, **changes: object) -> Context:
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from entropylong.audit.dataset import read_sample
 from entropylong.audit.measure import FAR, distances_within, reach, repeats
 from entropylong.cli import call
 from entropylong.corpus.demo import demo_documents
-from entropylong.errors import EntropyLongError
+from entropylong.errors import EntropyLongError, EvaluationError
 from entropylong.models.causal_lm import CausalLM, Ids
 from entropylong.models.prepare import ModelSpec, prepare
 from tests import tiny
@@ -111,6 +111,9 @@ def test_data_sets_of_every_form(tmp_path: Path) -> None:
         ("gone.jsonl", None, "no such file"),
         ("a.jsonl", b'{"text": "x"}\n{"words": 1}', "record 2: has neither text nor input_ids"),
         ("a.jsonl", b'{"input_ids": ["x"]}', "record 1: input_ids is not a list of token ids"),
+        ("a.jsonl", b'{"input_ids": [1.5, 2]}', "record 1: input_ids is not a list of token ids"),
+        ("a.jsonl", b'{"input_ids": [1, 2], "loss_mask": "AQE="}', "record 1: loss_mask is not one number a token"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "a\\ud800"}', "record 2: character 1 of text is half of a surrogate pair"),
         ("a.jsonl", b"nothing", "record 1 is not JSON"),
         ("a.jsonl", b"", "holds no row"),
         ("a.parquet", b"PAR1", "cannot be read"),
@@ -125,11 +128,18 @@ def test_data_sets_that_cannot_be_read(name: str, content: bytes | None, said: s
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ids", [[b"ab"], [7], [[2**40]], [[1, None]], [[0.5]], [[[1], [2]]], [[-1]]])
+def test_columns_that_hold_no_token_ids(ids: list[Any], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"input_ids": ids}), tmp_path / "a.parquet")
+    with pytest.raises(EvaluationError, match=r"a\.parquet: row 1: input_ids is not a list of token ids"):
+        read_sample(tmp_path / "a.parquet", 5, 0)
+
+
 def test_the_command(tiny_lm: Path, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = [str(row["text"]) for row in tiny.documents(4, words=900)]
     texts[2] = texts[0]
     data = tiny.write_jsonl(tmp_path / "books.jsonl", [{"text": text} for text in texts])
-    exam = tiny.write_jsonl(tmp_path / "exam.jsonl", [{"question": texts[3][200:400]}])
+    exam = tiny.write_jsonl(tmp_path / "exam.jsonl", [{"question": texts[3][-300:-50]}])  # beyond what the model reads
     make_config(tmp_path / "work", tmp_path)  # which puts an MLflow store there
     keys = [f"workspace={tmp_path / 'work'}", f"model.name={tiny_lm}", f"node_cache={tmp_path / 'cache'}"]
     command = ["audit", str(data), "--config", str(CONF / "demo.yaml"), "--length", "700", f"corpus.exclude=[{exam}]", *keys]

@@ -21,6 +21,7 @@ from entropylong.experiments import links as claim
 from entropylong.experiments.links import ARMS, JudgedCell, Link, Sums, Text, after, arms, drops_of, far_drops, figure, precision
 from entropylong.experiments.run_links import _result, gold_documents, run_links, write_roots
 from entropylong.experiments.see_also import choose, linked, see_also
+from entropylong.figures import _canaries
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline import MEASURED
 from entropylong.runner import Runner
@@ -40,6 +41,29 @@ def test_a_canary_asks_for_what_its_fact_says() -> None:
     assert [doc for doc, _ in canary_documents("facts:2")] == ["canary:00000:fact", "canary:00001:fact"]
     with pytest.raises(SourceError, match="roots:N or facts:N"):
         list_units("planted", "canaries", "everything:3", 1)
+
+
+def test_canaries_are_counted_whatever_a_budget_left_out(spark: SparkSession) -> None:
+    """Of four planted pairs three are retrieved, one of them twice (a fact in two chunks), one unmeasured; one root is split."""
+    roots = ["canary:00000:root", "canary:00001:root", "canary:00002:root#0", "canary:00002:root#1", "canary:00003:root", "other"]
+    facts = [(0, "canary:00000:fact"), (10, "canary:00000:fact"), (1, "canary:00001:fact"), (2, "canary:00002:fact"), (9, "other")]
+    hits = [(roots[0], 40, [0, 10, 9]), (roots[1], 40, [1]), (roots[3], 40, [2]), (roots[4], 41, [0]), (roots[0], 99, [1])]
+    frames = {
+        "scored_documents": spark.createDataFrame([(root,) for root in roots], "root_id STRING"),
+        "chunks": spark.createDataFrame(facts, "chunk_id BIGINT, doc_id STRING"),
+        "anchors": spark.createDataFrame(
+            [(r, [(40,), (41,)]) for r in roots], "root_id STRING, anchors ARRAY<STRUCT<position: INT>>"
+        ),
+        "candidates": spark.createDataFrame(
+            [(root, position, [(chunk,) for chunk in found]) for root, position, found in hits],
+            "root_id STRING, position INT, hits ARRAY<STRUCT<chunk_id: BIGINT>>",
+        ),
+    }
+    judged = [(roots[0], 0, True), (roots[0], 10, True), (roots[0], 9, True), (roots[3], 2, False), (roots[4], 0, True)]
+    cells = spark.createDataFrame(judged, "root_id STRING, chunk_id BIGINT, accepted BOOLEAN")
+    found = _canaries(SimpleNamespace(frames=lambda step: frames), cells)  # type: ignore[arg-type]
+    shares = {"canary_recall_retrieval": 3 / 4, "canary_recall_verification": 1 / 3, "canary_precision": 2 / 4}
+    assert found == {"canary_planted": 4} | shares
 
 
 def test_see_also_sections() -> None:

@@ -18,10 +18,13 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from entropylong.check import reassembled
 from entropylong.errors import ConfigError
+from entropylong.hashing import share_threshold, xxhash64
 from entropylong.packing.groups import Context, Dependency, Group
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
-from entropylong.packing.stage import group_rows
+from entropylong.packing.stage import _pack_strands, group_rows, packable
 from entropylong.packing.strands import Strand, pack_strands
+from entropylong.recipes.baselines import _capped, _once, quest, standard, strand_tokens, within_budget
+from entropylong.recipes.contexts import noverify
 from entropylong.recipes.keywords import keywords, representative
 from entropylong.recipes.neighbours import Link, knn, neighbours_wanted, nextlong
 from entropylong.recipes.queries import QueryModel
@@ -182,7 +185,9 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
     chunks = {row.chunk_id: row.doc_id for row in plain.store.read_ok("chunks", plain.fingerprint("chunks")).collect()}
     for recipe in ("standard", "quest", "knn", "nextlong"):
         other = open_runner(copied, epsilon, f"pack.recipe={recipe}", source=more)
+        persisted = other.spark.sparkContext._jsc.getPersistentRDDs().size()
         assert [done.step.writes for done in other.run(["pack"], announce=quiet).steps] == ["sequences"]
+        assert other.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the cells and nothing else"
         found = packed_rows(other)
         assert abs(content_of(found) - wanted) <= 0.01 * wanted
         assert {q.recipe for q in found} == {recipe} and not any(q.dependencies for q in found)
@@ -200,6 +205,79 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
                 phrases = [set(keywords(documents[s.root_id])) for s in whole]
                 # A sequence may hold two keywords' documents, and the budget's end may cut off one alone.
                 assert sum(bool(a & b) for a, b in pairwise(phrases)) >= max(1, len(whole) - 2)
+
+
+def test_whole_documents_share_no_text_with_an_evaluation_set(copied: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
+    exam = " ".join(f"word{n}" for n in range(13))
+    file = tiny.write_jsonl(tmp_path / "exam.jsonl", [{"q": exam}])
+    runner = open_runner(copied, f"corpus.exclude=[{file}]")
+    texts = {f"d{n}": "of the spectral window function, " * 9 + (exam if n == 3 else f"and {n}") for n in range(6)}
+    rows = [{"doc_id": doc_id, "text": text, "n_chars": len(text)} for doc_id, text in texts.items()]
+    frames = {"documents": runner.spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")}
+    for producer in (standard, quest):
+        found = {p.root_id for row in producer(runner.ctx, frames, 1000).collect() for p in row.pieces}
+        assert found == set(texts) - {"d3"}
+    runner.ctx.release()
+
+
+def test_a_text_stands_once_in_a_strand_and_the_first_strands_have_the_uses(
+    spark: SparkSession, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    chunks = spark.createDataFrame([(n, n // 2) for n in range(6)], "chunk_id BIGINT, text_hash BIGINT")
+    uses = spark.createDataFrame(
+        [(s, at, c) for s in "ab" for at, c in ((1, 3), (2, 2), (3, 5))], "strand STRING, at INT, chunk_id BIGINT"
+    )
+    once = _once(uses, chunks)
+    assert {(r.strand, r.at, r.chunk_id) for r in once.collect()} == {(s, at, c) for s in "ab" for at, c in ((1, 3), (3, 5))}
+    names = [f"s{n}" for n in range(9)]
+    asked = spark.createDataFrame([(s, 1, c) for s in names for c in range(7)], "strand STRING, at INT, chunk_id BIGINT")
+    config = make_config(tmp_path, tmp_path, "pack.max_chunk_uses=2")
+    kept = _capped(SimpleNamespace(config=config), asked).collect()  # type: ignore[arg-type]
+    first = sorted(names, key=lambda s: xxhash64(config.seed, s))[:2]
+    assert {(r.strand, r.chunk_id) for r in kept} == {(s, c) for s in first for c in range(7)}
+
+
+def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
+    spark: SparkSession, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    accept = make_config(tmp_path, tmp_path, "accept.max_copy_tokens=24").accept
+    # (chunk, pair, position, rank, score, copy, accepted): chunks 1 and 2 say the same, as do 7 and 8; 3 is a copy.
+    cells = [
+        (3, 30, 40, 1, 0.9, 99, False), (1, 10, 40, 2, 0.8, 0, False), (2, 10, 40, 3, 0.8, 0, False), (4, 40, 50, 3, 0.7, 0, False),
+        (5, 50, 50, 3, 0.6, 0, False), (7, 70, 60, 4, 0.5, 0, True), (8, 70, 60, 5, 0.5, 0, True), (4, 40, 60, 6, 0.4, 0, True),
+    ]  # fmt: skip
+    names = ("chunk_id", "pair_id", "position", "rank", "score", "copy_len", "accepted")
+    rows = [
+        dict(zip(names, c, strict=True)) | {"root_id": "r", "kind": "retrieved", "gain": 0.5, "excess_gain": None} for c in cells
+    ]
+    rows.append(rows[0] | {"root_id": "without", "copy_len": 0})
+    schema = (
+        "root_id STRING, chunk_id BIGINT, pair_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, copy_len INT, "
+        "gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
+    )
+    found = noverify(spark.createDataFrame(rows, schema), accept).collect()
+    assert {(r.root_id, r.chunk_id, r.position) for r in found} == {("r", 1, 40), ("r", 2, 40), ("r", 4, 50), ("r", 4, 60)}
+
+
+def test_check_makes_strands_anew_from_what_was_packable(copied: Path, open_runner: OpenRunner) -> None:
+    """A long document that is held out would stand between two of its keyword, and part them."""
+    runner = open_runner(copied, "pack.recipe=quest", "pack.held_out=0.3")
+    config, spark = runner.config, runner.spark
+    names = sorted((f"d{n}" for n in range(60)), key=lambda d: xxhash64(config.seed, d))
+    held = [xxhash64(config.seed, "held_out", d) > share_threshold(0.7) for d in names]
+    at = next(n for n in range(1, len(names) - 1) if held[n] and not held[n - 1] and not held[n + 1])
+    texts = {d: "of the spectral window function, " * (400 if n == 1 else 3) + d for n, d in enumerate(names[at - 1 : at + 2])}
+    rows = [{"doc_id": doc_id, "text": text, "n_chars": len(text)} for doc_id, text in texts.items()]
+    empty = spark.createDataFrame([], "root_id STRING, doc_id STRING, chunk_id BIGINT")
+    frames = dict.fromkeys(("chunks", "scored_documents", "cells", "pairs"), empty)
+    frames["documents"] = spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")
+    ctx = runner.ctx
+    strands = quest(ctx, packable(config, frames), 0)
+    ((tokens,),) = strands.select(strand_tokens(ctx)).collect()
+    sequences = _pack_strands(ctx, within_budget(ctx, strands, tokens))
+    looked = SimpleNamespace(config=config, ctx=ctx, frames=lambda step: frames, cells=lambda: frames["cells"])
+    found = reassembled(looked, sequences)  # type: ignore[arg-type]
+    assert (found.looked_at, found.wrong) == (2, 0) and not ctx.kept
 
 
 def packed_rows(runner: Any) -> list[Any]:

@@ -78,7 +78,7 @@ def read_sample(path: Path, count: int, seed: int) -> Sample:
 
 
 def _hash(content: Content) -> int:
-    return xxhash.xxh3_64_intdigest(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content.tobytes())
+    return xxhash.xxh3_64_intdigest(content.encode() if isinstance(content, str) else content.tobytes())
 
 
 def _rows(unit: Unit, root: str) -> Iterator[Content]:
@@ -108,19 +108,40 @@ def _parquet_rows(unit: Unit, root: str) -> Iterator[Content]:
             for row in range(batch.num_rows):
                 number += 1
                 values = {name: batch.column(name)[row] for name in columns}
-                plain = {n: v.values.to_numpy() if n == IDS and v.is_valid else v.as_py() for n, v in values.items()}
+                # Of ids as they are: a list of Python numbers would be slow.
+                plain = {n: _numbers(v) if n == IDS and v.is_valid else v.as_py() for n, v in values.items()}
                 yield _content(f"{unit.path}: row {number}", plain)
+
+
+def _numbers(value: pa.Scalar) -> Any:
+    return value.values.to_numpy(zero_copy_only=False) if hasattr(value, "values") else value.as_py()
 
 
 def _content(where: str, row: dict[str, Any]) -> Content:
     text, given, mask = row.get(TEXT), row.get(IDS), row.get(MASK)
     if isinstance(text, str):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise EvaluationError(f"{where}: character {error.start} of {TEXT} is half of a surrogate pair") from None
         return text
-    try:
-        ids = np.asarray(given if given is not None else [], np.int32)
-        counts = np.flatnonzero(np.frombuffer(mask, np.uint8) if isinstance(mask, bytes) else np.asarray(mask)) if mask else None
-    except (TypeError, ValueError, OverflowError):
-        raise EvaluationError(f"{where}: {IDS} is not a list of token ids") from None
-    if ids.ndim != 1 or not len(ids):
+    if given is None:
         raise EvaluationError(f"{where}: has neither {TEXT} nor {IDS}")
-    return ids if counts is None else ids[: int(counts.max(initial=-1)) + 1]
+    ids = _whole_numbers(given)
+    if ids is None or not len(ids) or not 0 <= ids.min() <= ids.max() < 2**31:
+        raise EvaluationError(f"{where}: {IDS} is not a list of token ids")
+    if mask is None:
+        return ids.astype(np.int32)
+    counts = np.frombuffer(mask, np.uint8) if isinstance(mask, bytes) else _whole_numbers(mask)
+    if counts is None or len(counts) != len(ids):
+        raise EvaluationError(f"{where}: {MASK} is not one number a token")
+    return ids[: int(np.flatnonzero(counts).max(initial=-1)) + 1].astype(np.int32)
+
+
+def _whole_numbers(values: Any) -> np.ndarray[Any, Any] | None:
+    """As an array, as wide as they need; None where they are no list of whole numbers."""
+    try:
+        found = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        return None
+    return found if found.ndim == 1 and found.dtype.kind in "iub" else None

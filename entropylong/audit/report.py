@@ -32,10 +32,10 @@ class Audited:
 
     Attributes:
         row: number in the data set.
-        tokens: that were looked at.
+        tokens: that were read.
         reach: at the distances that it is long enough for.
-        within, across: shares of its 13-grams that stand in it before, and in another document of the sample.
-        shared: what it shares with an evaluation set.
+        within, across: shares of its 13-grams that stand in it before, and in another document of the sample: of all its text.
+        shared: what it shares with an evaluation set, wherever it stands.
     """
 
     row: int
@@ -50,19 +50,20 @@ def audit_sample(
     model: CausalLM, sample: Sample, length: int, grams: Grams | None, batch_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Audited]:  # fmt: skip
-    """Measure the rows of a sample, each cut to `length` tokens.
+    """Measure the rows of a sample. The model reads its first `length` tokens; repetition and contamination are of all of it.
 
     Raises:
         EvaluationError: no document is long enough for a far context, ids are not of this model, or it gives no number.
     """
-    ids_list = [_ids(model, content)[:length] for _, content in sample.rows]
+    whole = [_ids(model, content) for _, content in sample.rows]
+    ids_list = [ids[:length] for ids in whole]
     longest = max(map(len, ids_list))
     if not distances_within(longest):
         raise EvaluationError(
             f"the longest of {len(ids_list)} documents has {longest} tokens (--length {length}): nothing in it is far; "
             "an audit needs more than 640"
         )
-    texts = [str(model.tokenizer.decode(ids.tolist(), skip_special_tokens=True)) for ids in ids_list]
+    texts = [str(model.tokenizer.decode(ids.tolist(), skip_special_tokens=True)) for ids in whole]
     repeated = repeats([gram_hashes(text) for text in texts])
     found = []
     for number, (ids, text) in enumerate(zip(ids_list, texts, strict=True)):

@@ -34,8 +34,7 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
     Raises:
         ConfigError: a baseline's corpus has fewer tokens than the verified arm.
     """
-    if has_canaries(ctx.config) or ctx.config.pack.held_out:
-        frames = packable(ctx.config, frames)
+    frames = packable(ctx.config, frames)
     if ctx.config.pack.recipe not in STRANDS:
         return _pack_groups(ctx, group_rows(ctx, frames))
     verified = ctx.with_(config=ctx.config.with_keys(pack={"recipe": "verified"}))
@@ -46,6 +45,8 @@ def pack(ctx: Context, frames: Frames) -> DataFrame:
 
 def packable(config: Config, frames: Frames) -> Frames:
     """What may be packed: nothing that was planted or held out, neither as a root nor as a context."""
+    if not (has_canaries(config) or config.pack.held_out):
+        return frames
 
     def refused(doc_id: Column) -> Column:
         planted = is_canary(doc_id) if has_canaries(config) else F.lit(False)

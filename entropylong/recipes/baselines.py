@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.corpus.chunking import chunk_text
+from entropylong.corpus.exclusion import open_excluded
 from entropylong.corpus.stage import root_doc_id
 from entropylong.errors import ConfigError
 from entropylong.hashing import xxhash64
@@ -47,12 +48,12 @@ def standard(ctx: Context, frames: Frames, budget: int) -> DataFrame:
     share = budget * _CHARS_A_TOKEN / max(1, chars) + _MORE_DOCUMENTS / max(1, count)
     drawn = frames["documents"].where(place <= F.lit(min(1.0, share)))
     strand = F.col("doc_id").alias("strand")
-    return _encoded(ctx, drawn, "doc_id").select(strand, place.alias("place"), F.array(_whole()).alias("pieces"))
+    return _encoded(ctx, _clean(ctx, drawn), "doc_id").select(strand, place.alias("place"), F.array(_whole()).alias("pieces"))
 
 
 def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
     """Documents of one keyword, each once: filed under a keyword of the query that is predicted for it (Quest)."""
-    filed = _filed(ctx, frames["documents"])
+    filed = _filed(ctx, _clean(ctx, frames["documents"]))
     room = _room(ctx)
     by_hash = Window.partitionBy("keyword").orderBy(_place(ctx, F.col("doc_id")), "doc_id")
     size = F.size("ids") + F.lit(len(_separator(ctx)))
@@ -67,12 +68,25 @@ def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
         .where(F.size("ordered") > 1)
     )
     members = filed.groupBy("keyword").agg(F.count(F.lit(1)).alias("members")).where("members > 1")
-    small = members.agg(F.percentile_approx("members", F.lit(_OVERSAMPLED), F.lit(10_000))).collect()[0][0] or 0
+    small = members.agg(F.percentile("members", F.lit(_OVERSAMPLED))).collect()[0][0] or 0
     name = F.concat_ws("#", "keyword", "part")
     place = _place(ctx, name) * F.when(F.col("members") <= small, 0.5).otherwise(1.0)
     return strands.join(members, "keyword", how="inner").select(
         name.alias("strand"), place.alias("place"), F.col("ordered.piece").alias("pieces")
     )
+
+
+def _clean(ctx: Context, documents: DataFrame) -> DataFrame:
+    """Documents that share no text with an evaluation set, as a chunk or a root would be refused for it. Executors: 13-grams."""
+    excluded = ctx.excluded
+    if excluded is None:
+        return documents
+
+    def keep(rows: list[Row]) -> Iterator[Row]:
+        grams = open_excluded(excluded)
+        yield from (row for row in rows if grams is None or grams.shared(row["text"]) is None)
+
+    return _mapped(documents.select("doc_id", "text"), keep, "doc_id STRING, text STRING")
 
 
 def _filed(ctx: Context, documents: DataFrame) -> DataFrame:
@@ -86,7 +100,7 @@ def _filed(ctx: Context, documents: DataFrame) -> DataFrame:
             if keyword := representative(query, row["doc_id"], seed):
                 yield {"doc_id": row["doc_id"], "keyword": keyword}
 
-    return _mapped(documents.select("doc_id", "text"), file, "doc_id STRING, keyword STRING").persist()
+    return ctx.keep(_mapped(documents.select("doc_id", "text"), file, "doc_id STRING, keyword STRING"))
 
 
 def knn(ctx: Context, frames: Frames, budget: int) -> DataFrame:
@@ -126,8 +140,8 @@ def _with_neighbours(ctx: Context, frames: Frames, recipe: Callable[..., list[ne
                     name |= {"ids": pieces[link.own]}
                 yield name
 
-    planned = _mapped(_root_documents(ctx, frames), plan, "strand STRING, at INT, chunk_id BIGINT, ids ARRAY<INT>").persist()
-    contexts = _capped(ctx, planned.where("ids IS NULL").drop("ids"))
+    planned = ctx.keep(_mapped(_root_documents(ctx, frames), plan, "strand STRING, at INT, chunk_id BIGINT, ids ARRAY<INT>"))
+    contexts = _capped(ctx, _once(planned.where("ids IS NULL").drop("ids"), frames["chunks"]))
     ids = _encoded(ctx, frames["chunks"].join(contexts.select("chunk_id").distinct(), "chunk_id", how="left_semi"), "chunk_id")
     filled = contexts.join(ids, "chunk_id", how="inner").withColumn("kind", F.lit(CONTEXT))
     rows = planned.where("ids IS NOT NULL").withColumn("kind", F.lit(ROOT)).unionByName(filled)
@@ -144,11 +158,18 @@ def _root_documents(ctx: Context, frames: Frames) -> DataFrame:
     return documents.repartition(ctx.cores, "doc_id")
 
 
+def _once(uses: DataFrame, chunks: DataFrame) -> DataFrame:
+    """The chunks of each strand without those of a text that stands in it before, under another id."""
+    order = Window.partitionBy("strand", "text_hash").orderBy("at")
+    named = uses.join(chunks.select("chunk_id", "text_hash"), "chunk_id", how="inner")
+    return named.withColumn("use", F.row_number().over(order)).where("use = 1").drop("use", "text_hash")
+
+
 def _capped(ctx: Context, uses: DataFrame) -> DataFrame:
-    """`pack.max_chunk_uses`, the first in hash order, as for groups."""
+    """`pack.max_chunk_uses`, the first in the order in which the budget is spent: of all roots it takes a part."""
     if ctx.config.pack.max_chunk_uses is None:
         return uses
-    order = Window.partitionBy("chunk_id").orderBy(F.xxhash64(_seed(ctx), "chunk_id", "strand"), "strand")
+    order = Window.partitionBy("chunk_id").orderBy(_place(ctx, F.col("strand")), "strand")
     return uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= ctx.config.pack.max_chunk_uses).drop("use")
 
 
@@ -178,13 +199,9 @@ def _mapped(frame: DataFrame, function: Callable[[list[Row]], Iterator[Row]], dd
     return frame.mapInArrow(run, ddl)
 
 
-def _seed(ctx: Context) -> Column:
-    return F.lit(ctx.config.seed).cast("bigint")
-
-
 def _place(ctx: Context, name: Column) -> Column:
     """A number from 0 to 1 by hash."""
-    return F.xxhash64(_seed(ctx), name) / F.lit(float(2**64)) + F.lit(0.5)
+    return F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name) / F.lit(float(2**64)) + F.lit(0.5)
 
 
 def _separator(ctx: Context) -> list[int]:
@@ -209,7 +226,7 @@ def within_budget(ctx: Context, strands: DataFrame, budget: int) -> DataFrame:
         ConfigError: the corpus does not give as many.
     """
     separator = len(_separator(ctx))
-    strands = strands.persist()
+    strands = ctx.keep(strands)
     size = F.least(strand_tokens(ctx), F.lit(_room(ctx))) + F.lit(separator)
     order = Window.orderBy("place", "strand").rowsBetween(Window.unboundedPreceding, -1)
     before = F.coalesce(F.sum("size").over(order), F.lit(0))

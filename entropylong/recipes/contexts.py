@@ -22,23 +22,24 @@ def verified(judged: DataFrame, accept: Accept) -> DataFrame:
 
 
 def noverify(judged: DataFrame, accept: Accept) -> DataFrame:
-    """The same roots, per root the same number of chunks, taken by (rank, -score) without Stage 3 (paper, ablation).
+    """The same roots, per root the same number of contexts, taken by (rank, -score) without Stage 3 (paper, ablation).
 
-    The copy limit holds here too. A link is each anchor that retrieved a chosen chunk; its gain is reported, not used.
+    Chunks of one text are one pair of the root, and will be one context. The copy limit holds here too. A link is each anchor that
+    retrieved a chosen chunk; its gain is reported, not used.
     """
-    counts = judged.where("accepted").groupBy("root_id").agg(F.countDistinct("chunk_id").alias("wanted"))
+    counts = judged.where("accepted").groupBy("root_id").agg(F.countDistinct("pair_id").alias("wanted"))
     retrieved = judged.where(F.col("kind") == RETRIEVED)
     if accept.max_copy_tokens is not None:
         retrieved = retrieved.where(F.col("copy_len") <= accept.max_copy_tokens)
-    by_rank = Window.partitionBy("root_id").orderBy("best", "chunk_id")
+    by_rank = Window.partitionBy("root_id").orderBy("best", "pair_id")
     chosen = (
-        retrieved.groupBy("root_id", "chunk_id")
-        .agg(F.min(F.struct("rank", -F.col("score"))).alias("best"))
+        retrieved.groupBy("root_id", "pair_id")
+        .agg(F.min(F.struct("rank", -F.col("score"), "chunk_id")).alias("best"))
         .withColumn("place", F.row_number().over(by_rank))
         .join(counts, "root_id", how="inner")
         .where(F.col("place") <= F.col("wanted"))
     )
-    return retrieved.join(chosen, ["root_id", "chunk_id"], how="left_semi").select(*_COLUMNS)
+    return retrieved.join(chosen, ["root_id", "pair_id"], how="left_semi").select(*_COLUMNS)
 
 
 # Permuted is swapped where it is packed.

@@ -15,7 +15,7 @@ from entropylong.stages import Frames
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 
 _CELL = (
-    "root_id STRING, chunk_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, entropy FLOAT, nll FLOAT, "
+    "pair_id BIGINT, root_id STRING, chunk_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, entropy FLOAT, nll FLOAT, "
     "entropy_with FLOAT, nll_with FLOAT, copy_len INT"
 )
 _JUDGED = _CELL + ", gain DOUBLE, excess_gain DOUBLE, passes_paper BOOLEAN, passes_specific BOOLEAN, accepted BOOLEAN"
