@@ -60,7 +60,8 @@ def test_canaries_are_counted_whatever_a_budget_left_out(spark: SparkSession) ->
         ),
     }
     judged = [(roots[0], 0, True), (roots[0], 10, True), (roots[0], 9, True), (roots[3], 2, False), (roots[4], 0, True)]
-    cells = spark.createDataFrame(judged, "root_id STRING, chunk_id BIGINT, accepted BOOLEAN")
+    rows = [(*cell, "retrieved") for cell in judged]
+    cells = spark.createDataFrame(rows, "root_id STRING, chunk_id BIGINT, accepted BOOLEAN, kind STRING")
     found = _canaries(SimpleNamespace(frames=lambda step: frames), cells)  # type: ignore[arg-type]
     shares = {"canary_recall_retrieval": 3 / 4, "canary_recall_verification": 1 / 3, "canary_precision": 2 / 4}
     assert found == {"canary_planted": 4} | shares
