@@ -31,8 +31,9 @@ $(MDS): requirements-mds.lock $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $(MDS) -r requirements-mds.lock
 	@touch $(MDS)
 
-demo: $(STAMP) ## The whole chain on the embedded corpus with two small real models, then the figures
+demo: $(STAMP) ## The whole chain on the embedded corpus with two small real models, then the figures and the report
 	@$(BIN)/entropylong run --config conf/demo.yaml
+	@$(BIN)/entropylong report --config conf/demo.yaml
 
 demo-train: $(STAMP) ## Ten training steps on the demo's sequences: SmolLM2, two processes, then the model and its curve in MLflow
 	@$(BIN)/entropylong run --config conf/demo_train.yaml

@@ -15,6 +15,7 @@ from entropylong import (
     cli_evaluation,
     cli_experiment,
     cli_gain,
+    cli_report,
     cli_sweep,
     cli_training,
     cli_upkeep,
@@ -201,6 +202,7 @@ for command in (cli_sweep.sweep, cli_comparison.compare, cli_audit.audit, cli_tr
     app.command()(command)
 cli_evaluation.app.command()(cli_gain.gain)
 app.add_typer(cli_evaluation.app, name="evaluate")
+app.command()(cli_report.report)
 app.add_typer(cli_experiment.app, name="experiment")
 
 

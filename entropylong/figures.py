@@ -257,9 +257,15 @@ def _stage_of(name: str) -> str:
 
 def latest_figures(runner: Runner) -> dict[str, float]:
     """The figures of the last run that packed the current sequences."""
+    return latest_run(runner)[1]
+
+
+def latest_run(runner: Runner) -> tuple[str, dict[str, float]]:
+    """The id of the last run that packed the current sequences ("" where none did), and its figures."""
     value = runner.fingerprint("sequences")
     rows = runner.store.read(METRICS.name, value or "-").orderBy("at").collect()
-    return {row.name: row.value for row in rows if row.run_id == rows[-1].run_id}
+    last = rows[-1].run_id if rows else ""
+    return last, {row.name: row.value for row in rows if row.run_id == last}
 
 
 def best_root(runner: Runner) -> str | None:

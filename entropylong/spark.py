@@ -67,7 +67,9 @@ def session(config: Config):  # type: ignore[no-untyped-def]
 
     active = SparkSession.getActiveSession()
     if active is not None or on_databricks():
-        return active or SparkSession.builder.getOrCreate()
+        found = active or SparkSession.builder.getOrCreate()
+        require_classic(found)
+        return found
     check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -91,6 +93,22 @@ def session(config: Config):  # type: ignore[no-untyped-def]
         spark = (builder if submitted else configure_spark_with_delta_pip(builder)).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+def require_classic(spark) -> None:  # type: ignore[no-untyped-def]
+    """Raise where Python runs apart from Spark: on serverless compute, and with standard access on Databricks.
+
+    Streams are driven, tables are versioned and GPUs are told apart through the JVM, which such a session does not show.
+
+    Raises:
+        EnvironmentProblem: the session is one of Spark Connect.
+    """
+    if type(spark).__module__.startswith("pyspark.sql.connect"):
+        where = "serverless compute" if os.environ.get("IS_SERVERLESS", "").lower() == "true" else "this cluster"
+        raise EnvironmentProblem(
+            f"{where} runs Python apart from Spark; take classic compute with dedicated access (in a job: data_security_mode: "
+            "SINGLE_USER), runtime 17.3 LTS ML"
+        )
 
 
 def java_options(node_cache: Path) -> list[str]:

@@ -102,6 +102,21 @@ def log_once(
     return str(run.info.run_id)
 
 
+def attach(tracking: Tracking, run_id: str, file: Path) -> str | None:
+    """Log a file to the parent run of a pipeline run; gives the MLflow run's id, None where the store has no such run.
+
+    Raises:
+        EnvironmentProblem: the store cannot be reached.
+    """
+    client, experiment = connect(tracking)
+    runs = client.search_runs([experiment], f"tags.`entropylong.run_id` = '{run_id}'", max_results=100)
+    parents = [run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    if not parents:
+        return None
+    client.log_artifact(parents[0], str(file))
+    return str(parents[0])
+
+
 class Tracker:
     """Context manager of the parent run. It is opened by the first stage that has work.
 

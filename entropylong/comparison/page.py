@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
-
-from jinja2 import Environment, StrictUndefined
 
 from entropylong.comparison import sections
 from entropylong.comparison.chart import lines_over, short
@@ -13,6 +10,7 @@ from entropylong.comparison.collect import BENCHMARKS, Run
 from entropylong.comparison.paired import DRAWS, LEAST_DIFFERENT
 from entropylong.comparison.sections import Compared
 from entropylong.evaluation.ruler.tasks import TASKS
+from entropylong.pages import render
 
 
 def page(runs: Sequence[Run], compared: Sequence[Compared]) -> str:
@@ -22,9 +20,6 @@ def page(runs: Sequence[Run], compared: Sequence[Compared]) -> str:
         runs: the columns.
         compared: as `sections.compared` of them.
     """
-    # Names and paths are whoever's who made the folders: nothing of them may be markup.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("entropylong.comparison") / "page.html.j2").read_text(encoding="utf-8"))
     ruler = sections.ruler(runs)
     chart = None
     if ruler is not None and len(ruler.lengths) > 1:  # one length is no line
@@ -32,10 +27,20 @@ def page(runs: Sequence[Run], compared: Sequence[Compared]) -> str:
         chart = lines_over(ruler.lengths, [*ours, *(cells for _, cells in ruler.published)], [name for name, _ in ruler.published])
     facts = {name: sections.conditions([e.facts if (e := run.evaluations.get(name)) else None for run in runs])
              for name in BENCHMARKS}  # fmt: skip
-    text = template.render(
-        runs=runs, benchmarks=BENCHMARKS, compared=compared, ruler=ruler, chart=chart, facts=facts, short=short,
-        data=sections.data_rows(runs), data_facts=sections.conditions([run.data.facts if run.data else None for run in runs]),
-        longbench=sections.longbench_rows(runs), longppl=sections.longppl_rows(runs), draws=DRAWS, least=LEAST_DIFFERENT,
+    return render(
+        "comparison.html.j2",
+        runs=runs,
+        benchmarks=BENCHMARKS,
+        compared=compared,
+        ruler=ruler,
+        chart=chart,
+        facts=facts,
+        short=short,
+        data=sections.data_rows(runs),
+        data_facts=sections.conditions([run.data.facts if run.data else None for run in runs]),
+        longbench=sections.longbench_rows(runs),
+        longppl=sections.longppl_rows(runs),
+        draws=DRAWS,
+        least=LEAST_DIFFERENT,
         tasks_in_all=len(TASKS),
-    )  # fmt: skip
-    return text + "\n"
+    )

@@ -1,0 +1,138 @@
+"""The page of a report. Pure Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import entropylong
+from entropylong.figure_names import SHOWN, is_shown
+from entropylong.pages import render
+from entropylong.report import pictures
+from entropylong.report.gallery import BEST, FULL_COLOUR_NATS, Root
+from entropylong.report.gather import EXAMPLES, Gathered, Rate
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of the funnel: how many, and what share of the line that `note` names."""
+
+    label: str
+    count: int
+    note: str
+    share: float | None
+
+
+def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: str) -> str:
+    """The file's text.
+
+    Args:
+        found: figures and histograms.
+        roots: of the gallery.
+        epsilon: `accept.epsilon`.
+        rule: `accept.rule`.
+    """
+    drawn = [
+        (pictures.entropies(found.entropy, found.anchors, found.thresholds),
+         "Where the model is uncertain, and where the threshold cuts. The scale is logarithmic: the tail is small."),
+        (pictures.gains(found.gains, epsilon), gain_words(found.figures, rule)),
+        (pictures.by_rank(found.ranks), rank_words(found.ranks)),
+        (pictures.by_score(found.scores), "Whether the encoder's similarity knows what will help: bars rise where it does."),
+        (pictures.distances(found.distances),
+         f"How long the dependencies are in the sequences: the median is {found.figures.get('distance_median', 0):,.0f} tokens."),
+    ]  # fmt: skip
+    return render(
+        "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
+        roots=roots, best=BEST, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures), refused=found.refused,
+        examples=found.examples, examples_shown=EXAMPLES, figures=shown(found.figures), version=entropylong.__version__,
+    )  # fmt: skip
+
+
+def funnel(figures: Mapping[str, float]) -> list[Step]:
+    """Documents -> roots -> anchors -> candidates -> verified -> packed."""
+
+    def have(name: str) -> int:
+        return int(figures.get(name, 0))
+
+    def share(part: str, whole: str) -> float | None:
+        return have(part) / have(whole) if have(whole) else None
+
+    return [
+        Step("documents", have("documents"), "", None),
+        Step("roots scored", have("roots"), f"{have('root_tokens'):,} tokens", None),
+        Step("anchors: uncertain positions", have("anchors"), "of the roots' tokens", share("anchors", "root_tokens")),
+        Step(
+            "candidates: (anchor, chunk)",
+            have("cells_retrieved"),
+            f"measured in {have('passes'):,} forward passes, controls too",
+            None,
+        ),
+        Step("dependencies: verified", have("dependencies"), "of the candidates", share("dependencies", "cells_retrieved")),
+        Step("roots with one", have("roots_with_dependency"), "of the roots", share("roots_with_dependency", "roots")),
+        Step(
+            "dependencies in sequences",
+            have("packed_dependencies"),
+            "of the verified",
+            share("packed_dependencies", "dependencies"),
+        ),
+    ]
+
+
+def verdict(figures: Mapping[str, float], rule: str) -> str:
+    """In two sentences: what was found, and how much of it chance would give."""
+    said = (
+        f"{figures['dependencies']:,.0f} dependencies were verified in {figures.get('roots_with_dependency', 0):,.0f} of "
+        f"{figures['roots']:,.0f} roots and packed into {figures['sequences']:,.0f} sequences."
+    )
+    fdr = figures.get(f"fdr_{rule}")
+    if fdr is None:
+        return f"{said} How many of them are chance is not known: there are no controls to compare with."
+    return (
+        f"{said} Under the same rule {figures[f'pass_rate_retrieved_{rule}']:.1%} of the retrieved contexts pass and "
+        f"{figures[f'pass_rate_random_{rule}']:.1%} of random ones: "
+        f"by that measure, {min(fdr, 1.0):.0%} of the dependencies are chance."
+    )
+
+
+def gain_words(figures: Mapping[str, float], rule: str) -> str:
+    """What to see in the gains."""
+    both = [figures.get(f"pass_rate_{kind}_{rule}") for kind in ("retrieved", "same_root", "random")]
+    names = ("retrieved", "another anchor's", "random")
+    said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
+    return (
+        f"How much a context lowers the entropy. What stands right of epsilon is not yet accepted; accepted are: {said or 'n/a'}."
+    )
+
+
+def rank_words(rates: Sequence[Rate]) -> str:
+    """Whether so many candidates an anchor are worth it."""
+    found, whole = 0, sum(rate.accepted for rate in rates)
+    for rate in rates:
+        found += rate.accepted
+        if whole and found >= 0.9 * whole:
+            return (
+                f"Is K = {rates[-1].at:.0f} worth it? {found / whole:.0%} of the dependencies stand at rank {rate.at:.0f} or "
+                f"better; the last rank is accepted in {rates[-1].accepted / rates[-1].total:.1%} of its anchors."
+            )
+    return "No candidate was accepted at any rank."
+
+
+def cost_words(figures: Mapping[str, float]) -> str:
+    """What a dependency cost."""
+    seconds = sum(value for name, value in figures.items() if name.startswith("seconds_"))
+    kept = figures.get("dependencies", 0)
+    if not kept or not seconds:
+        return "No cost is known: the run that packed had nothing else to do."
+    verify = figures.get("seconds_gains", 0.0)
+    return (
+        f"{seconds:,.0f} seconds in all, {verify / seconds:.0%} of them in verification; {seconds / kept:,.2f} seconds and "
+        f"{figures.get('forwarded_tokens_gains', 0) / kept:,.0f} tokens read a dependency."
+    )
+
+
+def shown(figures: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The figures people look for first, as on the terminal."""
+    return [
+        (label, form.format(figures[name]) if name in figures else "n/a")
+        for label, name, form in SHOWN if name is not None and is_shown(name, figures)
+    ]  # fmt: skip

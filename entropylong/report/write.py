@@ -1,0 +1,52 @@
+"""A workspace -> its report, in a file and in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entropylong.errors import UsageError
+from entropylong.figures import latest_run
+from entropylong.files import write_whole
+from entropylong.report.gallery import gallery
+from entropylong.report.gather import gather
+from entropylong.report.page import report_page
+from entropylong.tracking import attach
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+REPORT = "report.html"
+
+
+def report_html(runner: Runner) -> str:
+    """The page's text.
+
+    Raises:
+        NothingToDo: nothing is packed under this config.
+    """
+    found = gather(runner)
+    return report_page(found, gallery(runner), runner.config.accept.epsilon, runner.config.accept.rule)
+
+
+def write_report(runner: Runner, out: Path | None = None) -> Path:
+    """Write it; for `out` None beside the figures of the run that packed.
+
+    Raises:
+        NothingToDo: nothing is packed under this config.
+        UsageError: it cannot be written there.
+    """
+    text = report_html(runner)
+    value = runner.fingerprint("sequences") or ""
+    file = out or runner.workspace.figures(runner.config.pack.recipe, value) / REPORT
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text)
+    except OSError as error:
+        raise UsageError(f"report: cannot write {file}: {error.strerror}") from None
+    return file
+
+
+def log_report(runner: Runner, file: Path) -> str | None:
+    """Attach it to the MLflow run that packed; gives that run's id, None where this store has no such run."""
+    return attach(runner.config.tracking, latest_run(runner)[0], file)
