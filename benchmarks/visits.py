@@ -20,14 +20,12 @@ from entropylong.pipeline import MEASURED, step_writing
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.cells import acceptance_rule
 from entropylong.verification.learning import LEAST_ROOTS
-from entropylong.verification.ordering import FEATURES, Order, features, fit_order
+from entropylong.verification.ordering import BY_RANK, Order, features, fit_order
 from entropylong.verification.planning import CANDIDATE, Anchor
-from entropylong.verification.stage import query_window
 from entropylong.verification.waves import Measured, RootWaves, Visit
 
 # Docstrings that refer to each other, in roots long enough to have a choice of candidates.
 SETTING = ["workspace=runs/bench/visits", "roots.limit=36", "roots.max_tokens=400", "anchors.max_per_root=10", "retrieval.top_k=5"]
-BY_RANK = Order((0.0,) * len(FEATURES), (1.0,) * len(FEATURES), (0.0,) * len(FEATURES))
 Readings = dict[int, Measured]
 
 
@@ -53,7 +51,7 @@ def measured(overrides: list[str]) -> tuple[dict[str, list[Known]], Rule]:
     readings = _readings(frames["gains"])
     accepted = {(row.root_id, row.chunk_id) for row in runner.cells().where("accepted").select("root_id", "chunk_id").collect()}
     roots: dict[str, list[Known]] = defaultdict(list)
-    window = query_window(runner.config.query)
+    window = runner.config.query.window, runner.config.query.side
     for row in frames["pairs"].orderBy("root_id", "pair_id", "chunk_id").toLocalIterator():
         anchors = [Anchor(**anchor.asDict()) for anchor in row.anchors]
         ids = np.array(row.root_ids, np.int32), np.array(row.chunk_ids, np.int32)

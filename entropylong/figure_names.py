@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from entropylong.verification.acceptance import RANDOM, RETRIEVED
 
@@ -65,3 +65,12 @@ SHOWN: tuple[tuple[str, str | None, str], ...] = (
 def is_shown(name: str, figures: Mapping[str, float]) -> bool:
     """Whether a figure has a line: that a band has no anchors, or that there is no screen or canary, says nothing."""
     return name in figures or not name.startswith(("band_", "screen_", "canary_"))
+
+
+def lines(figures: Mapping[str, float]) -> Iterator[tuple[str, str | None]]:
+    """(label, value as people read it), a line each; a line without a value parts groups."""
+    for label, name, form in SHOWN:
+        if name is None:
+            yield label, None
+        elif is_shown(name, figures):
+            yield label, form.format(figures[name]) if name in figures else "n/a"

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from rich.table import Table
 
 from entropylong.corpus.stage import has_canaries, is_canary
-from entropylong.figure_names import BANDS, FIGURES, SHOWN, is_shown
+from entropylong.figure_names import BANDS, FIGURES, lines
 from entropylong.files import write_whole
 from entropylong.hashing import digest
 from entropylong.models.prepare import prepare
@@ -281,9 +281,9 @@ def figures_table(figures: Mapping[str, float]) -> Table:
     table = Table(title="EntropyLong: what was found", show_header=True, header_style="bold")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for label, name, form in SHOWN:
-        if name is None:
+    for label, value in lines(figures):
+        if value is None:
             table.add_section()
-        elif is_shown(name, figures):
-            table.add_row(label, form.format(figures[name]) if name in figures else "n/a")
+        else:
+            table.add_row(label, value)
     return table

@@ -16,13 +16,12 @@ from entropylong.pipeline import step_writing
 from entropylong.verification import learning
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.learning import known_order, order_hash
-from entropylong.verification.ordering import FEATURES, Order, features, fit_order
+from entropylong.verification.ordering import BY_RANK, FEATURES, Order, features, fit_order
 from entropylong.verification.planning import Anchor
-from entropylong.verification.stage import query_window, selection_of
+from entropylong.verification.stage import selection_of
 from entropylong.verification.waves import RootWaves, Visit
 from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
 
-RANKS = Order((0.0,) * 4, (1.0,) * 4, (0.0,) * 4)
 LEARNS = ("verify.order=learned", "verify.budget_tokens=40", "accept.rule=paper", "accept.epsilon=0.0")
 
 
@@ -31,9 +30,9 @@ def test_features_by_hand() -> None:
     chunk = np.array([103, 104, 111, 7], np.int32)
     anchors = [Anchor(4, 2.0, 1.0, rank=3, score=0.5), Anchor(12, 3.0, 1.0, rank=2, score=0.4), Anchor(5, 9.0, 9.0)]
     # Windows 102..105 (two of four held) and 110..113 (one of four); the last anchor did not retrieve it.
-    assert features(anchors, root, chunk, (2, 2)) == (0.5, 2.0, 3.0, 0.5)
-    assert features(anchors, root, chunk, (2, 0)) == (0.5, 2.0, 3.0, 0.5), "102, 103 and 110, 111: one of two each"
-    assert features(anchors[:1], root, np.zeros(0, np.int32), (8, 8)) == (0.5, 3.0, 2.0, 0.0)
+    assert features(anchors, root, chunk, (2, "both")) == (0.5, 2.0, 3.0, 0.5)
+    assert features(anchors, root, chunk, (2, "left")) == (0.5, 2.0, 3.0, 0.5), "102, 103 and 110, 111: one of two each"
+    assert features(anchors[:1], root, np.zeros(0, np.int32), (8, "both")) == (0.5, 3.0, 2.0, 0.0)
 
 
 def drawn(seed: int, n: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -59,8 +58,8 @@ def test_a_fit_finds_the_rule_that_accepts() -> None:
 def test_too_few_examples_leave_the_order_of_ranks() -> None:
     table, accepted = drawn(3, 40)
     for chosen in (np.zeros(40, bool), np.ones(40, bool), np.arange(40) < 4):
-        assert fit_order(table, chosen).weights == RANKS.weights
-    assert fit_order(np.zeros((0, 4)), np.zeros(0, bool)).weights == RANKS.weights
+        assert fit_order(table, chosen).weights == BY_RANK.weights
+    assert fit_order(np.zeros((0, 4)), np.zeros(0, bool)).weights == BY_RANK.weights
     table[:, 2] = 1.5  # never varies
     assert np.isfinite(fit_order(table, accepted).log_odds(table)).all()
 
@@ -100,7 +99,7 @@ def test_an_order_is_learned_once_on_roots_measured_whole(
     planned = sample.where("kind = 'candidate'").orderBy("root_id", "chunk_id").collect()
     accepted = {(c.root_id, c.chunk_id) for c in runner.cells().where("accepted").collect()}
     table = [features([Anchor(*a) for a in p.anchors], np.array(p.root_ids), np.array(p.chunk_ids),
-                      query_window(runner.config.query)) for p in planned]  # fmt: skip
+                      (runner.config.query.window, runner.config.query.side)) for p in planned]  # fmt: skip
     expected = fit_order(np.array(table), np.array([(p.root_id, p.chunk_id) in accepted for p in planned]))
     assert np.allclose(order.weights, expected.weights) and artifact.pinned["examples"] == len(planned)
 
@@ -121,10 +120,10 @@ def test_what_is_left_out_is_of_one_order(tmp_path: Path, open_runner: OpenRunne
         selection = selection_of(open_runner(tmp_path, *LEARNS[1:], *keys).ctx.with_(**known))
         return selection.digests if selection else ()
 
-    rank, unlearned, learned = digests(), digests(LEARNS[0]), digests(LEARNS[0], order=RANKS)
+    rank, unlearned, learned = digests(), digests(LEARNS[0]), digests(LEARNS[0], order=BY_RANK)
     assert len({rank, unlearned, learned}) == 3 and len(learned) == 1, "before it is learned nothing is done"
     screen = ("verify.screen.kind=left_window", LEARNS[0])
-    assert digests(*screen, order=RANKS)[1:] == digests(*screen, order_sample=5), "what the sample's screen left out stays so"
+    assert digests(*screen, order=BY_RANK)[1:] == digests(*screen, order_sample=5), "what the sample's screen left out stays so"
 
 
 def test_an_order_is_learned_of_all_roots_that_are_planned(

@@ -14,10 +14,12 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from entropylong.hashing import xxhash64
+from entropylong.inspect import FULL_COLOUR_NATS
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.packing.stage import PACK
 from entropylong.report.pieces import Sentence, sentences, token_texts, weigh, without_each
+from entropylong.verification.acceptance import RETRIEVED
 from entropylong.verification.measuring import Pair, measure
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 BEST, DRAWN = 3, 3
 # Dependencies of a root whose sentences are told apart.
 SHOWN = 2
-# Nats at which a token has the strongest colour.
-FULL_COLOUR_NATS = 8.0
 _ASKED = "number INT, root_ids ARRAY<INT>, context STRING, position INT"
 _READ = "number INT, piece INT, entropy DOUBLE"
 
@@ -90,7 +90,7 @@ def gallery(runner: Runner) -> list[Root]:
     is_chosen = F.col("root_id").isin(chosen)
     scored = {row.root_id: row for row in frames["scored_documents"].where(is_chosen).collect()}
     anchors = {row.root_id: row.anchors for row in frames["anchors"].where(is_chosen).collect()}
-    cells = runner.cells().where(is_chosen & (F.col("kind") == "retrieved")).orderBy("root_id", F.desc("gain")).collect()
+    cells = runner.cells().where(is_chosen & (F.col("kind") == RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
     chunks = _chunks(runner, [cell.chunk_id for cell in cells if cell.accepted])
     tokenizer = load(runner.ctx.causal_lm.tokenizer())
     links = {root: _to_show([cell for cell in cells if cell.root_id == root and cell.accepted]) for root in chosen}

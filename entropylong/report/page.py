@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import entropylong
-from entropylong.figure_names import SHOWN, is_shown
+from entropylong.figure_names import lines
+from entropylong.inspect import FULL_COLOUR_NATS
 from entropylong.pages import render
 from entropylong.report import pictures
-from entropylong.report.gallery import BEST, FULL_COLOUR_NATS, Root
+from entropylong.report.gallery import BEST, Root
 from entropylong.report.gather import EXAMPLES, Gathered, Rate
 
 
@@ -41,10 +42,11 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
         (pictures.distances(found.distances),
          f"How long the dependencies are in the sequences: the median is {found.figures.get('distance_median', 0):,.0f} tokens."),
     ]  # fmt: skip
+    shown = [line for line in lines(found.figures) if line[1] is not None]
     return render(
         "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
         roots=roots, best=BEST, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures), refused=found.refused,
-        examples=found.examples, examples_shown=EXAMPLES, figures=shown(found.figures), version=entropylong.__version__,
+        examples=found.examples, examples_shown=EXAMPLES, figures=shown, version=entropylong.__version__,
     )  # fmt: skip
 
 
@@ -128,11 +130,3 @@ def cost_words(figures: Mapping[str, float]) -> str:
         f"{seconds:,.0f} seconds in all, {verify / seconds:.0%} of them in verification; {seconds / kept:,.2f} seconds and "
         f"{figures.get('forwarded_tokens_gains', 0) / kept:,.0f} tokens read a dependency."
     )
-
-
-def shown(figures: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The figures people look for first, as on the terminal."""
-    return [
-        (label, form.format(figures[name]) if name in figures else "n/a")
-        for label, name, form in SHOWN if name is not None and is_shown(name, figures)
-    ]  # fmt: skip

@@ -21,7 +21,7 @@ from entropylong.udf import Row
 from entropylong.verification.cells import judged_cells
 from entropylong.verification.ordering import FEATURES, Floats, Order, features, fit_order
 from entropylong.verification.planning import CANDIDATE, Anchor
-from entropylong.verification.stage import order_hash, query_window
+from entropylong.verification.stage import order_hash
 
 if TYPE_CHECKING:
     from entropylong.results import StepResult
@@ -117,7 +117,7 @@ def examples(runner: Runner, chosen: Column) -> tuple[Floats, npt.NDArray[np.boo
     measured = cells.groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("accepted"))
     rows = pairs.where(F.col("kind") == CANDIDATE).join(measured, ["root_id", "chunk_id"])
     rows = rows.select("root_id", "chunk_id", "root_ids", "chunk_ids", "anchors", "accepted")
-    window = query_window(runner.config.query)
+    window = runner.config.query.window, runner.config.query.side
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -129,7 +129,7 @@ def examples(runner: Runner, chosen: Column) -> tuple[Floats, npt.NDArray[np.boo
     return np.array([row[:-1] for row in found], np.float64).reshape(-1, len(FEATURES)), np.array([row[-1] for row in found], bool)
 
 
-def _example(row: Row, window: tuple[int, int]) -> Row:
+def _example(row: Row, window: tuple[int, str]) -> Row:
     anchors = [Anchor(**anchor) for anchor in row["anchors"]]
     ids = np.array(row["root_ids"], np.int32), np.array(row["chunk_ids"], np.int32)
     values = dict(zip(FEATURES, features(anchors, *ids, window), strict=True))

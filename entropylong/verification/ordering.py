@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from entropylong.retrieval.windows import window_ids
 from entropylong.verification.planning import Anchor
 
 # Best score, best rank and largest H among the anchors that retrieved the chunk; largest share of such an anchor's query window
@@ -48,20 +49,24 @@ class Order:
         return {name: list(values) for name, values in asdict(self).items()}
 
 
-def features(anchors: Sequence[Anchor], root_ids: Ints, chunk_ids: Ints, window: tuple[int, int]) -> tuple[float, ...]:
+# What was learned from nothing: the order of ranks.
+BY_RANK = Order((0.0,) * len(FEATURES), (1.0,) * len(FEATURES), (0.0,) * len(FEATURES))
+
+
+def features(anchors: Sequence[Anchor], root_ids: Ints, chunk_ids: Ints, window: tuple[int, str]) -> tuple[float, ...]:
     """`FEATURES` of a candidate.
 
     Args:
         anchors: of its pair; those that another chunk retrieved do not count, and one at least retrieved it.
         root_ids, chunk_ids: of root and chunk.
-        window: tokens before the anchor, and from the anchor on, that its query was made of.
+        window: `query.window` and `query.side`, of which its query was made.
     """
-    before, after = window
+    width, side = window
     retrieved = [anchor for anchor in anchors if anchor.rank is not None]
     held = set(chunk_ids.tolist())
     overlap = 0.0
     for anchor in retrieved:
-        asked = set(root_ids[max(0, anchor.position - before) : anchor.position + after].tolist())
+        asked = set(window_ids(root_ids.tolist(), anchor.position, window=width, side=side))
         overlap = max(overlap, len(asked & held) / max(1, len(asked)))
     return (
         max(anchor.score or 0.0 for anchor in retrieved),
@@ -78,9 +83,8 @@ def fit_order(table: Floats, accepted: npt.NDArray[np.bool_]) -> Order:
         table: `FEATURES` of candidates that were measured `[examples, 4]`.
         accepted: whether the chunk was accepted at an anchor of the root `[examples]`.
     """
-    nothing = (0.0,) * len(FEATURES)
     if min(int(accepted.sum()), int((~accepted).sum())) < LEAST_EXAMPLES:
-        return Order(nothing, (1.0,) * len(FEATURES), nothing)
+        return BY_RANK
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = table.mean(axis=0), table.std(axis=0)

@@ -37,7 +37,7 @@ class Selection:
         rule: the acceptance rule, which says when a budget is full.
         screen: `verify.screen`, or None.
         order: which candidates a budget visits first; None goes by rank.
-        window: tokens before an anchor, and from it on, that its query was made of.
+        window: `query.window` and `query.side`, of which an anchor's query was made.
         digests: stand for it in the rows that are its own: first all of it and the plan that it chose among, in what it writes;
             then the same without a budget, if an order was learned that way.
     """
@@ -46,7 +46,7 @@ class Selection:
     rule: Rule
     screen: Screen | None
     order: Order | None
-    window: tuple[int, int]
+    window: tuple[int, str]
     digests: tuple[str, ...]
 
 

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.balance import spread
-from entropylong.config import Config, Query
+from entropylong.config import Config
 from entropylong.hashing import digest
 from entropylong.isolate import refused
 from entropylong.models.cache import load
@@ -96,12 +96,7 @@ def selection_of(ctx: Context) -> Selection | None:
     # What the screen left out of the roots that an order was learned from is left out for good.
     before = selection_of(ctx.with_(order_sample=0)) if order is not None else None
     digests = (digest(parts), *(before.digests if before is not None else ()))
-    return Selection(budget, rule, screen, order, query_window(ctx.config.query), digests)
-
-
-def query_window(query: Query) -> tuple[int, int]:
-    """Tokens before an anchor, and from it on, that its query is made of."""
-    return query.window, query.window if query.side == "both" else 0
+    return Selection(budget, rule, screen, order, (ctx.config.query.window, ctx.config.query.side), digests)
 
 
 def order_hash(config: Config) -> Column:
