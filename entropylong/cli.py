@@ -11,6 +11,7 @@ import typer
 
 from entropylong import (
     cli_audit,
+    cli_card,
     cli_comparison,
     cli_evaluation,
     cli_experiment,
@@ -203,6 +204,7 @@ for command in (cli_sweep.sweep, cli_comparison.compare, cli_audit.audit, cli_tr
 cli_evaluation.app.command()(cli_gain.gain)
 app.add_typer(cli_evaluation.app, name="evaluate")
 app.command()(cli_report.report)
+app.add_typer(cli_card.app, name="card")
 app.add_typer(cli_experiment.app, name="experiment")
 
 
