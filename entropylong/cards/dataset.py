@@ -17,9 +17,9 @@ from entropylong.corpus.decontamination import GRAM
 from entropylong.figures import KINDS
 from entropylong.packing.sequences import ROOT
 from entropylong.pages import render_markdown
+from entropylong.pipeline import STEPS
 from entropylong.report.gather import packed_figures, refused_rows
 from entropylong.retrieval.index import read_manifest
-from entropylong.tables.artifacts import Artifact
 from entropylong.tables.schemas import ARTIFACTS, SEQUENCES
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ def gather_facts(runner: Runner) -> DatasetFacts:
     """
     config, figures = runner.config, packed_figures(runner, "card dataset")
     sequences = runner.fingerprint("sequences") or ""
-    chain = {artifact.fingerprint: artifact for artifact in _behind(runner, sequences)}
-    hashes = {name: value for artifact in chain.values() for name, value in artifact.models.items()}
+    behind = {step.writes: value for step in STEPS if (value := runner.fingerprint(step.writes)) is not None}
+    made = [artifact for value in behind.values() if (artifact := runner.registry.get(value)) is not None]
+    hashes = {name: value for artifact in made for name, value in artifact.models.items()}
     names = {"model": config.model.name, "encoder": config.encoder.name}
     roles = {"model": "measures entropy", "encoder": "retrieves"}
-    written = runner.store.read(ARTIFACTS.name).where(F.col("fingerprint").isin(list(chain))).select("code_version").distinct()
+    written = (
+        runner.store.read(ARTIFACTS.name).where(F.col("fingerprint").isin(list(behind.values()))).select("code_version").distinct()
+    )
     groups = None
     if config.pack.recipe in words.GROUPED:
         pieces = runner.store.read_ok("sequences", sequences).select(F.explode("segments.kind").alias("kind"))
@@ -85,8 +88,8 @@ def gather_facts(runner: Runner) -> DatasetFacts:
         groups=groups,
         sources=list(_sources(runner)),
         origins=[
-            Origin(a.table, a.fingerprint, runner.store.version(a.table) if runner.store.exists(a.table) else None)
-            for a in chain.values()
+            Origin(table, value, runner.store.version(table) if runner.store.exists(table) else None)
+            for table, value in behind.items()
         ],
         models=[(roles[name], public_name(names[name]), value) for name, value in sorted(hashes.items()) if name in names],
         excluded=excluded_names(runner),
@@ -98,22 +101,6 @@ def excluded_names(runner: Runner) -> list[str]:
     """The evaluation sets that were kept out, by file name."""
     excluded = runner.ctx.excluded
     return sorted({PurePath(name).name for name in read_manifest(Path(excluded.directory))["names"]}) if excluded else []
-
-
-def _behind(runner: Runner, fingerprint: str) -> Iterator[Artifact]:
-    """What sequences were made from, first things first, each once: as the registry has it."""
-    seen: dict[str, Artifact] = {}
-
-    def visit(value: str) -> None:
-        artifact = runner.registry.get(value)
-        if artifact is None or value in seen:
-            return
-        for upstream in artifact.upstream.values():
-            visit(upstream)
-        seen[value] = artifact
-
-    visit(fingerprint)
-    yield from seen.values()
 
 
 def _sources(runner: Runner) -> Iterator[tuple[str, str, str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def _runs(config: Config, workspace: Workspace) -> Iterator[TrainSettings]:
         "model": model_of(config).name,
     }
     for file in sorted(workspace.path.glob(f"training/*/{FILE}")):
-        settings = TrainSettings.read(file)
+        settings = replace(TrainSettings.read(file), folder=str(file.parent))  # a workspace may have moved
         if is_whole(settings) and all(getattr(settings, key) == value for key, value in wanted.items()):
             yield settings
 
@@ -134,7 +134,7 @@ def _said(config: Config, workspace: Workspace, settings: TrainSettings) -> str:
 
 def _data(config: Config, workspace: Workspace, settings: TrainSettings) -> list[Data]:
     total, feeds = sum(settings.weights), zip(settings.feeds, settings.weights, strict=True)
-    return [_feed(config, workspace, Path(folder), weight / total) for folder, weight in feeds]
+    return [_feed(config, workspace, workspace.feed(Path(folder).name), weight / total) for folder, weight in feeds]
 
 
 def _feed(config: Config, workspace: Workspace, folder: Path, share: float) -> Data:
