@@ -11,6 +11,7 @@ import typer
 
 from entropylong import (
     cli_audit,
+    cli_card,
     cli_comparison,
     cli_evaluation,
     cli_experiment,
@@ -212,6 +213,7 @@ for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 cli_evaluation.app.command()(cli_gain.gain)
+app.add_typer(cli_card.app, name="card", rich_help_panel="Train and publish")
 app.add_typer(cli_evaluation.app, name="evaluate", rich_help_panel="Judge a model")
 app.add_typer(cli_experiment.app, name="experiment", rich_help_panel="Judge a model")
 

@@ -16,7 +16,7 @@ from pyspark.sql import Row
 
 from entropylong.errors import EnvironmentProblem, FeedError, UsageError
 from entropylong.feed.export import export_sequences, mds_sample
-from tests.conftest import OpenRunner
+from tests.conftest import OpenRunner, skip_on_runtime
 
 # mosaicml-streaming, in a folder of its own: `make test` fills it.
 MDS = Path(sysconfig.get_paths()["purelib"]).parents[2] / "mds"
@@ -55,6 +55,7 @@ for row in data:
 """
 
 
+@skip_on_runtime("mosaicml-streaming stands beside the environment with the extra `train` alone")
 def test_mds_is_read_back_by_mosaicml_streaming(
     finished: Path, open_runner: OpenRunner, packed: dict[int, Row], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ from entropylong.training.steps import read_steps
 from entropylong.training.track import TrainingRun
 from tests import tiny
 from tests.conftest import CONF, MakeConfig, quiet
+from tests.test_cards import check_model_card
 from tests.test_decontamination import slow_grams
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +62,9 @@ def rows(feed: SealedFeed) -> list[object]:
     return next(iter(Feed([feed.folder], [1.0], seed=0, batch=count)))
 
 
-def test_it_trains_and_mlflow_has_the_curve(config_of: ConfigOf, spark: SparkSession, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_and_mlflow_has_the_curve(
+    config_of: ConfigOf, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two ranks by TorchDistributor; the same command again does nothing; MLflow: params, curve, dataset at its version, model."""
     config, said = config_of(), list[str]()
     done = run_training(config, spark, said.append)
@@ -94,6 +97,7 @@ def test_it_trains_and_mlflow_has_the_curve(config_of: ConfigOf, spark: SparkSes
     source = json.loads(data.dataset.source)
     assert source["path"].endswith("sequences") and source["delta_table_version"] == done.feeds[0].manifest.version
     assert data.dataset.digest == done.feeds[0].manifest.fingerprint
+    check_model_card(config, done, tmp_path)
 
 
 def test_executors_and_torchrun_give_the_same_run(config_of: ConfigOf, spark: SparkSession) -> None:

@@ -1,7 +1,9 @@
-"""Pages: one HTML file each, that asks no network for anything. Pure Python."""
+"""Pages: one HTML file each, that asks no network for anything; and cards in Markdown. Pure Python."""
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,3 +24,31 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values) + "\n"
+
+
+def render_markdown(template: str, **values: Any) -> str:
+    """A Markdown file's text, without more than one empty line in a row.
+
+    Args:
+        template: a file of this folder. Its filters: `code` for names and `cell` for other text of others; neither ends a table's
+            cell or becomes markup.
+        values: that it names.
+    """
+    environment = Environment(
+        loader=PackageLoader("entropylong", "pages"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"code": _code, "cell": _cell}
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values)).rstrip() + "\n"
+
+
+def _code(text: str) -> str:
+    """As a code span, which nothing in it can end."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`".replace("|", "\\|")
+
+
+def _cell(text: str) -> str:
+    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")

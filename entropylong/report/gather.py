@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,7 @@ def gather(runner: Runner) -> Gathered:
     Raises:
         NothingToDo: nothing is packed under this config.
     """
-    value = runner.fingerprint("sequences")
-    figures = latest_figures(runner) if value and runner.registry.is_complete(value) else {}
-    if not figures:
-        raise NothingToDo("report: nothing is packed under this config yet; run: entropylong run, with the same arguments")
+    value, figures = runner.fingerprint("sequences"), packed_figures(runner, "report")
     frames, cells = runner.frames(PACK), runner.cells()
     gains = F.greatest(F.col("gain"), F.lit(LEAST_GAIN))
     by_kind: dict[str, Bins] = {kind: {} for kind in (RETRIEVED, SAME_ROOT, RANDOM)}
@@ -108,9 +105,22 @@ def gather(runner: Runner) -> Gathered:
         scores=_rates(retrieved, F.floor(F.col("score") / SCORE_BIN), SCORE_BIN),
         distances=_bins(distance, F.log2(F.greatest("d", F.lit(1))), 1.0),
         stages=_stages(figures),
-        refused=_refused(figures),
+        refused=refused_rows(figures),
         examples=quarantine_rows(runner, EXAMPLES),
     )  # fmt: skip
+
+
+def packed_figures(runner: Runner, command: str) -> dict[str, float]:
+    """The figures of the run that packed the current sequences.
+
+    Raises:
+        NothingToDo: nothing is packed under this config.
+    """
+    value = runner.fingerprint("sequences")
+    figures = latest_figures(runner) if value and runner.registry.is_complete(value) else {}
+    if not figures:
+        raise NothingToDo(f"{command}: nothing is packed under this config yet; run: entropylong run, with the same arguments")
+    return figures
 
 
 def _bin(value: Any, width: float) -> Any:
@@ -172,7 +182,8 @@ def _stages(figures: dict[str, float]) -> list[StageCost]:
     return found
 
 
-def _refused(figures: dict[str, float]) -> list[tuple[str, str, str, int]]:
+def refused_rows(figures: Mapping[str, float]) -> list[tuple[str, str, str, int]]:
+    """(table, outcome, code, rows) of what is not ok, as the run's figures have it."""
     found = []
     for step in STEPS:
         for outcome in ("skipped", "error"):

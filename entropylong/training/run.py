@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from entropylong.config import Config, Train
-from entropylong.errors import ConfigError, EntropyLongError, ModelError, WorkspaceError
+from entropylong.errors import ConfigError, EntropyLongError, EnvironmentProblem, ModelError, WorkspaceError
 from entropylong.feed.sources import Feeds, SealedFeed
 from entropylong.hashing import digest
 from entropylong.models.cache import WorkerModel
@@ -70,6 +71,14 @@ class Prepared:
         return is_whole(self.settings)
 
 
+def require_reader() -> None:
+    """Raise where the reader of the feeds is not installed: the ETL does without it."""
+    if importlib.util.find_spec("petastorm") is None:
+        raise EnvironmentProblem(
+            "train reads its data with Petastorm, which is not installed; it comes with the extra: pip install 'entropylong[train]'"
+        )
+
+
 def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
     """The model to begin with; for sequences it reads the ids that model.name's tokenizer made.
 
@@ -111,6 +120,7 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     Raises:
         EntropyLongError: the ranks do not divide the batch, the model or the data is not there.
     """
+    require_reader()
     train, length = config.train, config.pack.length
     spec, model = trained_model(config)
     check_trainable(model.path)
