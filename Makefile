@@ -72,7 +72,7 @@ format: $(STAMP) ## Format and fix what can be fixed
 
 docs: $(STAMP) ## Write the generated pages of docs/ anew and build the site, in site/
 	@$(BIN)/python -m scripts.reference
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 mlflow: $(STAMP) ## Open the MLflow UI of the demo on http://127.0.0.1:5000
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db --host 127.0.0.1 --port 5000
