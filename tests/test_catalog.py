@@ -131,6 +131,15 @@ def test_upkeep_by_name(done: Config, spark: SparkSession) -> None:
     assert rows_of(Runner(done, spark), "sequences", ["sequence_id", "input_ids"]) == before
 
 
+def test_what_is_done_to_a_catalog_is_what_the_grants_are_for(done: Config, spark: SparkSession) -> None:
+    """docs/databricks.md: CREATE TABLE, and what MODIFY allows; of the user's table nothing but SELECT."""
+    store = Store(spark, done.tables)
+    histories = [spark.sql(f"DESCRIBE HISTORY {store.address(table)}").collect() for table in TABLES if store.exists(table)]
+    found = {row.operation for rows in histories for row in rows}
+    assert {"CREATE TABLE", "WRITE"} <= found <= {"CREATE TABLE", "WRITE", "DELETE", "OPTIMIZE", "VACUUM START", "VACUUM END"}
+    assert all(row.operation == "WRITE" or row.version == 0 for row in spark.sql(f"DESCRIBE HISTORY {INPUT}").collect())
+
+
 def test_a_schema_that_is_not_there_is_told(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"^table documents: cannot be made: .*SCHEMA_NOT_FOUND.*nowhere") as caught:
         Store(spark, "spark_catalog.nowhere").create("documents")
