@@ -78,11 +78,12 @@ mlflow: $(STAMP) ## Open the MLflow UI of the demo on http://127.0.0.1:5000
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db --host 127.0.0.1 --port 5000
 
 lock: $(STAMP) ## Resolve the lock files again
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra cpu --extra train --group dev pyproject.toml -o requirements-cpu.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra gpu --extra train --group dev pyproject.toml -o requirements-gpu.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra cpu --group dev pyproject.toml -o requirements-runtime.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra spark --extra cpu --extra train --group dev pyproject.toml -o requirements-cpu.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra spark --extra gpu --extra train --group dev pyproject.toml -o requirements-gpu.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra spark --extra cpu --group dev pyproject.toml -o requirements-runtime.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-models.in -o requirements-models.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-mds.in -o requirements-mds.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --upgrade --custom-compile-command "make lock" --extra cpu -c requirements-databricks.in $$(sed -n "s/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p" requirements-databricks.in) pyproject.toml -o requirements-databricks.lock
 
 clean: ## Remove the environment, caches and the demo's workspace
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis site runs/demo

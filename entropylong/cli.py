@@ -244,6 +244,10 @@ def call(arguments: list[str]) -> int:
         return _unexpected(error, debug)
 
 
+# A library of an extra -> the extra; each runtime brings some itself.
+_EXTRAS = {"pyspark": "spark", "delta": "spark", "faiss": "cpu", "petastorm": "train"}
+
+
 def _unexpected(error: Exception, debug: bool) -> int:
     # Typer's own usage errors (an unknown option, a missing value) know how to say themselves.
     said = getattr(error, "format_message", None)
@@ -251,6 +255,10 @@ def _unexpected(error: Exception, debug: bool) -> int:
         return _fail(f"{said()}; see entropylong --help", 2)
     if debug:
         raise error
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return _fail(
+            f"{error.name} is not installed; pip install 'entropylong[{_EXTRAS[error.name]}]' (entropylong doctor looks at all)", 1
+        )
     return _fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; again with --debug for the trace", 1)
 
 

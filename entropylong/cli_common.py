@@ -58,11 +58,14 @@ def open_runner(config: str, overrides: Sequence[str], input_path: str | None = 
     from entropylong.config_files import load_config
 
     loaded = load_config(config, overrides, input_path)
+    from entropylong.spark import on_databricks, session
+
+    if on_databricks():
+        session(loaded)  # there already: compute that cannot serve is told before anything else is looked at
     from entropylong.corpus.exclusion import prepare_excluded
     from entropylong.pipeline import steps_of
     from entropylong.preflight import check_sources, prepare_models
     from entropylong.runner import Runner
-    from entropylong.spark import session
     from entropylong.stages import Kind
 
     if names is not None and any(step.kind is Kind.FILES for step in steps_of(list(names))):

@@ -65,10 +65,14 @@ def _libraries(config: Config) -> Finding:
     """Installed versions against those that the package declares, and whether they can be imported at all."""
     from packaging.requirements import Requirement
 
+    from entropylong.spark import on_databricks
+
+    # A Databricks runtime brings its own Spark.
+    extra = "" if on_databricks() else "spark"
     wrong = []
     for line in importlib.metadata.requires("entropylong") or []:
         wanted = Requirement(line)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
             continue
         try:
             have = importlib.metadata.version(wanted.name)

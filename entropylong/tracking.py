@@ -219,7 +219,7 @@ def dataset(store: Store, table: str, value: str, version: int | None, context: 
     columns = [
         {"name": name, "type": _COLUMN_TYPES.get(ddl, "string"), "required": False} for name, ddl, _ in TABLES[table].columns
     ]
-    source: dict[str, Any] = {"path": store.location(table), "delta_table_version": at}
+    source: dict[str, Any] = {"delta_table_name" if store.in_catalog else "path": store.place(table), "delta_table_version": at}
     return DatasetInput(
         Dataset(
             name=f"{table}@v{at}",

@@ -210,3 +210,14 @@ def test_every_help_has_examples_that_parse(path: tuple[str, ...]) -> None:
 def test_the_shell_completes_configs_and_stages() -> None:
     assert "demo" in complete_config("de") and "paper" not in complete_config("de")
     assert complete_stage("s") == ["score", "search"]
+
+
+def test_an_extra_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "open_runner", lambda *_: (_ for _ in ()).throw(ModuleNotFoundError("no", name="pyspark")))
+    assert cli.call(["status", f"workspace={tmp_path}"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "error: pyspark is not installed; pip install 'entropylong[spark]' (entropylong doctor looks at all)\n"
+    )

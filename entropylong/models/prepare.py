@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from entropylong.errors import ModelError
 from entropylong.hashing import digest, files_sha256
+from entropylong.locks import locked
 
 WHEEL = re.compile(r"^wheel:([A-Za-z_][A-Za-z0-9_]*)/([^/][^:]*)$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -140,7 +139,7 @@ def _convert_gguf(source: Path, node_cache: Path) -> Path:
     """GGUF -> safetensors and tokenizer.json, atomic: built aside, renamed when whole."""
     target = node_cache / "models" / f"{source.stem}-{digest([source.name, source.stat().st_size])}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with locked(f"{target}.lock"):
         if target.is_dir():
             return target
         building = Path(f"{target}.building")
