@@ -73,7 +73,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), input_path: str
             tree["sources"] = {}
         _merge(tree, layer.tree)
         origins.update({key: layer.origin for key, _ in walk(layer.tree)})
-    _resolve_workspace(tree)
+    _resolve_workspace(tree, origins)
     _plant_canaries(tree)
     try:
         config = Config.model_validate(tree)
@@ -223,10 +223,15 @@ def _check_keys(layer: _Layer) -> None:
         raise ConfigError(f"{layer.origin}: unknown key '{key}'; the nearest valid key is '{near}' (conf/base.yaml lists all)")
 
 
-def _resolve_workspace(tree: dict[str, Any]) -> None:
+def _resolve_workspace(tree: dict[str, Any], origins: Mapping[str, str]) -> None:
     workspace = tree.get("workspace")
     if not isinstance(workspace, str):
         return
+    if "://" in workspace:  # as a path it would be a folder of that name on one machine
+        raise ConfigError(
+            f"{origins['workspace']}: key 'workspace': {workspace!r} is not a folder; give one that every node mounts (only tables "
+            "may be a URL)"
+        )
     tree["workspace"] = workspace = str(Path(workspace).expanduser())
     for section, key in ((tree, "tables"), (tree.get("tracking"), "uri"), (tree.get("tracking"), "artifacts")):
         if isinstance(section, dict) and isinstance(section.get(key), str):

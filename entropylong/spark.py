@@ -57,6 +57,12 @@ def on_databricks() -> bool:
     return "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 
+def submitted() -> bool:
+    """Whether spark-submit started this process, in any deploy mode: then the JVM, its master and its jars are there already."""
+    # Not SPARK_ENV_LOADED: a driver that YARN starts on its cluster has no shell script of Spark's before it.
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
 def session(config: Config):  # type: ignore[no-untyped-def]
     """The active session, or a new one with Delta for `spark.master`.
 
@@ -70,27 +76,27 @@ def session(config: Config):  # type: ignore[no-untyped-def]
         found = active or SparkSession.builder.getOrCreate()
         require_classic(found)
         return found
-    check_java()
+    if not (started := submitted()):
+        check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    submitted = "SPARK_ENV_LOADED" in os.environ
     local = config.spark.master.startswith("local")
     settings = dict(_SETTINGS)
-    if local and not submitted:
+    if local and not started:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         settings |= _LOCAL_SETTINGS | {"spark.driver.memory": config.spark.driver_memory}
         settings["spark.driver.extraJavaOptions"] = " ".join(java_options(Path(config.node_cache).expanduser()))
     settings |= config.spark.conf
     builder = SparkSession.builder.appName("entropylong")
-    if not submitted:
+    if not started:
         builder = builder.master(config.spark.master)
     for key, value in settings.items():
         builder = builder.config(key, value)
     with _quiet_start():
         from delta import configure_spark_with_delta_pip
 
-        spark = (builder if submitted else configure_spark_with_delta_pip(builder)).getOrCreate()
+        spark = (builder if started else configure_spark_with_delta_pip(builder)).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 

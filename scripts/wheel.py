@@ -29,25 +29,18 @@ def build(target: str, source: Path, folder: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of a process of the installed package: the libraries come from the running environment, the package itself does not."""
-    return {"PYTHONPATH": sysconfig.get_paths()["purelib"], "PATH": os.defpath}
+    """Of a process of the installed package: nothing of this one's."""
+    return {"PATH": os.defpath}
 
 
 def install(built: Path, folder: Path) -> Path:
-    """A new environment with nothing but the package in it; gives its bin folder."""
+    """A new environment with the package from there, and the libraries of the running one; gives its bin folder."""
     venv.create(folder, with_pip=True)
-    command = [
-        folder / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        built,
-    ]
-    subprocess.run(command, env=environment(), check=True)
+    # A folder that is named so is read for modules, but not for .pth files: an editable install there adds no checkout.
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
+    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", *options, built], env=environment(), check=True)
     return folder / "bin"
 
 

@@ -136,6 +136,7 @@ BASE = "extends: base\n"
         (BASE + "sources:\n  a:\n    kind: jsonl\n", [], "needs either path or table"),
         (BASE + "sources:\n  a-b:\n    kind: jsonl\n    path: x\n", [], "lower-case letters"),
         (BASE + "sources:\n  a:\n    kind: jsonl\n    table: x\n", [], "only kind delta reads a table"),
+        (BASE, ["workspace=hdfs:///entropylong"], "is not a folder; give one that every node mounts"),
         ("extends: nothing\n", [], "there is no nothing.yaml"),
         ("- a\n", [], "must be a mapping"),
         ("a: [\n", [], "not readable as YAML"),
