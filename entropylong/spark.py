@@ -98,7 +98,24 @@ def session(config: Config):  # type: ignore[no-untyped-def]
 
         spark = (builder if started else configure_spark_with_delta_pip(builder)).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    require_delta(spark)
     return spark
+
+
+def require_delta(spark) -> None:  # type: ignore[no-untyped-def]
+    """Raise where the JVM lacks Delta's jars: spark-submit brings those it is told to, the Python package holds none.
+
+    Raises:
+        EnvironmentProblem: they are not on its classpath.
+    """
+    from importlib.metadata import version
+
+    from py4j.java_gateway import JavaPackage
+
+    # What py4j finds no class for is a package to it.
+    if isinstance(spark._jvm.io.delta.tables.DeltaTable, JavaPackage):
+        jars = f"io.delta:delta-spark_2.13:{version('delta-spark')}"
+        raise EnvironmentProblem(f"Spark has no Delta; give spark-submit --packages {jars}, or its jars by --jars")
 
 
 def require_classic(spark) -> None:  # type: ignore[no-untyped-def]

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from entropylong.config import Config
 from entropylong.config_files import load_config
+from scripts.wheel import ROOT, build
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -90,6 +91,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of a test run see."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def wheel(shared: Path) -> Path:
+    """The package's wheel, built once for all workers."""
+    with FileLock(shared / "wheel.lock"):
+        built = list((shared / "wheel").glob("*.whl"))
+        return built[0] if built else build("wheel", ROOT, shared / "wheel")
 
 
 @pytest.fixture(scope="session")

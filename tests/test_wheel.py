@@ -27,9 +27,9 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("dist")
-    wheel, sdist = (build(target, ROOT, folder / target) for target in ("wheel", "sdist"))
+    sdist = build("sdist", ROOT, folder / "sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "tree", filter="data")
     (unpacked,) = (folder / "tree").iterdir()
