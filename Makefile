@@ -13,7 +13,7 @@ RUNTIME := $(VENV)/runtime
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-train test test-runtime bench faults lint format lock clean mlflow
+.PHONY: help setup demo demo-train test test-runtime bench faults lint format docs lock clean mlflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,9 @@ demo-train: $(STAMP) ## Ten training steps on the demo's sequences: SmolLM2, two
 	@$(BIN)/entropylong run --config conf/demo_train.yaml
 	@$(BIN)/entropylong train --config conf/demo_train.yaml
 
+# Two processes, a file of tests each at a time: one alone leaves half of two cores idle. Threads that spin would take them back.
 test: lint $(MDS) ## Lint, types and the whole test suite
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 $(RUNTIME)/.ready: requirements-runtime.lock requirements-models.lock pyproject.toml $(STAMP)
 	@test -x $(RUNTIME)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(RUNTIME)
@@ -52,7 +53,7 @@ $(RUNTIME)/.ready: requirements-runtime.lock requirements-models.lock pyproject.
 	@touch $@
 
 test-runtime: $(RUNTIME)/.ready ## The ETL's tests without the extra train, on the newest pyarrow and numpy
-	@ENTROPYLONG_ON_RUNTIME=1 $(RUNTIME)/bin/python -m pytest @tests/runtime.txt
+	@ENTROPYLONG_ON_RUNTIME=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUNTIME)/bin/python -m pytest -n 2 --dist loadfile @tests/runtime.txt
 
 bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
 	@$(BIN)/python -m benchmarks
@@ -69,15 +70,20 @@ format: $(STAMP) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+docs: $(STAMP) ## Write the generated pages of docs/ anew and build the site, in site/
+	@$(BIN)/python -m scripts.reference
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 mlflow: $(STAMP) ## Open the MLflow UI of the demo on http://127.0.0.1:5000
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db --host 127.0.0.1 --port 5000
 
 lock: $(STAMP) ## Resolve the lock files again
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra cpu --extra train --group dev pyproject.toml -o requirements-cpu.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra gpu --extra train --group dev pyproject.toml -o requirements-gpu.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra cpu --group dev pyproject.toml -o requirements-runtime.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra spark --extra cpu --extra train --group dev pyproject.toml -o requirements-cpu.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra spark --extra gpu --extra train --group dev pyproject.toml -o requirements-gpu.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --extra spark --extra cpu --group dev pyproject.toml -o requirements-runtime.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-models.in -o requirements-models.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --no-deps requirements-mds.in -o requirements-mds.lock
+	@$(BIN)/uv pip compile --quiet --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --upgrade --custom-compile-command "make lock" --extra cpu -c requirements-databricks.in $$(sed -n "s/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p" requirements-databricks.in) pyproject.toml -o requirements-databricks.lock
 
 clean: ## Remove the environment, caches and the demo's workspace
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis site runs/demo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,11 +17,12 @@ from entropylong import (
     cli_experiment,
     cli_gain,
     cli_report,
+    cli_setup,
     cli_sweep,
     cli_training,
-    cli_upkeep,
 )
 from entropylong.cli_common import ConfigOption, InputOption, Overrides, Words, only_overrides, open_runner, split_words
+from entropylong.cli_upkeep import check, compact, gc, quarantine, refresh
 from entropylong.errors import EntropyLongError
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def options(
         raise typer.Exit()
 
 
-@app.command()
 def run(
     words: Words = None,
     config: ConfigOption = "base",
@@ -109,7 +109,6 @@ def where_next(runner: Runner, arguments: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-@app.command()
 def plan(
     words: Overrides = None,
     config: ConfigOption = "base",
@@ -149,7 +148,6 @@ def plan(
         Console(highlight=False).print(plan_report(found))
 
 
-@app.command()
 def status(
     words: Overrides = None,
     config: ConfigOption = "base",
@@ -158,7 +156,10 @@ def status(
 ) -> None:
     """Per stage: rows in, done, left, skipped, quarantined, rate and ETA.
 
-    Example: entropylong status --config conf/demo.yaml --json
+    Examples:
+
+
+        entropylong status --config conf/demo.yaml --json
     """
     import json
 
@@ -178,7 +179,6 @@ def status(
             print("Nothing has run in this workspace yet.")
 
 
-@app.command()
 def inspect(
     doc_id: Annotated[str, typer.Argument(help="Id of a root document.")],
     words: Overrides = None,
@@ -188,7 +188,10 @@ def inspect(
 ) -> None:
     """One root: its text with the entropy as colour, anchors, candidates, gains, what was accepted and why.
 
-    Example: entropylong inspect scipy.signal._filter_design.butter --config conf/demo.yaml
+    Examples:
+
+
+        entropylong inspect scipy.signal._filter_design.butter --config conf/demo.yaml
     """
     from rich.console import Console
 
@@ -198,14 +201,21 @@ def inspect(
     Console(highlight=False).print(inspect_root(runner, doc_id, contexts))
 
 
-UPKEEP = (cli_upkeep.check, cli_upkeep.refresh, cli_upkeep.gc, cli_upkeep.compact, cli_upkeep.quarantine)
-for command in (cli_sweep.sweep, cli_comparison.compare, cli_audit.audit, cli_training.train, cli_training.export, *UPKEEP):
-    app.command()(command)
+# In the order of a user's journey, as --help shows them.
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Set up": (cli_setup.doctor, cli_setup.init, plan),
+    "Build": (run, refresh, cli_sweep.sweep),
+    "Look": (status, inspect, cli_report.report, quarantine, cli_comparison.compare, cli_audit.audit),
+    "Train and publish": (cli_training.train, cli_training.export),
+    "Upkeep": (check, gc, compact),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 cli_evaluation.app.command()(cli_gain.gain)
-app.add_typer(cli_evaluation.app, name="evaluate")
-app.command()(cli_report.report)
-app.add_typer(cli_card.app, name="card")
-app.add_typer(cli_experiment.app, name="experiment")
+app.add_typer(cli_card.app, name="card", rich_help_panel="Train and publish")
+app.add_typer(cli_evaluation.app, name="evaluate", rich_help_panel="Judge a model")
+app.add_typer(cli_experiment.app, name="experiment", rich_help_panel="Judge a model")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -234,6 +244,10 @@ def call(arguments: list[str]) -> int:
         return _unexpected(error, debug)
 
 
+# A library of an extra -> the extra; each runtime brings some itself.
+_EXTRAS = {"pyspark": "spark", "delta": "spark", "faiss": "cpu", "petastorm": "train"}
+
+
 def _unexpected(error: Exception, debug: bool) -> int:
     # Typer's own usage errors (an unknown option, a missing value) know how to say themselves.
     said = getattr(error, "format_message", None)
@@ -241,6 +255,10 @@ def _unexpected(error: Exception, debug: bool) -> int:
         return _fail(f"{said()}; see entropylong --help", 2)
     if debug:
         raise error
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return _fail(
+            f"{error.name} is not installed; pip install 'entropylong[{_EXTRAS[error.name]}]' (entropylong doctor looks at all)", 1
+        )
     return _fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; again with --debug for the trace", 1)
 
 

@@ -33,8 +33,6 @@ def audit(
 
     Examples:
 
-        entropylong export runs/export --config demo
-
         entropylong audit runs/export --config demo corpus.exclude=[exam.jsonl]
     """
     from rich.console import Console

@@ -29,7 +29,10 @@ def dataset(
 ) -> None:
     """The packed sequences: sizes, rules, what passes by chance, columns, where they come from, limits.
 
-    Example: entropylong card dataset --config demo --license cc-by-4.0 --out runs/export/README.md
+    Examples:
+
+
+        entropylong card dataset --config demo --license cc-by-4.0 --out runs/export/README.md
     """
     from entropylong.cards.dataset import dataset_card, gather_facts
     from entropylong.cards.front import check_license, write_card
@@ -49,7 +52,10 @@ def model(
 ) -> None:
     """A model that `train` made: base, data, schedule, loss, evaluations in the workspace, how to load it.
 
-    Example: entropylong card model --config demo_train --out README.md
+    Examples:
+
+
+        entropylong card model --config demo_train --out README.md
     """
     from entropylong.cards.front import check_license, write_card
     from entropylong.cards.model import gather_facts, model_card

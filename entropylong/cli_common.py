@@ -12,12 +12,39 @@ from entropylong.errors import UsageError
 if TYPE_CHECKING:
     from entropylong.runner import Runner
 
+
+def complete_config(begun: str) -> list[str]:
+    """For the shell: shipped configs, and YAML files of this folder."""
+    from pathlib import Path
+
+    from entropylong.config_files import conf_dir
+
+    names = [file.stem for file in sorted(conf_dir().glob("*.yaml"))] + [str(file) for file in sorted(Path().glob("*.yaml"))]
+    return [name for name in names if name.startswith(begun)]
+
+
+def complete_stage(begun: str) -> list[str]:
+    """For the shell: names of stages."""
+    from entropylong.pipeline import STEPS
+
+    return [name for name in dict.fromkeys(step.name for step in STEPS) if name.startswith(begun)]
+
+
 ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="YAML config file, or a shipped one: base, demo, paper, cluster, train_128k, ...")
+    str,
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML config file, or a shipped one: base, small, demo, paper, cluster, train_128k, ...",
+        autocompletion=complete_config,
+    ),
 ]
 InputOption = Annotated[str | None, typer.Option("--input", help="A file, folder or table that replaces the config's sources.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides key.sub=value.", show_default=False)]
-Words = Annotated[list[str] | None, typer.Argument(help="Stage names and overrides key.sub=value.", show_default=False)]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(help="Stage names and overrides key.sub=value.", show_default=False, autocompletion=complete_stage),
+]
 
 
 def split_words(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -31,11 +58,14 @@ def open_runner(config: str, overrides: Sequence[str], input_path: str | None = 
     from entropylong.config_files import load_config
 
     loaded = load_config(config, overrides, input_path)
+    from entropylong.spark import on_databricks, session
+
+    if on_databricks():
+        session(loaded)  # there already: compute that cannot serve is told before anything else is looked at
     from entropylong.corpus.exclusion import prepare_excluded
     from entropylong.pipeline import steps_of
     from entropylong.preflight import check_sources, prepare_models
     from entropylong.runner import Runner
-    from entropylong.spark import session
     from entropylong.stages import Kind
 
     if names is not None and any(step.kind is Kind.FILES for step in steps_of(list(names))):

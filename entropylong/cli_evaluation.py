@@ -156,7 +156,10 @@ def longppl(
 ) -> None:
     """LongPPL: perplexity on the tokens that a far context explains, beside the usual one.
 
-    Example: entropylong evaluate longppl books.jsonl --evaluator BASE --keys keys.json --model CHECKPOINT
+    Examples:
+
+
+        entropylong evaluate longppl books.jsonl --evaluator BASE --keys keys.json --model CHECKPOINT
     """
     from entropylong.config_files import load_config
     from entropylong.evaluation.longppl import evaluate_longppl, read_documents
@@ -189,7 +192,10 @@ def attention(
 ) -> None:
     """Where the last token looks: the share of its attention on an answer, by length and depth. A table and a picture.
 
-    Example: entropylong evaluate attention --config demo --length 512 --length 1024 --length 2048
+    Examples:
+
+
+        entropylong evaluate attention --config demo --length 512 --length 1024 --length 2048
     """
     from rich.console import Console
 

@@ -19,7 +19,10 @@ app = typer.Typer(
 def links(words: Overrides = None, config: ConfigOption = "experiment_links") -> None:
     """Claim A, verification selects real links: against planted facts and "See Also", and against the winner's curse.
 
-    Example: entropylong experiment links
+    Examples:
+
+
+        entropylong experiment links
     """
     from rich.console import Console
 

@@ -18,7 +18,11 @@ def check(
 ) -> None:
     """Does the workspace hold what it says? Nothing lost or doubled, index files whole, sequences and dependencies right.
 
-    Exit code 1 if anything is wrong. Example: entropylong check --config conf/demo.yaml
+    Exit code 1 if anything is wrong.
+
+    Examples:
+
+        entropylong check --config conf/demo.yaml
     """
     import json
 
@@ -44,7 +48,10 @@ def refresh(
 
     The next run searches in it; what was measured of a pair is not measured again.
 
-    Example: entropylong refresh --config conf/demo.yaml
+    Examples:
+
+
+        entropylong refresh --config conf/demo.yaml
     """
     runner = open_runner(config, only_overrides(words), input_path, ["ingest", "chunk", "embed", "index"])
     is_new = runner.refresh(announce=lambda line: print(line, flush=True))
@@ -88,7 +95,10 @@ def compact(
 ) -> None:
     """Write the tables' small files anew as large ones. Rows, fingerprints and what is behind stay as they are.
 
-    Example: entropylong compact --vacuum --config conf/demo.yaml
+    Examples:
+
+
+        entropylong compact --vacuum --config conf/demo.yaml
     """
     from rich.console import Console
 

@@ -18,8 +18,10 @@ Operational = Field(json_schema_extra={OPERATIONAL: True})
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
-CATALOG_SCHEMA = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$")
-TABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,2}$")
+# Names as catalogs have them; they are quoted wherever SQL sees them, so a hyphen is no minus.
+_PART = "[A-Za-z0-9_][A-Za-z0-9_-]*"
+CATALOG_SCHEMA = re.compile(rf"^{_PART}\.{_PART}$")
+TABLE = re.compile(rf"^{_PART}(\.{_PART}){{0,2}}$")
 # How the files of a source kind end.
 SOURCE_ENDINGS: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet",),

@@ -185,7 +185,8 @@ def input_source(path_or_table: str) -> dict[str, Any]:
     at = path_or_table if "://" in path_or_table else str(path)
     stem = re.sub(r"[^a-z0-9_]+", "_", path.name.split(".")[0].lower()).strip("_")
     name = stem if NAME.match(stem) else f"input_{stem}".rstrip("_")
-    if not path.exists() and CATALOG_SCHEMA.match(path_or_table.rpartition(".")[0]):
+    is_file_name = path.name.endswith(tuple(ending for endings in SOURCE_ENDINGS.values() for ending in endings))
+    if not path.exists() and not is_file_name and CATALOG_SCHEMA.match(path_or_table.rpartition(".")[0]):
         return {path_or_table.rpartition(".")[2].lower(): {"kind": "delta", "table": path_or_table}}
     return {name[:64]: {"kind": _kind_of(path), "path": at}}
 
@@ -251,6 +252,7 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
     def fail(key: str, message: str) -> None:
         raise ConfigError(f"{origins.get(key, file)}: key '{key}': {message}")
 
+    _check_tables("tables", config.tables, fail)
     for name, source in config.sources.items():
         if not NAME.match(name):
             fail(f"sources.{name}", "a source's name is lower-case letters, digits and _, starting with a letter")
@@ -291,6 +293,12 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         _check_data(name, data, config.train, fail)
 
 
+def _check_tables(key: str, tables: str, fail: Callable[[str, str], None]) -> None:
+    """A name that is none would be taken for a directory, and its tables written beside the program."""
+    if "/" not in tables and re.search(r"[.`;\s]", tables) and not CATALOG_SCHEMA.match(tables) and not Path(tables).exists():
+        fail(key, f"{tables!r} is neither catalog.schema nor a directory (one with such characters is written ./{tables})")
+
+
 def _check_data(name: str, data: TrainData, train: Train, fail: Callable[[str, str], None]) -> None:
     key = f"train.data.{name}"
     if not NAME.match(name):
@@ -310,5 +318,7 @@ def _check_data(name: str, data: TrainData, train: Train, fail: Callable[[str, s
         fail(f"{key}.share", f"belongs to kind documents, not to {data.kind}")
     if data.recipe and data.fingerprint:
         fail(f"{key}.recipe", "the fingerprint says it already; give one of the two")
+    if data.tables:
+        _check_tables(f"{key}.tables", data.tables, fail)
     if data.tables and not data.fingerprint:
         fail(f"{key}.tables", "needs the fingerprint of the sequences there (entropylong status in their workspace shows it)")

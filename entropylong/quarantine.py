@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from entropylong.codes import remedy
 from entropylong.errors import UsageError
 from entropylong.pipeline import STEPS, steps_of
 from entropylong.stages import Kind
@@ -33,8 +34,9 @@ def quarantine_rows(runner: Runner, limit: int) -> list[dict[str, Any]]:
 
 
 def quarantine_table(rows: list[dict[str, Any]]) -> Table:
-    """The same for people."""
-    table = Table(title="Quarantine: rows refused as errors")
+    """The same for people, and under it what to do about each code."""
+    said = [f"{code}: {remedy(code)}" for code in sorted({row["code"] for row in rows})]
+    table = Table(title="Quarantine: rows refused as errors", caption="\n".join(said), caption_justify="left")
     for column in ("stage", "key", "code", "detail"):
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -96,19 +96,21 @@ def session(config: Config):  # type: ignore[no-untyped-def]
 
 
 def require_classic(spark) -> None:  # type: ignore[no-untyped-def]
-    """Raise where Python runs apart from Spark: on serverless compute, and with standard access on Databricks.
+    """Raise where Python runs apart from Spark, on serverless compute and with standard access on Databricks, or Spark is old.
 
     Streams are driven, tables are versioned and GPUs are told apart through the JVM, which such a session does not show.
 
     Raises:
-        EnvironmentProblem: the session is one of Spark Connect.
+        EnvironmentProblem: the session is one of Spark Connect, or of Spark 3.
     """
+    runtime = os.environ.get("DATABRICKS_RUNTIME_VERSION", "")
+    wanted = "take classic compute with dedicated access (in a job: a job cluster with data_security_mode: SINGLE_USER)"
     if type(spark).__module__.startswith("pyspark.sql.connect"):
-        where = "serverless compute" if os.environ.get("IS_SERVERLESS", "").lower() == "true" else "this cluster"
-        raise EnvironmentProblem(
-            f"{where} runs Python apart from Spark; take classic compute with dedicated access (in a job: data_security_mode: "
-            "SINGLE_USER), runtime 17.3 LTS ML"
-        )
+        is_serverless = os.environ.get("IS_SERVERLESS", "").lower() == "true" or runtime.startswith("client.")
+        where = "serverless compute" if is_serverless else "a cluster with standard access" if runtime else "Spark Connect"
+        raise EnvironmentProblem(f"{where} runs Python apart from Spark; {wanted}, runtime 17.3 LTS ML")
+    if int(spark.version.partition(".")[0]) < 4:
+        raise EnvironmentProblem(f"runtime {runtime or '?'} has Spark {spark.version}, 4.0 is needed; take runtime 17.3 LTS ML")
 
 
 def java_options(node_cache: Path) -> list[str]:
@@ -142,8 +144,12 @@ def task_threads(spark) -> int:  # type: ignore[no-untyped-def]
     return int(spark.conf.get("spark.task.cpus", "1"))
 
 
-def check_java() -> None:
-    """One clear line where Spark would print a stack trace."""
+def check_java() -> str:
+    """Version and place of the Java that Spark will start; one clear line where Spark would print a stack trace.
+
+    Raises:
+        EnvironmentProblem: there is none, or it is of another version than 17 or 21.
+    """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     wanted = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
@@ -153,6 +159,7 @@ def check_java() -> None:
     found = re.search(r'version "(\d+)', printed)
     if found is None or found.group(1) not in ("17", "21"):
         raise EnvironmentProblem(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
+    return f"{found.group(1)} at {java}"
 
 
 class _quiet_start:

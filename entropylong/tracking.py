@@ -56,7 +56,7 @@ def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
         return client, known.experiment_id if known else client.create_experiment(tracking.experiment, place)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise EnvironmentProblem(f"MLflow store {_redact(tracking.uri)}: {_redact(reason)}; mend tracking.uri") from error
+        raise EnvironmentProblem(f"MLflow store {redact(tracking.uri)}: {redact(reason)}; mend tracking.uri") from error
 
 
 def kept_run(folder: Path, tracking: Tracking) -> str | None:
@@ -206,7 +206,7 @@ def log(
     texts = [
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for key, value in (params or {}).items()
     ]
-    said = [Param(_param(key), _redact(text)[:6000]) for key, text in texts]
+    said = [Param(_param(key), redact(text)[:6000]) for key, text in texts]
     for start in range(0, len(said), 100):
         client.log_batch(run, params=said[start : start + 100])
 
@@ -219,7 +219,7 @@ def dataset(store: Store, table: str, value: str, version: int | None, context: 
     columns = [
         {"name": name, "type": _COLUMN_TYPES.get(ddl, "string"), "required": False} for name, ddl, _ in TABLES[table].columns
     ]
-    source: dict[str, Any] = {"path": store.location(table), "delta_table_version": at}
+    source: dict[str, Any] = {"delta_table_name" if store.in_catalog else "path": store.place(table), "delta_table_version": at}
     return DatasetInput(
         Dataset(
             name=f"{table}@v{at}",
@@ -233,7 +233,8 @@ def dataset(store: Store, table: str, value: str, version: int | None, context: 
     )
 
 
-def _redact(text: str) -> str:
+def redact(text: str) -> str:
+    """A text, or an address, without the credentials in it."""
     return _CREDENTIALS.sub("//***@", text)
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 import entropylong
 from entropylong.errors import WorkspaceError
+from entropylong.locks import locked
 
 FORMAT = 2
 # Its folders; tables too, where they are kept in it.
@@ -78,22 +79,20 @@ class Workspace:
         stamp = self.path / "workspace.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
+            held = ExitStack()
+            held.enter_context(locked(self.path / ".lock", wait=False))
         except Timeout:
             raise WorkspaceError(
                 f"{self.path}: another run is at work here ({self._holder()}); wait for it, or choose another workspace=DIR"
             ) from None
         except OSError as error:
             raise WorkspaceError(f"{self.path}: cannot be written: {error.strerror}; choose another workspace=DIR") from None
-        try:
+        with held:
             self._refuse_links()
             (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
             if not stamp.is_file():
                 stamp.write_text(json.dumps({"format": FORMAT, "created_by": entropylong.__version__}))
             yield
-        finally:
-            lock.release()
 
     def _refuse_links(self) -> None:
         """What a run writes, drops or trusts in here must be in here."""

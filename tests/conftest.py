@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from entropylong.config import Config
@@ -85,23 +86,39 @@ def make_config(tiny_lm: Path, tiny_encoder: Path, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a test run see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def corpus(shared: Path) -> Path:
     """Three JSON lines files of four documents each, so that streams have several batches to take."""
-    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    folder = shared / "corpus"
     rows = tiny.documents(12)
-    for part in range(3):
-        tiny.write_jsonl(folder / f"part-{part}.jsonl", rows[4 * part : 4 * part + 4])
+    with FileLock(shared / "corpus.lock"):
+        for part in range(3):
+            if not (file := folder / f"part-{part}.jsonl").exists():
+                tiny.write_jsonl(file, rows[4 * part : 4 * part + 4])
     return folder
 
 
 @pytest.fixture(scope="session")
-def finished(spark: SparkSession, make_config: MakeConfig, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which everything ran once, in batches of one file. Copy it before changing it."""
+def finished(
+    spark: SparkSession, make_config: MakeConfig, corpus: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A workspace in which everything ran once, in batches of one file; made once for all workers. Copy it before changing it."""
     from entropylong.runner import Runner
 
-    workspace = tmp_path_factory.mktemp("finished") / "workspace"
-    Runner(make_config(workspace, corpus, "run.files_per_batch=1", "run.roots_per_unit=6"), spark).run(announce=lambda line: None)
-    return workspace
+    made = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not made.exists():
+            workspace = tmp_path_factory.mktemp("making") / "workspace"
+            keys = ["run.files_per_batch=1", "run.roots_per_unit=6"]
+            Runner(make_config(workspace, corpus, *keys), spark).run(announce=lambda line: None)
+            workspace.replace(made)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("finished") / "workspace"))
 
 
 @pytest.fixture

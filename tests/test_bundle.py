@@ -14,7 +14,7 @@ from databricks.bundles.jobs import Job
 from databricks.bundles.schemas import Schema
 from databricks.bundles.volumes import Volume
 
-from entropylong.cli import app
+from entropylong.cli import app, call
 from entropylong.cli_common import split_words
 from entropylong.config import Config
 from entropylong.config_files import load_config
@@ -27,9 +27,22 @@ ROOT = CONF.parent
 BUNDLE = yaml.safe_load((ROOT / "databricks.yml").read_text())
 RESOURCES = sorted((ROOT / "conf" / "resources").glob("*.yml"))
 KINDS = {"jobs": Job, "schemas": Schema, "volumes": Volume}
+COMPLEX = {name: stated["default"] for name, stated in BUNDLE["variables"].items() if stated.get("type") == "complex"}
 KNOWN: dict[str, dict[str, Any]] = {}
+
+
+def expanded(tree: Any) -> Any:
+    """With the value of a complex variable where the tree names one, as a deploy does."""
+    if isinstance(tree, dict):
+        return {key: expanded(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [expanded(value) for value in tree]
+    found = re.fullmatch(r"\$\{var\.(\w+)\}", tree) if isinstance(tree, str) else None
+    return COMPLEX.get(found[1], tree) if found else tree
+
+
 for file in RESOURCES:
-    for kind, named in yaml.safe_load(file.read_text())["resources"].items():
+    for kind, named in expanded(yaml.safe_load(file.read_text()))["resources"].items():
         KNOWN.setdefault(kind, {}).update(named)
 JOBS = KNOWN["jobs"]
 TASKS = [(job, task["task_key"]) for job, stated in JOBS.items() for task in stated["tasks"]]
@@ -115,7 +128,7 @@ def test_other_resources_are_what_databricks_knows() -> None:
 
 def test_every_name_is_there_and_every_variable_is_used() -> None:
     said = [leaf for file in RESOURCES for leaf in leaves(yaml.safe_load(file.read_text()))]
-    said += leaves(BUNDLE["targets"])
+    said += leaves(BUNDLE["targets"]) + leaves(COMPLEX)
     used = {name for leaf in said for name in re.findall(r"\$\{var\.(\w+)\}", leaf)}
     assert used == set(BUNDLE["variables"])
     assert all(variable["description"] for variable in BUNDLE["variables"].values())
@@ -145,11 +158,64 @@ def test_a_misspelt_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         started("entropylong_demo", "run", monkeypatch)
 
 
-@pytest.mark.parametrize(("serverless", "said"), [("true", "serverless compute"), ("", "this cluster")])
-def test_a_session_apart_from_spark_is_refused(serverless: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def connected(version: str = "4.0.0") -> Any:
+    """A session as serverless compute and standard access give one."""
+    return type("SparkSession", (), {"__module__": "pyspark.sql.connect.session", "version": version})()
+
+
+@pytest.mark.parametrize(
+    ("serverless", "runtime", "said"),
+    [
+        ("true", "client.4.1", "serverless compute"),
+        ("", "client.4.1", "serverless compute"),
+        ("", "17.3", "a cluster with standard access"),
+        ("", "", "Spark Connect"),
+    ],
+)
+def test_a_session_apart_from_spark_is_refused(serverless: str, runtime: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IS_SERVERLESS", serverless)
-    session = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})()
-    with pytest.raises(
-        EnvironmentProblem, match=f"^{said} runs Python apart from Spark; take classic compute with dedicated access"
-    ):
-        require_classic(session)
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
+    with pytest.raises(EnvironmentProblem) as caught:
+        require_classic(connected())
+    assert str(caught.value) == (
+        f"{said} runs Python apart from Spark; take classic compute with dedicated access (in a job: a job cluster with "
+        "data_security_mode: SINGLE_USER), runtime 17.3 LTS ML"
+    )
+
+
+def test_an_older_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "16.4")
+    classic = type("SparkSession", (), {"__module__": "pyspark.sql.session", "version": "3.5.2"})()
+    with pytest.raises(EnvironmentProblem, match=r"^runtime 16\.4 has Spark 3\.5\.2, 4\.0 is needed; take runtime 17\.3 LTS ML$"):
+        require_classic(classic)
+
+
+def test_it_is_refused_before_the_models_are_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", connected)
+    assert call(["run", "--config", "base", "--input", "main.web.documents", "model.name=/Volumes/none"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: a cluster with standard access runs") and said.count("\n") == 1
+
+
+def test_libraries_are_where_a_deploy_looks_for_them() -> None:
+    """A path that does not begin with / is one of a file beside the job's, a reference in front of it included."""
+    for job in JOBS.values():
+        for task in job["tasks"]:
+            for library in task["libraries"]:
+                assert str(library.get("whl", "../")).startswith("../") and str(library.get("requirements", "/")).startswith("/")
+
+
+def test_the_demo_asks_no_index() -> None:
+    for task in JOBS["entropylong_demo"]["tasks"]:
+        (library,) = task["libraries"]
+        assert library == {
+            "requirements": "/Volumes/${var.catalog}/${resources.schemas.entropylong.name}/${var.volume}/offline/requirements.txt"
+        }
+        names = [word for word in task["spark_python_task"]["parameters"] if ".name=" in word]
+        assert len(names) == 2 and all("=${resources.volumes.files.volume_path}/offline/models/" in name for name in names)
+
+
+def test_jobs_that_share_tables_are_told_the_same() -> None:
+    tasks = [task for job in ("entropylong_pipeline", "entropylong_incremental") for task in JOBS[job]["tasks"]]
+    assert all(task["spark_python_task"]["parameters"] == COMPLEX["where"] for task in tasks)

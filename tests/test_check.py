@@ -83,7 +83,7 @@ def test_a_damaged_index_file_is_named(copied: Path, open_runner: OpenRunner) ->
 
 def test_a_lost_vector_is_named(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    cells = DeltaTable.forPath(runner.spark, runner.store.location("index_cells"))
+    cells = DeltaTable.forPath(runner.spark, runner.store.place("index_cells"))
     cells.delete(F.col("chunk_id") == runner.store.read("index_cells").agg(F.max("chunk_id")).collect()[0][0])
     assert wrong(check_workspace(open_runner(copied))) == {"index_cells: a row each chunk of the index, and no other": 1}
 

@@ -189,3 +189,8 @@ def test_input_replaces_the_sources(tmp_path: Path) -> None:
     assert {name: s.kind for name, s in config.sources.items()} == {"my_docs": "jsonl"}
     table = load_config(CONF / "demo.yaml", input_path="main.raw.Articles")
     assert table.sources["articles"].table == "main.raw.Articles"
+
+
+def test_a_file_name_with_dots_is_no_table() -> None:
+    assert load_config(CONF / "base.yaml", input_path="docs.v2.jsonl").sources["docs"].path == "docs.v2.jsonl"
+    assert load_config(CONF / "base.yaml", input_path="my-catalog.web.docs").sources["docs"].table == "my-catalog.web.docs"

@@ -53,6 +53,16 @@ def test_spark_s_own_defaults_for_python() -> None:
     check_layout(YARN | cpus | {"spark.master": "spark://host:7077"}, 4, MODEL, [])
 
 
+def test_databricks() -> None:
+    """One executor a node with all its GPUs, which the runtime states; a node by itself is a local machine."""
+    cluster = {"spark.master": "spark://10.0.0.1:7077", "spark.executor.memory": "80g", "spark.executor.resource.gpu.amount": "4"}
+    check_layout(cluster | {"spark.task.resource.gpu.amount": "1"}, 64, MODEL, [])
+    with pytest.raises(EnvironmentProblem, match=r"spark\.task\.resource\.gpu\.amount is 0\.25: several tasks would load a model"):
+        check_layout(cluster | {"spark.task.resource.gpu.amount": "0.25"}, 64, MODEL, [])
+    with pytest.raises(EnvironmentProblem, match=r"16 Python workers need about 288.0 GiB .* a GPU has 48.0"):
+        check_layout({"spark.master": "local[*, 4]"}, 16, MODEL, [48 * GIB])
+
+
 def test_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "machine_memory", lambda: 32 * GIB)
     local = {"spark.master": "local[*]"}

@@ -133,7 +133,7 @@ def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner) -> N
 
 def test_refused_rows_can_be_tried_again(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    table = DeltaTable.forPath(runner.spark, runner.store.location("scored_documents"))
+    table = DeltaTable.forPath(runner.spark, runner.store.place("scored_documents"))
     lost = {name: F.lit(None) for name in ("input_ids", "n_tokens", "entropy", "nll")}
     reason = {"outcome": F.lit("error"), "code": F.lit("MODEL_FAILED"), "detail": F.lit("of a bad day")}
     table.update(F.col("root_id").isin("doc-0003", "doc-0007"), {**lost, **reason})

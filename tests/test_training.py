@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
@@ -35,6 +37,7 @@ from entropylong.config_files import load_config
 from entropylong.errors import ConfigError, EnvironmentProblem, ModelError
 from entropylong.training.attention import check_kernel, segmented, varlen
 from entropylong.training.describe import describe, description_table
+from entropylong.training.export import write_weights
 from entropylong.training.launch import check_cluster
 from entropylong.training.loss import IGNORED, blockwise_cross_entropy, shifted_labels
 from entropylong.training.model import Batch, TrainingModel, check_trainable, gradients, layers_of, load_for_training
@@ -280,3 +283,13 @@ def test_a_description_is_arithmetic() -> None:
     text = Console(width=200, record=True, file=StringIO())
     text.print(description_table(found, config))
     assert "memory of a GPU" in text.export_text() and f"{found.hours:,.1f}" in text.file.getvalue()
+
+
+def test_a_model_of_several_shards_is_read_whole(tiny_lm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_lm, tmp_path / "model"))
+    whole = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    write_weights(whole, folder, shard="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    read = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(read[name], value) for name, value in whole.items())

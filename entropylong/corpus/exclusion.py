@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from filelock import FileLock
 
 from entropylong.config import Config
 from entropylong.corpus.decontamination import GRAM, Grams, strings_in
@@ -21,6 +20,7 @@ from entropylong.corpus.readers import Damaged, Unit, json_lines, list_units
 from entropylong.errors import SourceError
 from entropylong.files import write_whole
 from entropylong.hashing import digest, file_sha256
+from entropylong.locks import locked
 from entropylong.retrieval.index import MANIFEST, copy_once, read_array, read_manifest, write_array
 
 EXCLUDE = "corpus.exclude"
@@ -56,7 +56,7 @@ def prepare_excluded(config: Config) -> Excluded | None:
     key = digest([GRAM, [[_name(unit), _hash(unit)] for unit in units]])
     directory = Path(config.workspace).absolute() / "exclude" / key
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
+    with locked(f"{directory}.lock"):
         if not (directory / MANIFEST).is_file():
             _write(directory, units)
     content = digest([GRAM, read_manifest(directory)["files"][0]["sha256"]])

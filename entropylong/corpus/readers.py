@@ -170,13 +170,13 @@ def read_unit(unit: Unit, root: str, text_column: str, id_column: str | None, ma
             # A row all the same: it says that the unit was read, or it would be read again by every run.
             origin = f"{unit.name}:0"
             yield Record(text_id(origin), None, unit.source, origin, "skipped", "EMPTY_UNIT", f"{origin}: no record begins here")
-    except _unreadable() as error:
+    except unreadable() as error:
         origin = f"{unit.name}:{number + 1}"
         detail = f"{origin}: the rest of the file cannot be read: {_line(error)}"
         yield Record(text_id(origin), None, unit.source, origin, "error", "UNREADABLE_FILE", detail[:512])
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def unreadable() -> tuple[type[Exception], ...]:
     """What a damaged file raises."""
     import zstandard
 
@@ -189,7 +189,7 @@ def json_lines(unit: Unit) -> Iterator[str | Damaged]:
         for line in _lines(unit, filesystem(unit.path)[0]):
             if line.strip():
                 yield _decoded(line)
-    except _unreadable() as error:
+    except unreadable() as error:
         yield Damaged("UNREADABLE_FILE", f"{unit.name}: the rest of the file cannot be read: {_line(error)}")
 
 

@@ -25,6 +25,7 @@ from entropylong.isolate import refused
 from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
 from entropylong.stages import Context, Frames, Kind, Stage
 from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
+from entropylong.tables.store import quoted
 from entropylong.udf import Rows, local_frame, map_rows, record_batches
 
 _UNIT = "source STRING, kind STRING, path STRING, name STRING, n_bytes BIGINT, start BIGINT, end BIGINT"
@@ -83,7 +84,7 @@ def source_version(spark: SparkSession, name: str, source: Source) -> int:
         SourceError: there is no such Delta table, or it cannot be read.
     """
     try:
-        table = DeltaTable.forName(spark, source.table) if source.table else DeltaTable.forPath(spark, str(source.path))
+        table = DeltaTable.forName(spark, quoted(source.table)) if source.table else DeltaTable.forPath(spark, str(source.path))
         return int(table.history(1).select("version").collect()[0][0])
     except PySparkException as error:
         reason = " ".join(str(error).split())[:160]
@@ -115,7 +116,7 @@ def read_table(spark: SparkSession, name: str, source: Source, version: int, max
 
 def _table_at(spark: SparkSession, name: str, source: Source, version: int) -> DataFrame:
     reader = spark.read.format("delta").option("versionAsOf", version)
-    frame = reader.table(source.table) if source.table else reader.load(str(source.path))
+    frame = reader.table(quoted(source.table)) if source.table else reader.load(str(source.path))
     text = source.columns.text
     if text not in frame.columns:
         have = ", ".join(frame.columns)

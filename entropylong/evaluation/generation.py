@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,13 +129,12 @@ class Answers:
     def ask(self, prompts: Sequence[Prompt], backend: Backend) -> Iterator[str]:
         """Ask for what is not there yet; gives the key of each new answer once it is kept."""
         missing = [prompt for prompt in prompts if prompt.key not in self.by_key]
-        with self._file.open("a") as log:
-            for prompt, answer in backend.answers(missing):
-                self.by_key[prompt.key] = answer
-                log.write(json.dumps({"key": prompt.key, "answer": answer}) + "\n")
-                log.flush()
-                os.fsync(log.fileno())
-                yield prompt.key
+        for prompt, answer in backend.answers(missing):
+            self.by_key[prompt.key] = answer
+            # All of it each time: a Databricks volume takes no addition to a file. They are hundreds of short lines.
+            lines = (json.dumps({"key": key, "answer": kept}) + "\n" for key, kept in self.by_key.items())
+            write_whole(self._file, "".join(lines))
+            yield prompt.key
 
     def _kept(self) -> dict[str, str]:
         file = self._file

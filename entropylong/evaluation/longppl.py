@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
-from filelock import FileLock
 
 from entropylong.entropy.engine import Floats, Reading, entropy_at
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.files import write_whole
 from entropylong.hashing import digest
+from entropylong.locks import locked
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import CausalLM, Ids, encode_plain
 
@@ -281,7 +281,7 @@ def evaluate_longppl(
     by = f"{evaluator.fingerprint}-{evaluator.dtype}"
     path = keys_file or out / f"keys-{by}-{length}-{digest(hashes)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # checkpoints that are judged beside each other share the file
+    with locked(f"{path}.lock"):  # checkpoints that are judged beside each other share the file
         if not path.is_file():
             first: CausalLM = load(evaluator)
             found_keys = [key_tokens(first, ids, batch_tokens=batch_tokens, **rule) for ids in ids_list]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
@@ -16,6 +15,7 @@ from pyspark.sql import functions as F
 from entropylong.errors import FeedError
 from entropylong.feed.manifest import MANIFEST, FeedFile, FeedManifest, check_place, read_manifest, write_manifest
 from entropylong.feed.rows import COLUMNS, FILE_TOKENS, write_file
+from entropylong.locks import locked
 
 _WRITTEN = pa.schema(
     [("name", pa.string()), ("rows", pa.int32()), ("sha256", pa.string()), ("content", pa.string()), ("highest_id", pa.int32())]
@@ -35,7 +35,7 @@ def seal_feed(rows: DataFrame, folder: Path, *, table: str, fingerprint: str, ve
     """
     check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with locked(f"{folder}.lock"):
         if (folder / MANIFEST).is_file():
             return read_manifest(folder)
         shutil.rmtree(folder, ignore_errors=True)

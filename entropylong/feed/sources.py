@@ -139,7 +139,7 @@ class Feeds:
             raise FeedError(f"train.data {name}: train.anchor_weight needs the readings of this config; leave fingerprint out")
         rows = store.read_ok("sequences", value, version)
         drops = _verified_drops(self.runner(data.recipe), rows) if with_drops else None
-        manifest = self._seal(name, folder, lambda: _sequence_rows(rows, drops), store.location("sequences"), value, version)
+        manifest = self._seal(name, folder, lambda: _sequence_rows(rows, drops), store.place("sequences"), value, version)
         if manifest.length != length:
             raise FeedError(f"train.data {name}: sequences of {manifest.length} tokens, pack.length is {length}")
         return SealedFeed(name, data.kind, folder, manifest, data.weight, store)

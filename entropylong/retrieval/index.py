@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from entropylong.errors import IndexFileError
 from entropylong.files import write_whole
 from entropylong.hashing import file_sha256, xxhash64
+from entropylong.locks import locked
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, cosine
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
@@ -66,32 +67,24 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 def write_vectors(directory: Path, n: int, d: int, cells: int, parts: Iterable[tuple[Ints, Ints, Ints, Grid]]) -> None:
     """The files of broadcast mode, from parts (cell of each chunk, chunk_ids, text_hashes, vectors) in order of cell and id.
 
-    A part at a time passes through memory.
+    A part at a time passes through memory. Files grow at their end alone: a Databricks volume takes no other write.
     """
     shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
         "vectors": (np.int16, (n, d)), "chunk_ids": (np.int64, (n,)), "text_hashes": (np.int64, (n,)),
     }  # fmt: skip
-    files = {
-        name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            directory / f"{name}.npy.part", mode="w+", dtype=dtype, shape=shape
-        )
-        for name, (dtype, shape) in shapes.items()
-    }
     counts = np.zeros(cells, np.int64)
-    start = 0
-    for cell_ids, chunk_ids, text_hashes, vectors in parts:
-        end = start + len(chunk_ids)
-        files["chunk_ids"][start:end], files["text_hashes"][start:end], files["vectors"][start:end] = (
-            chunk_ids,
-            text_hashes,
-            vectors,
-        )
-        counts += np.bincount(cell_ids, minlength=cells)
-        start = end
-    if start != n:
-        raise IndexFileError(f"{directory}: {start} vectors were read of {n}; run `entropylong run index` again")
-    for name, file in files.items():
-        file.flush()
+    with ExitStack() as open_files:
+        files = {name: open_files.enter_context((directory / f"{name}.npy.part").open("wb")) for name in shapes}
+        for name, (dtype, shape) in shapes.items():
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(files[name], header)  # type: ignore[no-untyped-call]
+        for cell_ids, chunk_ids, text_hashes, vectors in parts:
+            for (name, (dtype, _)), values in zip(shapes.items(), (vectors, chunk_ids, text_hashes), strict=True):
+                files[name].write(np.ascontiguousarray(values, dtype).tobytes())
+            counts += np.bincount(cell_ids, minlength=cells)
+    if int(counts.sum()) != n:
+        raise IndexFileError(f"{directory}: {counts.sum()} vectors were read of {n}; run `entropylong run index` again")
+    for name in shapes:
         (directory / f"{name}.npy.part").replace(directory / f"{name}.npy")
     write_array(directory / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
@@ -141,7 +134,7 @@ def copy_once(source: Path, manifest_sha256: str, target: Path, again: str) -> P
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with locked(f"{target}.lock"):
         if target.is_dir():
             return target
         building = Path(f"{target}.building")

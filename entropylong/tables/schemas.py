@@ -17,7 +17,8 @@ NAMES = ("doc_id", "root_id", "chunk_id", "pair_id", "position")
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
 DETAIL_CHARS = 512
 
-_COMMON = (
+# The columns of every table.
+COMMON = (
     ("fingerprint", "STRING", "Hash of the stage, its semantic config keys, model hashes and upstream fingerprints"),
     ("outcome", "STRING", "ok | skipped (by rule) | error (damage, counts against quarantine.max_rate)"),
     ("code", "STRING", "Why a row is skipped or an error; null for ok rows"),
@@ -46,14 +47,14 @@ class TableSchema:
         return StructType(
             [
                 StructField(name, struct_of(f"x {ddl}")[0].dataType, True, {"comment": comment})
-                for name, ddl, comment in (*self.columns, *_COMMON)
+                for name, ddl, comment in (*self.columns, *COMMON)
             ]
         )
 
     @property
     def ddl(self) -> str:
         """The columns as a DDL string, for UDF return types."""
-        return ", ".join(f"{name} {ddl}" for name, ddl, _ in (*self.columns, *_COMMON))
+        return ", ".join(f"{name} {ddl}" for name, ddl, _ in (*self.columns, *COMMON))
 
     @property
     def checks(self) -> dict[str, str]:

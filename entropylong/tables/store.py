@@ -44,24 +44,31 @@ class Store:
 
     def address(self, table: str) -> str:
         """What SQL calls the table: catalog.schema.name, or delta.`path`."""
-        return f"{self._catalog}.{table}" if self._catalog else f"delta.`{self.location(table)}`"
+        return quoted(self.place(table)) if self._catalog else f"delta.{quoted(self.place(table), sep=None)}"
 
-    def location(self, table: str) -> str:
-        """Directory of the table (directory mode)."""
+    def place(self, table: str) -> str:
+        """Where the table is, for people and records: catalog.schema.name, or its directory."""
+        if self._catalog:
+            return f"{self._catalog}.{table}"
         path = f"{self._directory}/{table}"
         return path if "://" in path else str(Path(path).absolute())
+
+    @property
+    def in_catalog(self) -> bool:
+        """Whether tables go by name."""
+        return self._catalog is not None
 
     def _delta(self, table: str) -> DeltaTable:
         return (
             DeltaTable.forName(self.spark, self.address(table))
             if self._catalog
-            else DeltaTable.forPath(self.spark, self.location(table))
+            else DeltaTable.forPath(self.spark, self.place(table))
         )
 
     def exists(self, table: str) -> bool:
         if self._catalog:
             return self.spark.catalog.tableExists(self.address(table))
-        return bool(DeltaTable.isDeltaTable(self.spark, self.location(table)))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.place(table)))
 
     def create(self, table: str) -> None:
         """Create the table with comments, properties and constraints, if it is not there.
@@ -71,17 +78,9 @@ class Store:
         """
         if self.exists(table):
             return
-        schema = TABLES[table]
-        builder = DeltaTable.createIfNotExists(self.spark)
-        builder = builder.tableName(self.address(table)) if self._catalog else builder.location(self.location(table))
-        builder = builder.addColumns(schema.struct).partitionedBy("fingerprint").comment(f"One row: {schema.row}")
-        # Constraints as properties of the first commit: added one by one, each would scan and commit again.
-        checks = {f"delta.constraints.{name}": condition for name, condition in schema.checks.items()}
-        for name, value in (_PROPERTIES | checks).items():
-            builder = builder.property(name, value)
         for seconds in (1, 1, 3, None):
             try:
-                builder.execute()
+                self.spark.sql(_create(self.address(table), TABLES[table]))
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
@@ -106,7 +105,7 @@ class Store:
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
-        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.location(table))
+        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
         return frame if fingerprint is None else frame.where(F.col("fingerprint") == fingerprint)
 
     def read_ok(self, table: str, fingerprint: str, version: int | None = None) -> DataFrame:
@@ -118,7 +117,7 @@ class Store:
         reader = (
             self.spark.readStream.format("delta").option("skipChangeCommits", "true").option("maxFilesPerTrigger", files_per_batch)
         )
-        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.location(table))
+        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
     def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
@@ -135,7 +134,7 @@ class Store:
             writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
         self._versions.pop(table, None)
         try:
-            writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.location(table))
+            writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
         except (PySparkException, Py4JJavaError) as error:
             if "Python worker exited unexpectedly" in str(error):
                 raise WorkerDied(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
@@ -183,6 +182,32 @@ class Store:
         for table, fingerprint in fingerprints.items():
             if table in TABLES and self.exists(table):
                 self.read_ok(table, fingerprint).createOrReplaceTempView(f"current_{table}")
+
+
+def quoted(name: str, sep: str | None = ".") -> str:
+    """A name as SQL takes it, each of its parts quoted."""
+    parts = [name] if sep is None else name.split(sep)
+    return ".".join("`" + part.replace("`", "``") + "`" for part in parts)
+
+
+def _create(address: str, schema: TableSchema) -> str:
+    """The statement that makes a table. Not Delta's builder: of a name it takes two levels alone, a catalog's has three."""
+    columns = [
+        f"`{field.name}` {field.dataType.simpleString()} COMMENT {_literal(field.metadata['comment'])}" for field in schema.struct
+    ]
+    # Constraints as properties of the first commit: added one by one, each would scan and commit again.
+    checks = {f"delta.constraints.{name}": condition for name, condition in schema.checks.items()}
+    properties = [f"{_literal(name)} = {_literal(value)}" for name, value in (_PROPERTIES | checks).items()]
+    return (
+        f"CREATE TABLE IF NOT EXISTS {address} ({', '.join(columns)}) USING delta PARTITIONED BY (fingerprint) "
+        f"COMMENT {_literal(f'One row: {schema.row}')} TBLPROPERTIES ({', '.join(properties)})"
+    )
+
+
+def _literal(text: str) -> str:
+    """A string of SQL."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _concurrent(table: str) -> ConcurrentRun:

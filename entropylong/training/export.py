@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save
 
 # What belongs to a model besides weights and config.
 _TOKENIZER = (
@@ -20,6 +22,19 @@ _TOKENIZER = (
     "generation_config.json",
     "chat_template*",
 )
+
+
+def write_weights(weights: dict[str, torch.Tensor], into: Path, shard: str = "5GB") -> None:
+    """Shards and their index as transformers reads them.
+
+    Each is written from front to back: huggingface_hub's own function sets a file's size first, which a Databricks volume refuses.
+    """
+    split = split_torch_state_dict_into_shards(weights, max_shard_size=shard)
+    for name, tensors in split.filename_to_tensors.items():
+        (into / name).write_bytes(save({tensor: weights[tensor].contiguous() for tensor in tensors}, {"format": "pt"}))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (into / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def export_model(lm: Any, source: Path, target: Path, chat_template: str | None = None) -> None:
@@ -41,7 +56,7 @@ def export_model(lm: Any, source: Path, target: Path, chat_template: str | None 
         building = target.with_name(f"{target.name}.building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        save_torch_state_dict(weights, building)
+        write_weights(weights, building)
         lm.config.save_pretrained(building)
         for file in (file for pattern in _TOKENIZER for file in source.glob(pattern)):
             shutil.copy(file, building)

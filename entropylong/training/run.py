@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +19,7 @@ from entropylong.config import Config, Train
 from entropylong.errors import ConfigError, EntropyLongError, EnvironmentProblem, ModelError, WorkspaceError
 from entropylong.feed.sources import Feeds, SealedFeed
 from entropylong.hashing import digest
+from entropylong.locks import locked
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.shape import shape_of
@@ -172,9 +173,8 @@ def run_training(config: Config, spark: SparkSession, say: Callable[[str], None]
         EntropyLongError: a rank failed, or cannot begin; started again, it goes on from the newest whole checkpoint.
     """
     prepared = prepare_run(config, spark, say)
-    lock = FileLock(prepared.folder / ".lock", timeout=0)
     try:
-        with lock:
+        with locked(prepared.folder / ".lock", wait=False):
             return _run(config, spark, prepared, say)
     except Timeout:
         raise WorkspaceError(f"{prepared.folder}: this run is under way already; wait for it, or stop it first") from None

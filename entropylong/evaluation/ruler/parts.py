@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.ruler.material import Material, prompts
 from entropylong.evaluation.ruler.prepare import GENERATOR, Row, rows_of
 from entropylong.evaluation.ruler.tasks import Task
 from entropylong.files import write_whole
 from entropylong.hashing import digest
+from entropylong.locks import locked
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def prepare(
     parts = []
     for length, task, path in asked:
         if not path.is_file():
-            with FileLock(f"{path}.lock"):  # evaluations that run beside each other share the files
+            with locked(f"{path}.lock"):  # evaluations that run beside each other share the files
                 if not path.is_file():
                     told = partial(_told, progress, done, total)
                     rows = rows_of(task, length, samples, material, counter.count, seed, told)

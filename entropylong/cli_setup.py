@@ -1,0 +1,130 @@
+"""The commands before the first run: doctor, init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from entropylong.cli_common import ConfigOption, InputOption, Overrides, only_overrides
+from entropylong.errors import UsageError
+
+if TYPE_CHECKING:
+    from entropylong.config import Config
+    from entropylong.corpus.look import Sample
+
+
+def doctor(
+    words: Overrides = None,
+    config: ConfigOption = "small",
+    input_path: InputOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Is everything here that a run needs: Java, Spark, Delta, libraries, GPU, memory, disk, models, input. Ends with 1 if not.
+
+    Examples:
+
+        entropylong doctor
+
+        entropylong doctor --config mine.yaml --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.status import Status
+
+    from entropylong.config_files import load_config
+    from entropylong.doctor import examine, findings_table
+
+    loaded = load_config(config, only_overrides(words), input_path)
+    console = Console()
+    findings = []
+    with Status("looking", console=Console(stderr=True)) as status:
+        for found in examine(loaded):
+            findings.append(found)
+            status.update(f"looked at: {found.part}")
+    if as_json:
+        print(json.dumps([asdict(found) for found in findings]))
+    else:
+        console.print(findings_table(findings))
+        broken = [found.part for found in findings if found.state == "fix"]
+        print(f"To be fixed: {', '.join(broken)}." if broken else "Ready to run.")
+    if any(found.state == "fix" for found in findings):
+        raise typer.Exit(1)
+
+
+def init(
+    path: Annotated[str, typer.Argument(metavar="PATH_OR_TABLE", help="Your corpus: a file, a folder, or catalog.schema.table.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The config file; else named after the corpus.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="The column that holds the text; else found by looking.")] = None,
+    doc_id: Annotated[str | None, typer.Option("--id", help="The column that holds the id; else found by looking.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Look at a corpus and write a config for it in which each value says why it stands there.
+
+    Reads a few MB at most. Takes the small models where there is no GPU.
+
+    Examples:
+
+        entropylong init docs.jsonl
+
+        entropylong init /data/crawl --text body --id url --out crawl.yaml
+
+        entropylong init main.web.documents
+    """
+    import torch
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from entropylong.config_files import input_source, load_config
+    from entropylong.corpus.look import look_at, sample_files
+    from entropylong.files import write_whole
+    from entropylong.starter import config_text, what_was_seen
+
+    ((name, source),) = input_source(path).items()
+    file = out or Path(f"{name}.yaml")
+    if file.exists() and not force:
+        raise UsageError(f"{file} is there already; --out FILE writes another, --force writes over it")
+    extends = "base" if torch.cuda.is_available() else "small"
+    base = load_config(extends)
+    if source["kind"] == "delta":
+        sample = _sample_table(base, source)
+    else:
+        if "://" not in path:
+            source["path"] = str(Path(path).expanduser().absolute())
+        sample = sample_files(source["kind"], source["path"])
+    look = look_at(sample, source["kind"], base.ingest.max_chars, text, doc_id)
+    lines = config_text(name, source, look, base, extends, Path("runs", name).absolute(), path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, lines)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from None
+    load_config(file)
+    table = Table(title=escape(f"{path} ({source['kind']})"), show_header=False)
+    for label, value in what_was_seen(look, base):
+        table.add_row(label, escape(value))
+    Console().print(table)
+    print(f"Wrote {file}. Next:")
+    for command in ("doctor", "plan", "run", "report"):
+        print(f"  entropylong {command} --config {file}")
+
+
+def _sample_table(base: Config, source: dict[str, Any]) -> Sample:
+    """A sample of a Delta table, by Spark."""
+    from pyspark.errors import PySparkException
+
+    from entropylong.corpus.look import FILE_RECORDS, FILES, Sample
+    from entropylong.errors import SourceError
+    from entropylong.spark import session
+
+    reader = session(base).read.format("delta")
+    try:
+        frame = reader.table(source["table"]) if "table" in source else reader.load(source["path"])
+        rows = [row.asDict() for row in frame.limit(FILES * FILE_RECORDS).collect()]
+        return Sample(list(rows), float(frame.count()))
+    except PySparkException as error:
+        raise SourceError(f"cannot read {source.get('table') or source['path']}: {' '.join(str(error).split())[:160]}") from None
