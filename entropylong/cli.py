@@ -165,18 +165,14 @@ def status(
 
     from rich.console import Console
 
-    from entropylong.status import others_table, status_rows, status_table
+    from entropylong.status import status_rows, status_view
 
     runner = open_runner(config, only_overrides(words), input_path)
     rows = status_rows(runner)
     if as_json:
         print(json.dumps(rows))
     else:
-        Console().print(status_table(rows, runner.config.workspace))
-        if beside := others_table(rows):
-            Console().print(beside)
-        if not any(row["done"] for row in rows):
-            print("Nothing has run in this workspace yet.")
+        Console().print(status_view(rows, runner.config.workspace))
 
 
 def inspect(

@@ -8,6 +8,10 @@ class EntropyLongError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the same line, without the trace, which Jupyter would print otherwise."""
+        return [f"error: {self}"]
+
 
 class ConfigError(EntropyLongError):
     """A config file, key or override is wrong. The user must edit what the message names."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -27,6 +27,7 @@ from entropylong.verification.calibration import screen_figures
 from entropylong.verification.stage import selection_of
 
 if TYPE_CHECKING:
+    from entropylong.config import Config
     from entropylong.results import RunResult
     from entropylong.runner import Runner
 
@@ -239,15 +240,20 @@ def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> 
 
 def keep_figures(runner: Runner, figures: Mapping[str, float]) -> None:
     """A file of the figures of the current sequences and of what they are of, by which runs are compared."""
-    config, value = runner.config, runner.fingerprint("sequences")
+    value = runner.fingerprint("sequences")
     if value is None:
         return
-    file = runner.workspace.figures(config.pack.recipe, value) / FIGURES
+    file = runner.workspace.figures(runner.config.pack.recipe, value) / FIGURES
     file.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
-             "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
-             "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
-    write_whole(file, json.dumps({"facts": facts, "figures": dict(sorted(figures.items()))}, indent=1))
+    kept = {"facts": facts_of(runner.config, value), "figures": dict(sorted(figures.items()))}
+    write_whole(file, json.dumps(kept, indent=1))
+
+
+def facts_of(config: Config, value: str | None) -> dict[str, Any]:
+    """What figures are of: the settings that people compare runs by, and the fingerprint of the sequences."""
+    return {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
+            "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
+            "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
 
 
 def _stage_of(name: str) -> str:

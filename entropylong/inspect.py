@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Nats at which a token is drawn in the strongest colour; a tenth of a large vocabulary's log is common text.
 FULL_COLOUR_NATS = 8.0
+# The token of an anchor in its text. In colours of its own: a page, unlike a terminal, has none to reverse.
+MARKED = "bold rgb(20,20,20) on rgb(255,210,90)"
 
 
 def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> RenderableType:
@@ -56,7 +58,7 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
     cells = judged_cells(frames, runner.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
     accepted = [cell for cell in cells if cell["accepted"]]
     parts.append(_cells_table(cells, tokenizer, scored))
-    texts = _chunk_texts(runner, [cell["chunk_id"] for cell in accepted])
+    texts = chunk_texts(runner, [cell["chunk_id"] for cell in accepted])
     for cell in sorted(accepted, key=lambda c: -c["gain"])[:chunks_shown]:
         parts.append(_dependency(cell, tokenizer, scored, texts[cell["chunk_id"]]))
     if not accepted:
@@ -114,18 +116,32 @@ def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
     return table
 
 
-def _chunk_texts(runner: Runner, chunk_ids: list[int]) -> dict[int, str]:
+def chunk_texts(runner: Runner, chunk_ids: list[int]) -> dict[int, str]:
+    """Texts of chunks, each below the name of its document."""
     frame = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
     rows = frame.where(F.col("chunk_id").isin(chunk_ids)).select("chunk_id", "text", "doc_id").collect()
     return {row.chunk_id: f"[{row.doc_id}]\n{row.text}" for row in rows}
 
 
 def _dependency(cell: Any, tokenizer: Any, scored: Any, chunk: str) -> Panel:
+    place, context, title = dependency_texts(cell, tokenizer, scored["input_ids"], chunk)
+    return Panel(Group(place, Text("\n").append(context)), title=title)
+
+
+def dependency_texts(cell: Any, tokenizer: Any, ids: list[int], chunk: str) -> tuple[Text, Text, str]:
+    """A cell to read: the anchor in its text, the context, and what was measured, in one line.
+
+    Args:
+        cell: a judged cell.
+        tokenizer: of the causal LM.
+        ids: of the root.
+        chunk: text of the context.
+    """
     position = cell["position"]
-    before = window_text(tokenizer, scored["input_ids"], position, window=24, side="left")
-    token = tokenizer.decode([scored["input_ids"][position]])
-    after = tokenizer.decode(scored["input_ids"][position + 1 : position + 9])
-    place = Text("...").append(before).append(token, style="bold reverse").append(after).append("...")
-    context = Text("\n" + (chunk if len(chunk) <= 1200 else chunk[:1200] + " ..."), style="dim")
-    title = f"dependency at {position}: gain {cell['gain']:.2f}, H {cell['entropy']:.2f} -> {cell['entropy_with']:.2f} nats"
-    return Panel(Group(place, context), title=title)
+    before = window_text(tokenizer, ids, position, window=24, side="left")
+    token = tokenizer.decode([ids[position]])
+    after = tokenizer.decode(ids[position + 1 : position + 9])
+    place = Text("...").append(before).append(token, style=MARKED).append(after).append("...")
+    context = Text(chunk if len(chunk) <= 1200 else chunk[:1200] + " ...", style="dim")
+    measured = f"dependency at {position}: gain {cell['gain']:.2f}, H {cell['entropy']:.2f} -> {cell['entropy_with']:.2f} nats"
+    return place, context, measured

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from entropylong.figures import latest_figures
@@ -13,6 +14,8 @@ from entropylong.pipeline import STEPS
 from entropylong.tables.schemas import ERROR, SKIPPED
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from entropylong.runner import Runner
 
 
@@ -72,6 +75,16 @@ def others_table(rows: list[dict[str, Any]]) -> Table | None:
     """What stands beside, for people; None where there is nothing."""
     found = [Leftover(row["table"], **other) for row in rows for other in row["others"]]
     return leftovers_table(found, "Beside them, under other settings (entropylong gc drops it)") if found else None
+
+
+def status_view(rows: list[dict[str, Any]], workspace: str) -> Group:
+    """All of it for people."""
+    parts: list[RenderableType] = [status_table(rows, workspace)]
+    if beside := others_table(rows):
+        parts.append(beside)
+    if not any(row["done"] for row in rows):
+        parts.append("Nothing has run in this workspace yet.")
+    return Group(*parts)
 
 
 def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:

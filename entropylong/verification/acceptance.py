@@ -13,6 +13,10 @@ import numpy.typing as npt
 
 RETRIEVED, SAME_ROOT, RANDOM = "retrieved", "same_root", "random"
 LEAST_SAME_ROOT_CONTROLS = 3
+# Conditions of acceptance, and which of them each rule asks for.
+GAIN, COPY, EXCESS, NLL = "gain", "copy", "excess", "nll"
+PAPER = (GAIN, COPY)
+SPECIFIC = (GAIN, COPY, EXCESS, NLL)
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -65,13 +69,21 @@ def judge(cells: Cells, rule: Rule) -> Verdicts:
     """Apply both rules to every cell, controls included, so that their pass rates can be compared (FDR)."""
     gain = (cells.entropy - cells.entropy_with) / cells.entropy
     excess = gain - control_medians(cells.position, cells.kind, gain)
-    uncopied = np.ones(len(gain), bool) if rule.max_copy_tokens is None else cells.copy_len <= rule.max_copy_tokens
-    passes_paper = (gain > rule.epsilon) & uncopied
-    likelier = cells.nll - cells.nll_with > rule.min_nll_drop
-    # NaN compares false: without any control nothing can be shown to be specific.
-    passes_specific = passes_paper & (excess > rule.min_excess) & likelier
+    met = conditions(rule, gain, excess, cells.nll - cells.nll_with, cells.copy_len)
+    passes_paper, passes_specific = (np.logical_and.reduce([met[name] for name in needed]) for needed in (PAPER, SPECIFIC))
     chosen = passes_paper if rule.rule == "paper" else passes_specific
     return Verdicts(gain, excess, passes_paper, passes_specific, chosen & (cells.kind == RETRIEVED))
+
+
+def conditions(rule: Rule, gain: Floats, excess: Floats, nll_drop: Floats, copy_len: npt.NDArray[np.int32]) -> dict[str, Bools]:
+    """Which cells meet each condition of the rules, `[cells]` each, by the names in `PAPER` and `SPECIFIC`."""
+    return {
+        GAIN: gain > rule.epsilon,
+        COPY: np.ones(len(gain), bool) if rule.max_copy_tokens is None else copy_len <= rule.max_copy_tokens,
+        # NaN compares false: without any control nothing can be shown to be specific.
+        EXCESS: excess > rule.min_excess,
+        NLL: nll_drop > rule.min_nll_drop,
+    }
 
 
 def control_medians(position: npt.NDArray[np.int32], kind: npt.NDArray[np.object_], gain: Floats) -> Floats:

@@ -1,0 +1,108 @@
+"""What a run of another size would cost, by what this one has shown: `entropylong plan`, asked many times.
+
+Spark reads what was shown; the rest is arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from pyspark.sql import functions as F
+
+from entropylong.config import Source
+from entropylong.errors import UsageError
+from entropylong.figures import latest_figures
+from entropylong.notebook import OpenWorkspace, View, not_yet
+from entropylong.plan.corpus import Sampled
+from entropylong.plan.estimate import Plan, make_plan
+from entropylong.plan.tables import plan_report
+from entropylong.verification.acceptance import RETRIEVED
+
+if TYPE_CHECKING:
+    from entropylong.runner import Runner
+
+
+def measured(runner: Runner) -> dict[str, float]:
+    """The keys of `plan` that a finished run knows better than the defaults do.
+
+    Raises:
+        NothingToDo: nothing is verified.
+    """
+    figures = latest_figures(runner)
+    if not figures.get("roots") or not figures.get("cells_retrieved"):
+        raise not_yet("nothing is packed")
+    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "-")
+    roots = figures["roots"]
+    pairs = runner.cells().where(F.col("kind") == RETRIEVED).groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("yes"))
+    counted = pairs.agg(F.count(F.lit(1)).alias("pairs"), F.count_if("yes").alias("accepted")).collect()[0]
+    chars = documents.agg(F.avg("n_chars")).collect()[0][0]
+    return {
+        "plan.document_tokens": max(1, round(chars / runner.config.plan.chars_per_token)),
+        "plan.root_tokens": max(1, round(figures["root_tokens"] / roots)),
+        "plan.anchors_per_root": round(figures["anchors"] / roots, 2),
+        "plan.anchors_per_pair": max(1.0, round(figures["cells_retrieved"] / counted.pairs, 3)),
+        "plan.accepted_share": round(max(counted.accepted, 0.5) / counted.pairs, 4),
+    }
+
+
+def plan_of(opened: OpenWorkspace, known: Mapping[str, float], *overrides: str) -> Plan:
+    """The plan of a run under the workspace's config with other sizes.
+
+    Args:
+        opened: whose config it is.
+        known: as `measured`; overrides come after it.
+        overrides: `key.sub=value`; plan.documents must be among them.
+    """
+    stated = [f"{key}={value}" for key, value in known.items()]
+    return make_plan(opened.config_with("plan.device=H100", *stated, *overrides), _no_table)
+
+
+def _no_table(name: str, source: Source) -> Sampled:
+    raise UsageError("give plan.documents=N: a notebook samples no source")
+
+
+def plan_view(plan: Plan) -> View:
+    """What `entropylong plan` prints."""
+    return View(plan_report(plan))
+
+
+def by_stage(plan: Plan, gpu_price: float, core_price: float) -> pd.DataFrame:
+    """A row a stage that costs hours: device hours, core hours, and their price.
+
+    Args:
+        plan: of a run.
+        gpu_price, core_price: of an hour of the device, and of one core.
+    """
+    rows = [(stage.stage, stage.device_hours or 0.0, stage.core_hours or 0.0) for stage in plan.stages]
+    found = pd.DataFrame(rows, columns=["stage", "device hours", "core hours"]).set_index("stage")
+    found["price"] = found["device hours"] * gpu_price + found["core hours"] * core_price
+    return found[found["price"] > 0]
+
+
+def by_way(plan: Plan, gpu_price: float, core_price: float) -> dict[str, float]:
+    """The price of the whole run, verification done in each way that there is."""
+    stages = by_stage(plan, gpu_price, core_price)["price"]
+    others = float(stages.sum() - stages.get("verify", 0.0))
+    return {way.name: others + plan.hours(way.work.flops) * gpu_price for way in plan.ways}
+
+
+def over(
+    opened: OpenWorkspace,
+    known: Mapping[str, float],
+    overrides: Sequence[str],
+    key: str,
+    values: Sequence[int],
+    prices: tuple[float, float],
+) -> pd.DataFrame:
+    """The price of the run over another value of one key: a row a value, a column a way to verify.
+
+    Args:
+        opened, known, overrides: as of `plan_of`.
+        key: retrieval.top_k or roots.limit, for example.
+        values: that it takes.
+        prices: of an hour of the device, and of one core.
+    """
+    rows = [by_way(plan_of(opened, known, *overrides, f"{key}={value}"), *prices) for value in values]
+    return pd.DataFrame(rows, index=pd.Index(values, name=key))
