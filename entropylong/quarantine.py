@@ -35,7 +35,7 @@ def quarantine_rows(runner: Runner, limit: int) -> list[dict[str, Any]]:
 
 def quarantine_table(rows: list[dict[str, Any]]) -> Table:
     """The same for people, and under it what to do about each code."""
-    said = [f"{code}: {remedy(code)}" for code in sorted({row["code"] for row in rows})]
+    said = [f"{code}: {remedy(code)}".replace("`", "") for code in sorted({row["code"] for row in rows})]
     table = Table(title="Quarantine: rows refused as errors", caption="\n".join(said), caption_justify="left")
     for column in ("stage", "key", "code", "detail"):
         table.add_column(column, overflow="fold")
