@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import typer.core
 
 from entropylong import (
     cli_audit,
@@ -30,9 +31,28 @@ if TYPE_CHECKING:
     from entropylong.plan.corpus import Sampled
     from entropylong.runner import Runner
 
+
+class _Journey(typer.core.TyperGroup):
+    """Panels of --help in the order of PANELS; Typer's own has every group after every command."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        order = list(PANELS)
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
+
+
 app = typer.Typer(
     name="entropylong",
-    help="Turn short documents into long training sequences whose long-range dependencies were measured.",
+    cls=_Journey,
+    help="""Turn short documents into long training sequences whose long-range dependencies were measured.
+
+    Examples:
+
+        entropylong init docs.jsonl
+
+        entropylong run --config docs.yaml
+
+        entropylong report --config docs.yaml
+    """,
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=True,
@@ -158,7 +178,6 @@ def status(
 
     Examples:
 
-
         entropylong status --config conf/demo.yaml --json
     """
     import json
@@ -186,7 +205,6 @@ def inspect(
 
     Examples:
 
-
         entropylong inspect scipy.signal._filter_design.butter --config conf/demo.yaml
     """
     from rich.console import Console
@@ -203,6 +221,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Build": (run, refresh, cli_sweep.sweep),
     "Look": (status, inspect, cli_report.report, quarantine, cli_comparison.compare, cli_audit.audit),
     "Train and publish": (cli_training.train, cli_training.export),
+    "Judge a model": (),
     "Upkeep": (check, gc, compact),
 }
 for panel, commands in PANELS.items():

@@ -9,8 +9,16 @@ import typer
 
 from entropylong.cli_common import ConfigOption, InputOption, Overrides, only_overrides, open_runner
 
-app = typer.Typer(help="A card for what you publish, as the Hugging Face hub reads it.", no_args_is_help=True,
-                  rich_markup_mode="markdown")  # fmt: skip
+app = typer.Typer(
+    help="""A card for what you publish, as the Hugging Face hub reads it.
+
+    Examples:
+
+        entropylong card dataset --config demo --license cc-by-4.0 --out runs/export/README.md
+    """,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 
 LicenseOption = Annotated[
     str | None,
@@ -30,7 +38,6 @@ def dataset(
     """The packed sequences: sizes, rules, what passes by chance, columns, where they come from, limits.
 
     Examples:
-
 
         entropylong card dataset --config demo --license cc-by-4.0 --out runs/export/README.md
     """
@@ -53,7 +60,6 @@ def model(
     """A model that `train` made: base, data, schedule, loss, evaluations in the workspace, how to load it.
 
     Examples:
-
 
         entropylong card model --config demo_train --out README.md
     """

@@ -23,11 +23,13 @@ def complete_config(begun: str) -> list[str]:
     return [name for name in names if name.startswith(begun)]
 
 
+# Of pipeline.py, whose import takes seconds: too long for a key press.
+STAGES = ("ingest", "chunk", "embed", "index", "score", "anchors", "search", "pairs", "verify", "pack")
+
+
 def complete_stage(begun: str) -> list[str]:
     """For the shell: names of stages."""
-    from entropylong.pipeline import STEPS
-
-    return [name for name in dict.fromkeys(step.name for step in STEPS) if name.startswith(begun)]
+    return [name for name in STAGES if name.startswith(begun)]
 
 
 ConfigOption = Annotated[

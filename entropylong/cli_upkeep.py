@@ -50,7 +50,6 @@ def refresh(
 
     Examples:
 
-
         entropylong refresh --config conf/demo.yaml
     """
     runner = open_runner(config, only_overrides(words), input_path, ["ingest", "chunk", "embed", "index"])
@@ -96,7 +95,6 @@ def compact(
     """Write the tables' small files anew as large ones. Rows, fingerprints and what is behind stay as they are.
 
     Examples:
-
 
         entropylong compact --vacuum --config conf/demo.yaml
     """

@@ -157,13 +157,12 @@ def _models(config: Config) -> Finding:
             if not is_hub_id(section.name):
                 raise
             absent.append(section.name if "cannot be downloaded" in str(error) else str(error))
-    names = f"{config.model.name}, {config.encoder.name}"
     if absent:
         return Finding(
             "models", "note", f"not on this machine yet: {', '.join(absent)}", "a run fetches them; without network give folders"
         )
-    prepare_models(config)
-    return Finding("models", "pass", names)
+    specs, prepared = prepare_models(config)
+    return Finding("models", "pass", "; ".join(f"{specs[key].name} in {prepared[key].path}" for key in specs))
 
 
 def _input(config: Config) -> Finding:
@@ -177,12 +176,14 @@ def _input(config: Config) -> Finding:
 
 
 def _mlflow(config: Config) -> Finding:
-    uri = config.tracking.uri
-    if not uri.startswith("http"):
-        return Finding("MLflow", "pass", uri)
-    import requests
-
     from entropylong.tracking import redact
+
+    uri = config.tracking.uri
+    if uri.startswith("sqlite:///"):
+        return _sqlite(uri)
+    if not uri.startswith("http"):
+        return Finding("MLflow", "note", redact(uri), "this kind of store is not looked at here")
+    import requests
 
     try:
         requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
@@ -193,12 +194,30 @@ def _mlflow(config: Config) -> Finding:
     return Finding("MLflow", "pass", redact(uri))
 
 
+def _sqlite(uri: str) -> Finding:
+    """A store in a file is made by the first run; one that is there must be a database."""
+    import sqlite3
+    from contextlib import closing
+
+    file = Path(uri.removeprefix("sqlite:///")).absolute()
+    if not file.exists():
+        return Finding("MLflow", "pass", f"{uri}, which the first run makes")
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise EnvironmentProblem(
+            f"{file} is not a database that can be read ({error}); move it away, or set tracking.uri"
+        ) from None
+    return Finding("MLflow", "pass", uri)
+
+
 def _spark(config: Config) -> Finding:
     """A session as a run has it; a small Delta table written by a Python worker and read back."""
     from entropylong.spark import on_databricks, session
 
     spark = session(config)
-    found = f"{spark.version} at {spark.sparkContext.master}"
+    found = f"Spark {spark.version} at {spark.sparkContext.master}"
     if on_databricks():
         return Finding("Spark and Delta", "pass", found)
     with tempfile.TemporaryDirectory(dir=_shared(config)) as folder:
@@ -206,7 +225,8 @@ def _spark(config: Config) -> Finding:
         rows.write.format("delta").save(f"file://{folder}/table")
         if spark.read.format("delta").load(f"file://{folder}/table").count() != 4:
             raise EnvironmentProblem("a Delta table of four rows came back with another number of rows")
-    return Finding("Spark and Delta", "pass", f"{found}; a table was written by a Python worker and read back")
+    delta = importlib.metadata.version("delta-spark")
+    return Finding("Spark and Delta", "pass", f"{found}, Delta {delta}; a table was written by a Python worker and read back")
 
 
 def _shared(config: Config) -> Path:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from entropylong.config import Config
-from entropylong.errors import EnvironmentProblem
+from entropylong.errors import EntropyLongError, EnvironmentProblem
 
 # SPARK_* traps: without PYSPARK_PYTHON a UDF in a virtual environment finds another Python.
 _SETTINGS = {
@@ -178,7 +178,10 @@ def check_java() -> str:
     wanted = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
     if java is None or not Path(java).exists():
         raise EnvironmentProblem(f"Java is not installed; {wanted}")
-    printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    try:
+        printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    except OSError as error:
+        raise EnvironmentProblem(f"Java at {java} cannot be started ({error.strerror}); {wanted}") from None
     found = re.search(r'version "(\d+)', printed)
     if found is None or found.group(1) not in ("17", "21"):
         raise EnvironmentProblem(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
@@ -186,20 +189,45 @@ def check_java() -> str:
 
 
 class _quiet_start:
-    """Ivy and the JVM print dozens of lines at start: keep them in a file, show it only if the start fails."""
+    """Ivy and the JVM print dozens of lines at start, on both streams: a log has them, which stays only if the start fails.
+
+    Raises:
+        EnvironmentProblem: the start failed; with the line of the log that says why, and its place.
+    """
 
     def __enter__(self) -> None:
         import tempfile
 
+        sys.stdout.flush()
         sys.stderr.flush()
-        self._saved = os.dup(2)
-        self._log = tempfile.TemporaryFile()
-        os.dup2(self._log.fileno(), 2)
+        self._saved = [os.dup(1), os.dup(2)]
+        self._log = tempfile.NamedTemporaryFile(prefix="entropylong-spark-", suffix=".log", delete=False)
+        for number in (1, 2):
+            os.dup2(self._log.fileno(), number)
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
-        os.dup2(self._saved, 2)
-        os.close(self._saved)
-        if kind is not None:
-            self._log.seek(0)
-            sys.stderr.write(self._log.read().decode(errors="replace")[-4000:])
+        for number, saved in enumerate(self._saved, start=1):
+            os.dup2(saved, number)
+            os.close(saved)
         self._log.close()
+        file = Path(self._log.name)
+        if not isinstance(value, Exception) or isinstance(value, (EntropyLongError, ImportError)):
+            file.unlink()
+            return
+        # Where there never was a JVM, the log has the reason; else the exception has it.
+        said = file.read_text(errors="replace") if "JAVA_GATEWAY_EXITED" in str(value) else str(value)
+        raise EnvironmentProblem(f"Spark does not start: {why_not(said)}; all that it printed: {file}") from value
+
+
+def why_not(printed: str) -> str:
+    """Of what Java and Ivy print where Spark does not start, what says why; and what to do, where that is known."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip() and not re.match(r"\s*at ", line)]
+    marked = [number for number, line in enumerate(lines) if re.search(r"Error|Exception|unresolved dependency", line)]
+    first = marked[0] if marked else max(0, len(lines) - 2)
+    for number in marked:
+        if "unresolved dependency" in lines[number]:
+            return (
+                f"{lines[number][:200]}; this jar is fetched once, from Maven Central: start with network, or name a mirror in "
+                "spark.conf.spark.jars.repositories"
+            )
+    return " ".join(lines[first : first + 2]).removeprefix(": ")[:300] or "it printed nothing"

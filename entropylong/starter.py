@@ -30,14 +30,16 @@ def config_text(name: str, source: dict[str, Any], look: Look, base: Any, extend
     """
     lines = [
         f"# Written by `entropylong init` from {len(look.sample.records):,} of about {look.sample.documents:,.0f} records",
-        f"# of {given}.",
+        f"# of {_scalar(given)}.",
         "# conf/base.yaml explains every key; any of them can stand here, or on the command line as key.sub=value.",
         f"extends: {extends}",
         "# Tables, checkpoints, figures and reports of this corpus; results of several settings stand beside each other there.",
         f"workspace: {_scalar(str(workspace))}",
         "sources:",
         f"  {name}:",
+        "    # How it is read, by the endings found there: parquet | jsonl | text | delta.",
         f"    kind: {source['kind']}",
+        "    # Where it lies. It may move: results do not depend on the place. New files, or rows, are new documents.",
         *(f"    {key}: {_scalar(source[key])}" for key in ("path", "table") if key in source),
         "    # both: documents are roots (whose gaps are filled) and text to retrieve from. root | corpus: one of the two.",
         "    role: both",
@@ -56,9 +58,9 @@ def _columns(look: Look, kind: str) -> Iterator[str]:
     if kind == "text":
         return
     yield "    columns:"
-    yield f"      # {look.text.why}"
+    yield f"      # What is read: {look.text.why}."
     yield f"      text: {_scalar(look.text.column or 'text')}"
-    yield f"      # {look.doc_id.why}"
+    yield f"      # What a document is called, here and in what is made of it: {look.doc_id.why}."
     yield f"      doc_id: {'null' if look.doc_id.column is None else _scalar(look.doc_id.column)}"
 
 
@@ -89,14 +91,21 @@ def least_root(look: Look, base: Any) -> int:
 def what_was_seen(look: Look, base: Any) -> Iterator[tuple[str, str]]:
     """Lines about the corpus, for people."""
     sample, tokens = look.sample, base.plan.chars_per_token
-    files = f" in {sample.files:,} files, {sample.n_bytes / 1e6:,.1f} MB" if sample.files else ""
+    files = f" in {sample.files:,} file{'s'[: sample.files != 1]}, {sample.n_bytes / 1e6:,.1f} MB" if sample.files else ""
     yield "records", f"about {sample.documents:,.0f}{files}; looked at: {len(sample.records):,}"
+    if sample.others:
+        said = ", ".join(f"{count:,} {kind}" for kind, count in sample.others.most_common())
+        yield "not read", f"{said}: files of another kind; give their own folder, or add a source to the config"
     yield "text", f"{look.text.column!r}: {look.text.why}"
     yield "id", f"{look.doc_id.column!r}: {look.doc_id.why}" if look.doc_id.column else look.doc_id.why
     yield "length", f"median {look.median_chars:,.0f} characters, about {look.median_chars / tokens:,.0f} tokens"
     least = least_root(look, base)
-    yield "long enough for a root", f"{look.share_above(least * tokens):.0%} (roots.min_tokens {least})"
+    share = look.share_above(least * tokens)
+    none = "" if share else ": a run would find no root; join short records to documents first"
+    yield "long enough for a root", f"{share:.0%} (roots.min_tokens {least}){none}"
     yield "exact copies", f"{look.copies / len(look.chars):.1%} of the sample; one of each is used"
     if look.refused:
         said = ", ".join(f"{count} {code}" for code, count in look.refused.most_common())
         yield "left out or refused", f"{said} of {len(sample.records):,} (docs/codes.md says what each means)"
+    if look.errors > base.quarantine.max_rate * len(sample.records):
+        yield "mind", f"a run stops where over {base.quarantine.max_rate:.0%} are refused: mend them, or raise quarantine.max_rate"

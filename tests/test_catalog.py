@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from entropylong.check import check_workspace
 from entropylong.config import Config
 from entropylong.config_files import load_config
 from entropylong.errors import ConfigError, SourceError, TableError
-from entropylong.maintenance import compact, drop_leftovers, leftovers
+from entropylong.maintenance import LEAST_HOURS, drop_leftovers, leftovers
 from entropylong.runner import Runner
 from entropylong.status import status_rows
 from entropylong.tables.schemas import TABLES
@@ -55,7 +57,25 @@ def config(schema: str, make_config: MakeConfig, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def done(config: Config, spark: SparkSession) -> Config:
+def reopened(config: Config) -> Iterator[list[str]]:
+    """Files of the workspace that this process opens to write elsewhere than at the front of a new file."""
+    found: list[str] = []
+    is_on = True
+
+    def look(event: str, arguments: tuple[object, ...]) -> None:
+        # A hook cannot be taken out again.
+        if is_on and event == "open" and str(arguments[0]).startswith(config.workspace):
+            _, mode, flags = arguments
+            if set(str(mode or "")) & set("+a") or int(flags) & (os.O_RDWR | os.O_APPEND):  # type: ignore[call-overload]
+                found.append(str(arguments[0]))
+
+    sys.addaudithook(look)
+    yield found
+    is_on = False
+
+
+@pytest.fixture(scope="module")
+def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     """Stopped by an error right after a commit in the middle of a stage, then run to its end."""
     append, seen = Store.append, []
 
@@ -81,7 +101,8 @@ def versions(store: Store) -> dict[str, int]:
 def test_a_pipeline_by_name_is_whole_and_a_rerun_does_nothing(done: Config, spark: SparkSession) -> None:
     runner = Runner(done, spark)
     before = versions(runner.store)
-    assert sorted(t.name for t in spark.catalog.listTables("spark_catalog.lab")) == sorted(t for t, v in before.items() if v >= 0)
+    there = spark.sql("SHOW TABLES IN spark_catalog.lab").where("NOT isTemporary").collect()
+    assert sorted(row.tableName for row in there) == sorted(table for table, version in before.items() if version >= 0)
     assert not (Path(done.workspace) / "tables").exists()
     assert runner.run(announce=quiet).steps == [] and versions(runner.store) == before
     assert all(row["left"] == 0 and row["rows_in"] for row in status_rows(runner))
@@ -89,6 +110,11 @@ def test_a_pipeline_by_name_is_whole_and_a_rerun_does_nothing(done: Config, spar
     assert len(checks) >= 20 and not [check for check in checks if check.wrong]
     assert rows_of(runner, "sequences", ["sequence_id"])
     assert [row[0] for row in rows_of(runner, "documents", ["doc_id"])] == sorted(str(row["doc_id"]) for row in tiny.documents(12))
+
+
+def test_files_are_written_from_front_to_back(done: Config, reopened: list[str]) -> None:
+    """A Databricks volume takes nothing else. (Locks are leases there, and MLflow's files elsewhere.)"""
+    assert {path.removeprefix(done.workspace) for path in reopened if "/mlflow-artifacts/" not in path} == {"/.lock"}
 
 
 def test_a_table_is_made_with_comments_constraints_and_properties(done: Config, spark: SparkSession) -> None:
@@ -119,16 +145,17 @@ def test_new_rows_of_the_user_s_table_are_read(done: Config, spark: SparkSession
 
 
 def test_upkeep_by_name(done: Config, spark: SparkSession) -> None:
-    """gc drops what another setting made, compact and vacuum keep what is read."""
-    other = done.with_keys(anchors={"alpha": 1.5})
-    Runner(other, spark).run(["ingest", "chunk", "embed", "score", "anchors"], announce=quiet)
+    """gc drops what another setting made; compact and vacuum keep what is read."""
+    Runner(done.with_keys(anchors={"alpha": 1.5}), spark).run(["anchors"], announce=quiet)
     runner = Runner(done, spark)
-    assert [left.table for left in leftovers(runner)] == ["anchors"]
+    assert {left.table for left in leftovers(runner)} == {"anchors"}
     drop_leftovers(runner)
     assert leftovers(Runner(done, spark)) == []
-    before = rows_of(runner, "sequences", ["sequence_id", "input_ids"])
-    assert {one.table for one in compact(runner, vacuum=True)} <= set(TABLES)
-    assert rows_of(Runner(done, spark), "sequences", ["sequence_id", "input_ids"]) == before
+    before, (files, _) = rows_of(runner, "gains", ["pair_id", "readings"]), runner.store.files("gains")
+    runner.store.compact("gains")
+    runner.store.vacuum("gains", LEAST_HOURS)
+    assert files > runner.store.files("gains")[0]
+    assert rows_of(Runner(done, spark), "gains", ["pair_id", "readings"]) == before
 
 
 def test_what_is_done_to_a_catalog_is_what_the_grants_are_for(done: Config, spark: SparkSession) -> None:
@@ -140,7 +167,8 @@ def test_what_is_done_to_a_catalog_is_what_the_grants_are_for(done: Config, spar
     assert all(row.operation == "WRITE" or row.version == 0 for row in spark.sql(f"DESCRIBE HISTORY {INPUT}").collect())
 
 
-def test_a_schema_that_is_not_there_is_told(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_schema_that_is_not_there_is_told(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("entropylong.tables.store.time.sleep", lambda seconds: None)
     with pytest.raises(TableError, match=r"^table documents: cannot be made: .*SCHEMA_NOT_FOUND.*nowhere") as caught:
         Store(spark, "spark_catalog.nowhere").create("documents")
     assert "\n" not in str(caught.value)

@@ -141,5 +141,5 @@ def test_the_demo_job_names_what_the_models_lock_holds() -> None:
     job = (ROOT / "conf" / "resources" / "demo.job.yml").read_text()
     inside = re.findall(r"/offline/models/([a-z0-9_]+)/", job)
     assert {canonicalize_name(package) for package in inside} == set(pinned(MODELS))
-    demo = (ROOT / "conf" / "demo.yaml").read_text()
+    demo = (ROOT / "conf" / "small.yaml").read_text()
     assert {f"wheel:{path}" for path in re.findall(r"/offline/models/(\S+)", job)} == set(re.findall(r"wheel:\S+", demo))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +20,12 @@ import typer
 import zstandard
 
 from entropylong import cli, doctor
-from entropylong.cli_common import complete_config, complete_stage
+from entropylong.cli_common import STAGES, complete_config, complete_stage
 from entropylong.config_files import load_config
+from entropylong.corpus.demo import demo_documents
 from entropylong.corpus.look import FILE_BYTES, look_at, sample_files
-from entropylong.errors import SourceError
+from entropylong.errors import EnvironmentProblem, SourceError
+from entropylong.spark import check_java, why_not
 from tests import tiny
 from tests.conftest import MakeConfig
 
@@ -85,6 +90,50 @@ def test_ids_must_be_set_and_unique() -> None:
     assert "not unique" in look_at_rows(twice).doc_id.why and look_at_rows(twice).doc_id.column is None
     holes = [{"text": "a b c", "id": 1}, {"text": "d e f", "id": None}]
     assert "not set" in look_at_rows(holes).doc_id.why
+    assert look_at_rows(twice, doc_id="id").refused == {"CONFLICTING_ID": 1}, "named all the same: what a run would say"
+
+
+def test_columns_half_null_are_taken_and_what_stops_a_run_is_told() -> None:
+    from entropylong.starter import what_was_seen
+
+    look = look_at_rows([{"body": "a text " * 9 if i % 2 else None, "url": f"http://x/{i}"} for i in range(10)])
+    assert (look.text.column, look.doc_id.column, look.refused, look.errors) == ("body", "url", {"NO_TEXT": 5}, 5)
+    said = dict(what_was_seen(look, load_config("small")))
+    assert "over 5% are refused" in said["mind"] and "a run would find no root" in said["long enough for a root"]
+
+
+def test_what_is_damaged_in_a_file_costs_only_that(tmp_path: Path) -> None:
+    """A gzip file that breaks off, one longer line than is read at first, a parquet cell that is not UTF-8."""
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines(rows()))[:-20])
+    sample = sample_files("jsonl", str(tmp_path / "cut.jsonl.gz"))
+    assert len(sample.records) >= 39 and look_at(sample, "jsonl", MAX).refused == {"UNREADABLE_FILE": 1}
+    (tmp_path / "book.jsonl").write_bytes(lines([{"text": "word " * FILE_BYTES}]))
+    assert look_at(sample_files("jsonl", str(tmp_path / "book.jsonl")), "jsonl", 5 * MAX).median_chars == 5 * FILE_BYTES
+    cells = pa.array([b"fine", b"caf\xe9"]).cast(pa.large_binary())
+    text = pa.LargeStringArray.from_buffers(2, cells.buffers()[1], cells.buffers()[2])
+    pq.write_table(pa.table({"text": text}), tmp_path / "docs.parquet")
+    look = look_at(sample_files("parquet", str(tmp_path / "docs.parquet")), "parquet", MAX)
+    assert look.chars == [4] and look.refused == {"INVALID_UTF8": 1}
+
+
+def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
+    """200 MB of text in one row group: peak memory of a process that looks at it."""
+    pq.write_table(pa.table({"text": ["word " * 2000] * 20_000}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    assert (tmp_path / "a.parquet").stat().st_size > 190e6
+    code = (
+        "import resource; from entropylong.corpus.look import sample_files; peak = lambda: resource.getrusage(0).ru_maxrss; "
+        f"before = peak(); assert len(sample_files('parquet', {str(tmp_path)!r}).records) == 500; print(peak() - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 60_000, "KiB"
+
+
+def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_bytes(lines(rows(3)))
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/notes.txt", "sub/table.csv", ".hidden.txt"):
+        (tmp_path / name).write_text("x")
+    assert sample_files("jsonl", str(tmp_path)).others == {"text": 1, "other": 1}
 
 
 def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[no-untyped-def]
@@ -94,9 +143,11 @@ def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[n
 
 
 @pytest.mark.parametrize(("some", "said"), [
-    ([{"left": "abc def", "right": "ghi jkl"}], "columns left, right may all be the text; say which: --text left"),
-    ([{"meta": {"text": "abc"}, "n": 3}], r"no column holds text in most records; there are: meta \(dict\), n \(int\)"),
-    ([{"text": "\x00"}], "holds no usable text in 1 records"),
+    ([{"left": "abc def", "right": "ghi jkl", "id": "a"}], "each of the columns left, right may be the text; say which: --text l"),
+    ([{"text": "short", "body": "long " * 20}], "each of the columns body, text may be the text"),
+    ([{"meta": {"text": "abc"}, "n": 3, "id": "a b"}], r"no column holds text; there are: meta \(nested\), n \(int\), id \(an id"),
+    ([{"body": None, "url": "http://x"}], r"no column holds text; there are: body \(null\), url \(an id"),
+    ([{"text": "\x00"}, {"text": ""}], r"holds no usable text in 2 records \(1 NUL_BYTE, 1 BLANK_TEXT\)"),
 ])  # fmt: skip
 def test_one_line_where_the_text_cannot_be_told(some: list[dict[str, object]], said: str) -> None:
     with pytest.raises(SourceError, match=said):
@@ -124,8 +175,9 @@ def test_a_config_is_written_that_runs_from_anywhere(
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    (None, "no such file or directory"), (b"", "holds no byte"), (b"\n\n", "blank lines alone"),
+    (None, "no such file or directory"), (b"", "holds no byte"), (b"\n\n", "there is none"),
     (b"\x80\x81\x00\xff" * 1000, "INVALID_UTF8"), (b"PK\x03\x04 no json\n", "INVALID_JSON"),
+    (b'[{"text": "a"}]', "jq -c"), (b'{"text": "caf\xe9"}', "iconv"),
 ])  # fmt: skip
 def test_init_says_in_one_line_what_is_no_corpus(
     content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -138,20 +190,29 @@ def test_init_says_in_one_line_what_is_no_corpus(
     assert said in told and told.count("\n") == 1 and not (tmp_path / "docs.yaml").exists()
 
 
-def test_from_init_to_sequences(spark: object, make_config: MakeConfig, tmp_path: Path) -> None:
-    """What init writes, with the tests' models and sizes: the run finds the columns and refuses what init said it would."""
-    from entropylong.runner import Runner
-
-    (tmp_path / "docs.jsonl").write_bytes(lines(rows(12)) + b"{broken\n")
-    assert cli.call(["init", str(tmp_path / "docs.jsonl"), "--out", str(tmp_path / "docs.yaml")]) == 0
-    written = load_config(tmp_path / "docs.yaml").sources["docs"]
-    keys = [f"sources.docs.columns.text={written.columns.text}", f"sources.docs.columns.doc_id={written.columns.doc_id}"]
-    config = make_config(tmp_path / "work", tmp_path / "docs.jsonl", "quarantine.max_rate=0.2", *keys)
-    runner = Runner(config, spark)
-    runner.run(["ingest"], announce=lambda line: None)
-    documents = runner.store.read("documents", runner.fingerprint("documents") or "")
-    assert documents.where("outcome = 'ok' AND doc_id LIKE 'http://x/%'").count() == 12
-    assert [row.code for row in documents.where("outcome = 'error'").collect()] == ["INVALID_JSON"]
+def test_from_init_to_sequences(
+    spark: object, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real text under other names of columns: the config that init writes runs as it is, with the tests' models and sizes."""
+    monkeypatch.chdir(tmp_path)
+    texts = [(name, text) for name, text in demo_documents("pydoc_data.topics") if 1000 < len(text) < 6000][:12]
+    file = tmp_path / "docs.jsonl"
+    file.write_bytes(lines([{"url": f"doc/{name}", "body": text} for name, text in texts]) + b"{broken\n")
+    assert cli.call(["init", "docs.jsonl"]) == 0
+    assert "1 INVALID_JSON of" in capsys.readouterr().out
+    small = make_config(tmp_path / "runs" / "docs", file)
+    keys = [f"{key}={getattr(getattr(small, key.split('.')[0]), key.split('.')[1])}" for key in (
+        "model.name", "encoder.name", "roots.max_tokens", "contexts.max_tokens", "chunks.target_chars", "chunks.max_chars",
+        "pack.length", "accept.rule", "accept.epsilon",
+    )]  # fmt: skip
+    keys += [f"node_cache={small.node_cache}", "roots.min_tokens=64", "accept.max_copy_tokens=null", "quarantine.max_rate=0.2"]
+    assert cli.call(["run", "--config", "docs.yaml", *keys]) == 0
+    capsys.readouterr()
+    assert cli.call(["status", "--config", "docs.yaml", "--json", *keys]) == 0
+    by_stage = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {row["left"] for row in by_stage.values()} == {0}
+    assert by_stage["ingest"]["quarantined"] == 1 and by_stage["pack"]["done"] > 0, by_stage
+    assert cli.call(["inspect", f"doc/{texts[0][0]}", "--config", "docs.yaml", *keys]) == 0, "ids are those of the column"
 
 
 def test_doctor_passes_here_and_says_what_to_mend(
@@ -170,6 +231,9 @@ def test_doctor_passes_here_and_says_what_to_mend(
     found = {one.part: one for one in doctor.examine(broken)}
     wrong = {part for part, one in found.items() if one.state == "fix"}
     assert wrong >= {"libraries", "Java", "disk", "models", "input", "MLflow"}
+    (tmp_path / "mlflow.db").write_text("no database, but long enough for a header that says so " * 9)
+    with pytest.raises(EnvironmentProblem, match="is not a database"):
+        doctor._mlflow(load_config("small", [f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]))
     assert "Java is not installed" in found["Java"].remedy and "secret" not in found["MLflow"].remedy
     assert "no_such_library cannot be imported" in found["libraries"].found
     assert cli.call(["doctor", "workspace=/proc/nowhere", "--json"]) == 1
@@ -185,31 +249,55 @@ def test_a_model_of_the_hub_that_is_not_here_is_a_note_and_nothing_is_fetched(
     assert (found.state, found.found) == ("note", "not on this machine yet: nobody/nothing")
 
 
-def _commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    if isinstance(group, click.Group) or hasattr(group, "commands"):
-        for name, command in group.commands.items():  # type: ignore[attr-defined]
-            yield from _commands(command, (*path, name))
-    else:
-        yield path, group
+def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, (*path, name))
 
 
 COMMANDS = dict(_commands(typer.main.get_command(cli.app)))
 
 
+def parse(line: str) -> tuple[str, ...]:
+    """Which command a line after `entropylong` calls; raises where its words are not that command's."""
+    words = shlex.split(line, comments=True)
+    path = max((path for path in COMMANDS if tuple(words[: len(path)]) == path), key=len)
+    assert not hasattr(COMMANDS[path], "commands"), f"entropylong {line}: no such command"
+    COMMANDS[path].make_context(path[-1], words[len(path) :])
+    return path
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_help_has_examples_that_parse(path: tuple[str, ...]) -> None:
-    command = COMMANDS[path]
-    examples = re.findall(r"(?m)^\s+entropylong (.+)$", (command.help or "").partition("Examples:")[2])
+    examples = re.findall(r"(?m)^\s+entropylong (.+)$", (COMMANDS[path].help or "").partition("Examples:\n\n ")[2])
     assert examples, f"entropylong {' '.join(path)} --help needs an example"
     for example in examples:
-        words = shlex.split(example, comments=True)
-        assert tuple(words[: len(path)]) == path
-        command.make_context(path[-1], words[len(path) :])
+        assert parse(example)[: len(path)] == path
+
+
+def test_every_command_of_the_documentation_parses() -> None:
+    root = Path(__file__).parent.parent
+    lines = [
+        line
+        for file in (root / "README.md", *(root / "docs").glob("*.md"))
+        for block in re.findall(r"(?s)```[a-z]*\n(.*?)```", file.read_text())
+        for line in re.findall(r"(?m)^(?:[\w./]*/)?entropylong +([a-z].*)$", block.replace("\\\n", " "))
+    ]
+    assert len(lines) > 20 and all(map(parse, lines))
+
+
+def test_help_is_grouped_by_the_users_journey(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(["--help"]) == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f"─ {panel} ─") for panel in cli.PANELS]
+    assert places == sorted(places) and list(cli.PANELS)[-2:] == ["Judge a model", "Upkeep"]
 
 
 def test_the_shell_completes_configs_and_stages() -> None:
+    from entropylong.pipeline import STAGE_NAMES
+
     assert "demo" in complete_config("de") and "paper" not in complete_config("de")
-    assert complete_stage("s") == ["score", "search"]
+    assert complete_stage("s") == ["score", "search"] and STAGES == STAGE_NAMES
 
 
 def test_an_extra_that_is_missing_is_named(
@@ -220,4 +308,46 @@ def test_an_extra_that_is_missing_is_named(
     assert (
         capsys.readouterr().err
         == "error: pyspark is not installed; pip install 'entropylong[spark]' (entropylong doctor looks at all)\n"
+    )
+
+
+def doctor_with(java: Path) -> tuple[dict[str, dict[str, str]], str]:
+    """In a process of its own, without a session: findings by part, and what went to stderr."""
+    command = [sys.executable, "-m", "entropylong.cli", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "JAVA_HOME": str(java)})
+    assert done.returncode == 1, done.stderr
+    return {one["part"]: one for one in json.loads(done.stdout)}, done.stderr
+
+
+def test_doctor_says_in_one_line_why_java_dies(tmp_path: Path) -> None:
+    """A Java that says a good version and then cannot start, on both streams and with a trace, as real ones do."""
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(
+        '#!/bin/sh\n[ "$1" = -version ] && echo \'openjdk version "17.0.1"\' >&2 && exit 0\n'
+        'echo "Error occurred during initialization of VM"; echo "Too small maximum heap"; echo "\tat x.Y(Z.java:1)" >&2; exit 1\n'
+    )
+    java.chmod(0o755)
+    found, said = doctor_with(tmp_path)
+    assert found["Java"]["state"] == "pass" and "java:1" not in said
+    assert "Error occurred during initialization of VM Too small maximum heap; all that" in found["Spark and Delta"]["remedy"]
+
+
+def test_java_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").write_text("not executable")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match=r"cannot be started \(Permission denied\); install Java 17"):
+        check_java()
+
+
+def test_of_what_ivy_prints_the_reason_is_told() -> None:
+    printed = """:: loading settings :: url = jar:file:/ivysettings.xml
+	:::: ERRORS
+	Server access error at url https://repo/delta-spark_2.13-4.0.1.pom (java.net.ConnectException: Connection refused)
+Exception in thread "main" java.lang.RuntimeException: [unresolved dependency: io.delta#delta-spark_2.13;4.0.1: not found]
+	at org.apache.spark.util.MavenUtils$.resolveMavenCoordinates(MavenUtils.scala:563)"""
+    assert "delta-spark_2.13;4.0.1: not found]; this jar is fetched once, from Maven Central" in why_not(printed)
+    assert why_not("x\n: org.apache.spark.SparkException: Could not parse Master URL: 'foo'\n\tat a.b(c)") == (
+        "org.apache.spark.SparkException: Could not parse Master URL: 'foo'"
     )

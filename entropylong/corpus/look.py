@@ -14,17 +14,30 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from entropylong.corpus.readers import Damaged, Unit, filesystem, list_units, to_record, unreadable
+from entropylong.config import SOURCE_ENDINGS
+from entropylong.corpus.readers import Damaged, Record, Unit, filesystem, find, list_units, to_record, unreadable
 from entropylong.errors import SourceError
 
 # So many files of a corpus, evenly spread; of each so many bytes (after decompression), so many records.
 FILES, FILE_BYTES, FILE_RECORDS = 16, 4 << 20, 500
 TEXT_FILES = 400
+# One line alone may be longer: a book is a record.
+LINE_BYTES = 32 << 20
 # What text and ids are called, the likeliest first.
 TEXT_NAMES = ("text", "content", "body", "document", "raw_content", "passage", "article", "page_content", "markdown", "abstract")
-ID_NAMES = ("doc_id", "id", "_id", "uuid", "document_id", "docid", "guid", "url", "uri", "path", "key", "name", "title")
+ID_NAMES = ("doc_id", "id", "_id", "uuid", "document_id", "docid", "guid", "url", "uri", "path", "key")
+# Neither text nor an id by itself: too short for the one, and two documents may share it.
+LABELS = ("name", "title")
+# What helps where no record can be read.
+_HINTS = {
+    "INVALID_JSON": "; a JSON lines file has one object a line (from an array: jq -c '.[]' FILE); "
+    "Parquet, text files (.txt, .md, .rst) and Delta tables can be read too",
+    "INVALID_UTF8": "; text in another encoding becomes UTF-8 by, for example: iconv -f LATIN1 -t UTF-8 FILE",
+}
 
 
 @dataclass
@@ -35,12 +48,14 @@ class Sample:
         records: as read, each a mapping of its columns; damage in their place.
         documents: estimate of how many the corpus holds.
         files, n_bytes: of the corpus.
+        others: files in its folder that are of another kind, and so not read.
     """
 
     records: list[Mapping[str, Any] | Damaged]
     documents: float
     files: int = 0
     n_bytes: int = 0
+    others: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class Look:
         chars: lengths of the usable texts.
         copies: usable texts that stand there more than once.
         refused: code -> records that would be refused or skipped.
+        errors: those that count against `quarantine.max_rate`.
     """
 
     sample: Sample
@@ -68,6 +84,7 @@ class Look:
     chars: list[int]
     copies: int
     refused: Counter[str] = field(default_factory=Counter)
+    errors: int = 0
 
     @property
     def median_chars(self) -> float:
@@ -96,7 +113,17 @@ def sample_files(kind: str, path: str) -> Sample:
         n_bytes += read
     total = sum(unit.n_bytes for unit in units)
     documents = float(len(units)) if kind == "text" else len(records) * max(1.0, total / n_bytes) if n_bytes else 0.0
-    return Sample(records, documents, len(units), total)
+    return Sample(records, documents, len(units), total, _others(kind, path))
+
+
+def _others(kind: str, path: str) -> Counter[str]:
+    """Files of a folder by their kind, but for those that are read and those that are hidden."""
+    system, top = find("input", path)
+    if top.is_file:
+        return Counter()
+    files = [i.base_name for i in system.get_file_info(pafs.FileSelector(top.path, recursive=True)) if i.is_file]
+    kinds = (next((k for k, ends in SOURCE_ENDINGS.items() if n.endswith(ends)), "other") for n in files if n[0] not in "_.")
+    return Counter(found for found in kinds if found != kind)
 
 
 def _of_file(unit: Unit, root: str) -> tuple[list[Mapping[str, Any] | Damaged], float]:
@@ -117,22 +144,59 @@ def _of_file(unit: Unit, root: str) -> tuple[list[Mapping[str, Any] | Damaged], 
 
 def _parquet(unit: Unit, root: str) -> tuple[list[Mapping[str, Any] | Damaged], float]:
     with filesystem(root)[0].open_input_file(unit.path) as handle:
-        file = pq.ParquetFile(handle)
+        # With a buffer pages are read as they are needed; without, a row group as a whole, which may be gigabytes.
+        file = pq.ParquetFile(handle, buffer_size=1 << 16, pre_buffer=False)
         batch = next(file.iter_batches(batch_size=FILE_RECORDS), None)
-        rows = [] if batch is None else batch.to_pylist()
-        return rows, unit.n_bytes * len(rows) / max(1, file.metadata.num_rows)
+        if batch is None:
+            return [], float(unit.n_bytes)
+        columns = [_values(column) for column in batch.columns]
+        rows = [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return list(rows), unit.n_bytes * len(rows) / max(1, file.metadata.num_rows)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Broken UTF-8 stays bytes: it costs its row, not the file."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return list(column.to_pylist())
+
+    def text(value: bytes | None) -> str | bytes | None:
+        try:
+            return None if value is None else value.decode()
+        except UnicodeDecodeError:
+            return value
+
+    return [text(value) for value in column.cast(pa.large_binary()).to_pylist()]
 
 
 def _json_lines(unit: Unit, root: str) -> tuple[list[Mapping[str, Any] | Damaged], float]:
     with filesystem(root)[0].open_input_file(unit.path) as raw:
         stream = _decompressed(unit, raw)  # held: it closes the file when it goes
-        block, taken = stream.read(FILE_BYTES), raw.tell()
+        block, goes_on, broken = _beginning(stream)
+        taken = raw.tell()
     lines = block.split(b"\n")
-    if len(block) == FILE_BYTES and len(lines) > 1:
+    found: list[Mapping[str, Any] | Damaged] = []
+    if len(lines) == 1 and goes_on and not broken:
+        found.append(Damaged("INVALID_JSON", f"the first line does not end within {LINE_BYTES >> 20} MB"))
+    elif goes_on:
         lines.pop()  # cut
-    found = [_object(line) for line in lines[:FILE_RECORDS] if line.strip()]
     used = sum(len(line) + 1 for line in lines[:FILE_RECORDS])
+    found += found or [_object(line) for line in lines[:FILE_RECORDS] if line.strip()]
+    if broken:
+        found.append(broken)
     return found, min(float(unit.n_bytes), taken * used / max(1, len(block)))
+
+
+def _beginning(stream: Any) -> tuple[bytes, bool, Damaged | None]:
+    """A file's first FILE_BYTES, or its first line where that is longer; whether it goes on, and what broke it off."""
+    block = bytearray()
+    try:
+        while len(block) < FILE_BYTES or (len(block) < LINE_BYTES and b"\n" not in block):
+            if not (piece := stream.read1(1 << 18)):
+                return bytes(block), False, None
+            block += piece
+    except unreadable() as error:
+        return bytes(block), True, Damaged("UNREADABLE_FILE", f"the file breaks off: {' '.join(str(error).split())[:200]}")
+    return bytes(block), True, None
 
 
 def _decompressed(unit: Unit, raw: Any) -> Any:
@@ -152,7 +216,7 @@ def _object(line: bytes) -> Mapping[str, Any] | Damaged:
         return Damaged("INVALID_UTF8", "the line is not UTF-8")
     except (ValueError, RecursionError):
         return Damaged("INVALID_JSON", "the line is not JSON")
-    return row if isinstance(row, dict) else Damaged("INVALID_JSON", "the line is no object")
+    return row if isinstance(row, dict) else Damaged("INVALID_JSON", "the line is not an object")
 
 
 def look_at(sample: Sample, kind: str, max_chars: int, text: str | None = None, doc_id: str | None = None) -> Look:
@@ -170,8 +234,12 @@ def look_at(sample: Sample, kind: str, max_chars: int, text: str | None = None, 
     rows = [row for row in sample.records if not isinstance(row, Damaged)]
     if not rows:
         damaged = [one for one in sample.records if isinstance(one, Damaged)]
-        why = f"{damaged[0].code}, {damaged[0].detail}" if damaged else "blank lines alone"
-        raise SourceError(f"no record of the sample can be read as {kind} (the first: {why})")
+        if not damaged:
+            raise SourceError(f"no record of the sample can be read as {kind}: there is none")
+        first = damaged[0]
+        raise SourceError(
+            f"no record of the sample can be read as {kind} (the first: {first.code}, {first.detail}){_HINTS.get(first.code, '')}"
+        )
     names = list(dict.fromkeys(name for row in rows for name in row))
     for given in (text, doc_id):
         if given is not None and given not in names:
@@ -180,17 +248,31 @@ def look_at(sample: Sample, kind: str, max_chars: int, text: str | None = None, 
     identity = _file_id() if kind == "text" else Choice(doc_id, "as you said") if doc_id else _id_column(rows, names, chosen.column)
     records = [_record(row, chosen.column or "", identity.column, max_chars) for row in sample.records]
     usable = [record.text for record in records if record.text is not None]
-    if not usable:
-        raise SourceError(f"column {chosen.column!r} holds no usable text in {len(records)} records")
     refused = Counter(record.code for record in records if record.code is not None)
-    return Look(sample, chosen, identity, [len(t) for t in usable], len(usable) - len(set(usable)), refused)
+    if not usable:
+        said = ", ".join(f"{count} {code}" for code, count in refused.most_common())
+        raise SourceError(f"column {chosen.column!r} holds no usable text in {len(records)} records ({said})")
+    errors = sum(record.outcome == "error" for record in records)
+    if conflicts := _conflicts(records):
+        refused["CONFLICTING_ID"] += conflicts
+        errors += conflicts
+    return Look(sample, chosen, identity, [len(t) for t in usable], len(usable) - len(set(usable)), refused, errors)
+
+
+def _conflicts(records: Sequence[Record]) -> int:
+    """Records whose id stands for another text already."""
+    texts: dict[str, set[str]] = {}
+    for record in records:
+        if record.text is not None:
+            texts.setdefault(record.doc_id, set()).add(record.text)
+    return sum(len(found) - 1 for found in texts.values())
 
 
 def _file_id() -> Choice:
     return Choice(None, "a text file's id is its path")
 
 
-def _record(row: Mapping[str, Any] | Damaged, text: str, doc_id: str | None, max_chars: int) -> Any:
+def _record(row: Mapping[str, Any] | Damaged, text: str, doc_id: str | None, max_chars: int) -> Record:
     if isinstance(row, Damaged):
         return to_record("input", "", None, row, max_chars)
     value = row.get(text)
@@ -204,32 +286,43 @@ def _strings(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str | byt
 
 
 def _text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Choice:
-    """The known name that holds text; else the column whose texts are by far the longest."""
-    lengths = {name: [len(value) for value in _strings(rows, name)] for name in names}
-    texts = {name: sum(found) / len(rows) for name, found in lengths.items() if len(found) > len(rows) / 2 and any(found)}
+    """`text`, unless it is far shorter than another; else the column with by far the longest texts; else the only known name."""
+    means = {name: sum(map(len, _strings(rows, name))) / len(rows) for name in names}
+    texts = {name: mean for name, mean in means.items() if mean and name.lower() not in ID_NAMES + LABELS}
     if not texts:
-        kinds = ", ".join(f"{name} ({type(next(iter(row[name] for row in rows if name in row))).__name__})" for name in names)
+        kinds = ", ".join(f"{name} ({_type(rows, name)})" for name in names)
         raise SourceError(
-            f"no column holds text in most records; there are: {kinds}; bring the text into a column of its own first"
+            f"no column holds text; there are: {kinds}; say which with --text NAME, or bring the text into a column of its own "
+            "(nested ones are not read)"
         )
-    if "text" in texts:
-        return Choice("text", "by its name")
     ranked = sorted(texts, key=lambda name: -texts[name])
-    if len(ranked) == 1 or texts[ranked[0]] >= 2 * texts[ranked[1]]:
-        return Choice(ranked[0], f"{texts[ranked[0]]:,.0f} characters a record, the longest")
-    known = [name for name in TEXT_NAMES if name in texts]
-    if len(known) == 1:
-        return Choice(known[0], "by its name")
-    raise SourceError(f"columns {', '.join(ranked[:4])} may all be the text; say which: --text {ranked[0]}")
+    longest = texts[ranked[0]]
+    near = [name for name in ranked if 2 * texts[name] > longest]
+    if "text" in texts:
+        if 10 * texts["text"] >= longest:
+            return Choice("text", f"by its name; {texts['text']:,.0f} characters a record")
+        near = [*near, "text"]
+    if len(near) == 1:
+        return Choice(near[0], f"{longest:,.0f} characters a record, by far the longest")
+    known = [name for name in near if name.lower() in TEXT_NAMES]
+    if len(known) == 1 and "text" not in texts:
+        return Choice(known[0], f"by its name; {texts[known[0]]:,.0f} characters a record")
+    raise SourceError(f"each of the columns {', '.join(near)} may be the text; say which: --text {near[0]}")
+
+
+def _type(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    kinds = {dict: "nested", list: "a list", str: "an id or a label, by its name", type(None): "null"}
+    value = next((row[name] for row in rows if row.get(name) is not None), None)
+    return kinds.get(type(value), type(value).__name__) if value != "" else "blank"
 
 
 def _id_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], text: str | None) -> Choice:
     """The known name with a value of its own in each record; without one, ids are hashes of the texts."""
     why = "no column is called like an id"
-    for name in (name for name in ID_NAMES if name in names and name != text):
+    for name in (name for known in ID_NAMES for name in names if name.lower() == known and name != text):
         values = [row.get(name) for row in rows]
         if any(value is None or value == "" or not isinstance(value, (str, int)) for value in values):
-            why = f"{name!r} is not set in every record"
+            why = f"{name!r} is not set, or no text or number, in some records"
         elif len(set(values)) < len(values):
             why = f"{name!r} is not unique"
         else:

@@ -124,6 +124,8 @@ def find(source: str, path: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
         raise SourceError(f"source {source}: cannot reach {path}: {_line(error)}") from None
     if top.type == pafs.FileType.NotFound:
         raise SourceError(f"source {source}: no such file or directory: {path}")
+    if top.type == pafs.FileType.Unknown:
+        raise SourceError(f"source {source}: neither a file nor a folder: {path}")
     return system, top
 
 
