@@ -74,12 +74,10 @@ def _libraries(config: Config) -> Finding:
         wanted = Requirement(line)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
             continue
-        try:
-            have = importlib.metadata.version(wanted.name)
-        except importlib.metadata.PackageNotFoundError:
+        have = _version(wanted.name)
+        if have is None:
             wrong.append(f"{wanted.name} is not installed")
-            continue
-        if not wanted.specifier.contains(have, prereleases=True):
+        elif not wanted.specifier.contains(have, prereleases=True):
             wrong.append(f"{wanted.name} is {have}, needed is {wanted.specifier}")
     wrong += [f"{name} cannot be imported ({reason})" for name in _IMPORTED if (reason := _import_problem(name))]
     own = importlib.metadata.version("entropylong")
@@ -87,8 +85,16 @@ def _libraries(config: Config) -> Finding:
         return Finding(
             "libraries", "fix", "; ".join(wrong), "install what the lock holds: make setup, or pip install -r a lock file"
         )
-    names = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("pyspark", "delta-spark", "torch", "transformers"))
-    return Finding("libraries", "pass", f"entropylong {own}; {names}")
+    # The Spark of a Databricks runtime is no installed package.
+    names = [f"{name} {have}" for name in ("pyspark", "delta-spark", "torch", "transformers") if (have := _version(name))]
+    return Finding("libraries", "pass", f"entropylong {own}; {', '.join(names)}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _import_problem(name: str) -> str:
@@ -145,10 +151,12 @@ def _gpu(config: Config) -> Finding:
 
 def _models(config: Config) -> Finding:
     """Those that the config names, where they are; nothing is downloaded."""
+    from huggingface_hub import constants
+
     from entropylong.models.prepare import ModelSpec, is_hub_id, prepare
     from entropylong.preflight import prepare_models
 
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+    constants.HF_HUB_OFFLINE = True  # the variable of that name is read at import, which the look at the libraries was
     absent = []
     for section in (config.model, config.encoder):
         try:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from entropylong.files import write_whole
-
 # Databricks volumes: an object store shown as files. Whatever flock answers there, it can tell of one machine alone.
 _VOLUMES = "/Volumes/"
 # What other file systems without flock answer.
@@ -61,7 +59,7 @@ def _lease(path: Path, wait: bool) -> Iterator[None]:
     own = f"{socket.gethostname()} {uuid.uuid4().hex}"
     while True:
         _await_silence(path, wait)
-        write_whole(path, f"{own} 0")
+        _write(path, own, 0)
         time.sleep(SETTLE)
         if _holder(path) == own:
             break
@@ -97,7 +95,14 @@ def _renew(path: Path, own: str, done: threading.Event) -> None:
         # A storage that does not answer for a moment is no reason to stop; a lease that another took is none to take back.
         with suppress(OSError):
             if _holder(path) == own:
-                write_whole(path, f"{own} {beat}")
+                _write(path, own, beat)
+
+
+def _write(path: Path, own: str, beat: int) -> None:
+    """Aside under a name of its own, then renamed: of two that claim at once neither takes the other's file away."""
+    aside = path.with_name(f"{path.name}.{own.rpartition(' ')[2]}")
+    aside.write_text(f"{own} {beat}")
+    aside.replace(path)
 
 
 def _read(path: Path) -> str | None:

@@ -195,7 +195,7 @@ def open_pair(config: str = "demo", other: str = "") -> tuple[OpenWorkspace, Ope
     if not words:
         raise UsageError("nothing to compare with: name the overrides by which the second differs, like accept.epsilon=0.3")
     first = open_here(config)
-    return first, first.with_(*shlex.split(words))
+    return first, first.with_(*_split(words))
 
 
 def arguments(config: str = "demo") -> tuple[str, list[str], str | None]:
@@ -204,7 +204,7 @@ def arguments(config: str = "demo") -> tuple[str, list[str], str | None]:
     if dbutils is not None:
         return _by_widgets(dbutils.widgets)
     chosen = os.environ.get("ENTROPYLONG_CONFIG") or config
-    overrides = shlex.split(os.environ.get("ENTROPYLONG_OVERRIDES", ""))
+    overrides = _split(os.environ.get("ENTROPYLONG_OVERRIDES", ""))
     if workspace := os.environ.get("ENTROPYLONG_WORKSPACE"):
         overrides.append(f"workspace={workspace}")
     return chosen, overrides, os.environ.get("ENTROPYLONG_INPUT") or None
@@ -219,7 +219,14 @@ def _by_widgets(widgets: Any) -> tuple[str, list[str], str | None]:
         f"tables={values['catalog']}.{values['schema']}",
         f"workspace=/Volumes/{values['catalog']}/{values['schema']}/{values['volume']}",
     ]
-    return values["config"], [*places, *shlex.split(values["overrides"])], None
+    return values["config"], [*places, *_split(values["overrides"])], None
+
+
+def _split(words: str) -> list[str]:
+    try:
+        return shlex.split(words)
+    except ValueError as error:
+        raise UsageError(f"overrides {words!r}: {error}") from None
 
 
 def _widget(widgets: Any, name: str, default: str, label: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from entropylong.codes import remedy
@@ -40,7 +41,8 @@ def quarantine_table(rows: list[dict[str, Any]]) -> Table:
     for column in ("stage", "key", "code", "detail"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(row["stage"], ", ".join(f"{k}={v}" for k, v in row["key"].items()), row["code"], row["detail"])
+        keys = ", ".join(f"{k}={v}" for k, v in row["key"].items())
+        table.add_row(row["stage"], escape(keys), row["code"], escape(row["detail"] or ""))
     return table
 
 

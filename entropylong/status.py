@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from entropylong.figures import latest_figures
@@ -90,7 +91,7 @@ def status_view(rows: list[dict[str, Any]], workspace: str) -> Group:
 def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
     """The same for people."""
     # Lean enough for all numbers to fit 80 columns.
-    table = Table(title=f"Workspace {workspace}", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=f"Workspace {escape(workspace)}", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("stage", "table", "in", "done", "left", "skipped", "quarantined", "rate", "ETA"):
         table.add_column(column, justify="left" if column in ("stage", "table") else "right")
     for row in rows:

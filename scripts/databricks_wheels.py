@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,15 +57,22 @@ def main(arguments: Sequence[str] | None = None, wheels: Path = WHEELS, models: 
         raise Failure(f"{given.volume}: not a folder of a volume, /Volumes/CATALOG/SCHEMA/VOLUME/...")
     if not given.no_upload and shutil.which("databricks") is None:
         raise Failure("the Databricks CLI is not on PATH; install it, or take --no-upload and copy the folder from elsewhere")
-    if given.into.exists() and not (given.into / "requirements.txt").is_file() and any(given.into.iterdir()):
+    if given.into.exists() and not is_ours(given.into):
         raise Failure(f"{given.into}: holds something else; give --into another folder")
     shutil.rmtree(given.into, ignore_errors=True)
     fill(given.into, volume, wheels, models)
     copy = ["databricks", "fs", "cp", "-r", "--overwrite", str(given.into), f"dbfs:{volume}"]
     size = sum(path.stat().st_size for path in given.into.rglob("*") if path.is_file())
-    print(f"{given.into}: {size / 1e6:.0f} MB\n{' '.join(copy)}", flush=True)
+    print(f"{given.into}: {size / 1e6:.0f} MB\n{shlex.join(copy)}", flush=True)
     if not given.no_upload and (code := subprocess.run(copy, check=False).returncode):
         raise Failure(f"databricks fs cp ended with {code}; the folder is whole, the same command copies it again")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether it holds no file, or what an earlier call made, whole or broken off: only that is removed."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    mine = names <= {"wheels", "models", "requirements.txt"} and any(folder.glob("wheels/entropylong-*.whl"))
+    return mine or (folder.is_dir() and not any(path.is_file() for path in folder.rglob("*")))
 
 
 def fill(into: Path, volume: str, wheels: Path, models: Path) -> None:

@@ -107,13 +107,19 @@ def test_what_goes_wrong_is_told_in_one_line(index: dict[str, Path], tmp_path: P
 
     assert "not a folder of a volume" in told("/Workspace/x/y/z")
     assert "not a folder of a volume" in told("/Volumes/main/web")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("")
-    assert "holds something else" in told(VOLUME, "--into", str(tmp_path / "mine")) and (tmp_path / "mine" / "thesis.txt").exists()
+    (tmp_path / "mine" / "models").mkdir(parents=True)
+    # A list of requirements alone does not make it ours: most projects have one.
+    for name in ("thesis.txt", "requirements.txt", "models/weights"):
+        (tmp_path / "mine" / name).write_text("")
+        for place in (tmp_path / "mine", tmp_path / "mine" / name):
+            assert "holds something else" in told(VOLUME, "--into", str(place)) and (tmp_path / "mine" / name).exists()
+        (tmp_path / "mine" / name).unlink()
     wrong = tmp_path / "wrong.lock"
     wrong.write_text(re.sub("sha256:.*", f"sha256:{'0' * 64}", index["wheels"].read_text()))
     assert "pip download" in told(VOLUME, "--into", str(tmp_path / "offline"), wheels=wrong)
     assert not (tmp_path / "offline" / "requirements.txt").exists()
+    main([VOLUME, "--into", str(tmp_path / "offline"), "--no-upload"], **index)  # what broke off is made anew
+    assert (tmp_path / "offline" / "requirements.txt").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "the Databricks CLI is not on PATH" in told(VOLUME, "--into", str(tmp_path / "offline"))
 

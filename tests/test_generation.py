@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from entropylong.errors import EvaluationError, UsageError
 from entropylong.evaluation import endpoint
 from entropylong.evaluation.endpoint import Endpoint
-from entropylong.evaluation.generation import Decoding, HuggingFace, Prompt, Wording, generate
+from entropylong.evaluation.generation import Answers, Decoding, HuggingFace, Prompt, Wording, generate
 from entropylong.evaluation.intervals import mean_interval, wilson
 from entropylong.evaluation.progress import shown
 
@@ -66,6 +66,14 @@ def test_a_run_that_was_cut_short_goes_on(tiny_lm: Path, tmp_path: Path) -> None
     file.write_text('{"key": 1}\n')
     with pytest.raises(EvaluationError, match="holds a line that is no answer"):
         generate(PROMPTS, here(tiny_lm), file)
+
+
+def test_two_runs_that_ask_the_same_lose_none_of_each_other_s_answers(tiny_lm: Path, tmp_path: Path) -> None:
+    file, backend = tmp_path / "answers.jsonl", here(tiny_lm)
+    first, second = Answers(file), Answers(file)
+    assert len(list(first.ask(PROMPTS[:3], backend))) == 3
+    assert set(second.ask(PROMPTS, backend)) == {prompt.key for prompt in PROMPTS[3:]}, "what the other was told is not asked"
+    assert Answers(file).by_key.keys() == {prompt.key for prompt in PROMPTS}
 
 
 def test_drawn_answers_do_not_depend_on_the_batch(tiny_lm: Path, tmp_path: Path) -> None:

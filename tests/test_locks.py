@@ -93,6 +93,19 @@ def test_of_two_claims_at_once_the_later_stands(tmp_path: Path, monkeypatch: pyt
     assert lease.read_text() == "another run 0"
 
 
+def test_a_claim_at_the_same_moment_takes_no_file_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease, replace, others = tmp_path / "lease", Path.replace, ["host other"]
+
+    def meanwhile(aside: Path, target: Path) -> Path:
+        if others:
+            locks._write(lease, others.pop(), 0)
+        return replace(aside, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    locks._write(lease, "host own", 0)
+    assert lease.read_text() == "host own 0" and list(tmp_path.iterdir()) == [lease]
+
+
 def test_a_volume_is_never_asked_for_flock(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
     monkeypatch.setattr(locks, "_lease", lambda path, wait: asked.append(path) or threading.Lock())

@@ -24,7 +24,7 @@ from entropylong import notebook, status
 from entropylong.config_files import load_config
 from entropylong.entropy.anchors import find_anchors
 from entropylong.errors import NothingToDo, UsageError, WorkspaceError
-from entropylong.explore import comparing, costs, dependencies, entropy
+from entropylong.explore import comparing, costs, dependencies, entropy, pictures
 from entropylong.inspect import inspect_root
 from entropylong.notebook import OpenWorkspace, arguments, open_pair, open_workspace
 from entropylong.plan.estimate import make_plan
@@ -169,6 +169,15 @@ def test_what_is_asked_of_open_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENTROPYLONG_OTHER", raising=False)
     with pytest.raises(UsageError, match="nothing to compare with"):
         open_pair("demo")
+    monkeypatch.setenv("ENTROPYLONG_OVERRIDES", "roots.limit='3")
+    with pytest.raises(UsageError, match=r'^overrides "roots.limit=\'3": No closing quotation$'):
+        open_pair("demo", "accept.epsilon=0.3")
+
+
+def test_a_dollar_in_ids_and_tokens_begins_no_formula() -> None:
+    one = entropy.Profile("price $^$", list(range(64)), np.linspace(0, 6, 64), None)
+    picture = pictures.root_profile(one, ["$$"] * 64, load_config("demo").anchors)
+    assert picture._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_workspace_is_found_from_a_folder_below(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import json
 import os
 import re
@@ -244,9 +245,35 @@ def test_doctor_passes_here_and_says_what_to_mend(
 def test_a_model_of_the_hub_that_is_not_here_is_a_note_and_nothing_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked: list[object] = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as it is after an import without the variable
+
+    def resolve(*host: object, **options: object) -> None:
+        asked.append(host)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
     found = doctor._models(load_config("small", [f"workspace={tmp_path}", "model.name=nobody/nothing"]))
     assert (found.state, found.found) == ("note", "not on this machine yet: nobody/nothing")
+    assert asked == []
+
+
+def test_the_spark_of_a_databricks_runtime_is_no_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("pyspark", "delta-spark"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    needs = ["torch>=2.7", 'pyspark>=4.0.1; extra == "spark"', 'delta-spark>=4.0.0; extra == "spark"']
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
+    monkeypatch.setattr(doctor, "_IMPORTED", ())
+    assert "pyspark is not installed" in doctor._libraries(load_config("small")).found
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    found = doctor._libraries(load_config("small"))
+    assert found.state == "pass" and "torch " in found.found
 
 
 def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

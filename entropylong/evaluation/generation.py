@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from entropylong.errors import EvaluationError, UsageError
 from entropylong.files import write_whole
 from entropylong.hashing import digest, xxhash64
+from entropylong.locks import locked
 from entropylong.models.causal_lm import Ids, pad_and_start
 from entropylong.models.window import window_of
 
@@ -127,14 +128,18 @@ class Answers:
         self.by_key = self._kept()
 
     def ask(self, prompts: Sequence[Prompt], backend: Backend) -> Iterator[str]:
-        """Ask for what is not there yet; gives the key of each new answer once it is kept."""
-        missing = [prompt for prompt in prompts if prompt.key not in self.by_key]
-        for prompt, answer in backend.answers(missing):
-            self.by_key[prompt.key] = answer
-            # All of it each time: a Databricks volume takes no addition to a file. They are hundreds of short lines.
-            lines = (json.dumps({"key": key, "answer": kept}) + "\n" for key, kept in self.by_key.items())
-            write_whole(self._file, "".join(lines))
-            yield prompt.key
+        """Ask for what is not there yet; gives the key of each new answer once it is kept. Waits where another run is asking."""
+        if all(prompt.key in self.by_key for prompt in prompts):
+            return
+        with locked(f"{self._file}.lock"):
+            self.by_key |= self._kept()  # what another run was told meanwhile: the file is written as a whole
+            missing = [prompt for prompt in prompts if prompt.key not in self.by_key]
+            for prompt, answer in backend.answers(missing):
+                self.by_key[prompt.key] = answer
+                # All of it each time: a Databricks volume takes no addition to a file. They are hundreds of short lines.
+                lines = (json.dumps({"key": key, "answer": kept}) + "\n" for key, kept in self.by_key.items())
+                write_whole(self._file, "".join(lines))
+                yield prompt.key
 
     def _kept(self) -> dict[str, str]:
         file = self._file

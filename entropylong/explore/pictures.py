@@ -116,9 +116,14 @@ def root_profile(one: Profile, texts: Sequence[str], rule: Anchors, named: int =
         for place in sorted(own.positions.tolist(), key=lambda p: -heights[p])[:named]:
             if all(abs(place - other) > len(heights) / 40 for other in taken):
                 taken.append(place)
-                axes.annotate(repr(texts[place]), (place, heights[place] + 0.3), rotation=60, fontsize=8, va="bottom", ha="left")
+                axes.annotate(
+                    repr(texts[place]), (place, heights[place] + 0.3), rotation=60, fontsize=8, va="bottom", ha="left",
+                    parse_math=False,
+                )  # fmt: skip
         axes.set(xlim=(-0.5, len(heights) + len(heights) / 14), ylim=(0, heights.max() * 1.35), xlabel="position, tokens")
-        axes.set(ylabel="entropy, nats", title=f"{one.root_id}: {len(own.positions)} anchors (grey: not eligible)")
+        axes.set(ylabel="entropy, nats")
+        # Ids and tokens are as they are: a $ in them begins no formula.
+        axes.set_title(f"{one.root_id}: {len(own.positions)} anchors (grey: not eligible)", parse_math=False)
 
     return _picture(draw, size=(11.0, 3.8))
 
