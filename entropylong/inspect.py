@@ -88,13 +88,14 @@ def _heat(tokenizer: Any, scored: Any, anchors: set[int]) -> Panel:
         heat = min(1.0, float(entropy[position]) / FULL_COLOUR_NATS)
         style = f"on rgb({int(40 + 180 * heat)},{int(40 + 10 * heat)},{int(50 + 10 * heat)}) rgb(235,235,235)"
         text.append(tokenizer.decode([token]), style=f"{style} bold underline" if position in anchors else style)
-    return Panel(text, title=f"{escape(scored['root_id'])}: red = uncertain, underlined = anchor")
+    return Panel(text, title=escape(scored["root_id"]), subtitle="red = uncertain, underlined = anchor")
 
 
 def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
     table = Table(title="Anchors and their candidates", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("pos", "token", "H", "rank", "score", "H with", "gain", "excess", "NLL drop", "copy", ""):
-        table.add_column(column, justify="left" if column in ("token", "") else "right")
+        # Where the terminal is narrow the token is cut, not what was measured and decided.
+        table.add_column(column, justify="left" if column in ("token", "") else "right", no_wrap=column != "token")
     last = None
     for cell in cells:
         token = repr(tokenizer.decode([scored["input_ids"][cell["position"]]]))
@@ -102,7 +103,7 @@ def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
         last = cell["position"]
         table.add_row(
             str(cell["position"]) if first else "",
-            escape(token) if first else "",
+            Text(token if first else "", no_wrap=True, overflow="ellipsis"),
             f"{cell['entropy']:.2f}" if first else "",
             str(cell["rank"]),
             f"{cell['score']:.2f}",

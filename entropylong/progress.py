@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -89,14 +90,16 @@ def _bar(state: StepProgress, stop: threading.Event, console: Console) -> None:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(state._label, total=state._total, rate="")
+        task = bar.add_task(state._label, total=state._total, rate="", left="")
         while not stop.wait(0.3):
             done = state.rows()
-            bar.update(task, completed=int(done), rate=f"{done / max(state.seconds, 1e-9):.1f}/s")
+            # By the whole run's rate: tasks end several at a time, and a rate of the last seconds would promise the end at once.
+            rate = done / max(state.seconds, 1e-9)
+            left = f"{timedelta(seconds=int((state._total - done) / rate))} left" if rate else ""
+            bar.update(task, completed=int(done), rate=f"{rate:.1f}/s", left=left)
 
 
 def _lines(state: StepProgress, stop: threading.Event, console: Console) -> None:

@@ -75,7 +75,7 @@ def _roots(look: Look, base: Any, extends: str) -> Iterator[str]:
         yield f"  # The default of {base.roots.min_tokens} would leave hardly any; short texts have few uncertain positions."
     yield f"  min_tokens: {least}"
     if look.chars and base.roots.max_tokens < max(look.chars) / base.plan.chars_per_token:
-        yield "  # Longer ones are cut here. split makes several roots of them."
+        yield f"  # Those above roots.max_tokens ({base.roots.max_tokens:,}) are cut there. split makes several roots of them."
         yield "  long: truncate"
 
 
@@ -97,7 +97,8 @@ def what_was_seen(look: Look, base: Any) -> Iterator[tuple[str, str]]:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sample.others.most_common())
         yield "not read", f"{said}: files of another kind; give their own folder, or add a source to the config"
     yield "text", f"{look.text.column!r}: {look.text.why}"
-    yield "id", f"{look.doc_id.column!r}: {look.doc_id.why}" if look.doc_id.column else look.doc_id.why
+    say = "; --id NAME takes a column" if look.text.column else ""
+    yield "id", f"{look.doc_id.column!r}: {look.doc_id.why}" if look.doc_id.column else f"{look.doc_id.why}{say}"
     yield "length", f"median {look.median_chars:,.0f} characters, about {look.median_chars / tokens:,.0f} tokens"
     least = least_root(look, base)
     share = look.share_above(least * tokens)

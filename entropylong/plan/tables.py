@@ -66,7 +66,7 @@ def _table(title: str) -> Table:
 def _stages_table(plan: Plan) -> Table:
     table = _table("Stages")
     table.add_column("stage", no_wrap=True)
-    device = f"{plan.rate.device}\nhours"
+    device = "\n".join([*plan.rate.device.split(), "hours"])
     for column in ("rows", "tokens", "FLOP", device, "core\nhours", "memory", "shuffle", "storage"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage in [*plan.stages, _total(plan.stages)]:

@@ -85,7 +85,8 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
     """In two sentences: what was found, and how much of it chance would give."""
     said = (
         f"{figures['dependencies']:,.0f} dependencies were verified in {figures.get('roots_with_dependency', 0):,.0f} of "
-        f"{figures['roots']:,.0f} roots and packed into {figures['sequences']:,.0f} sequences."
+        f"{figures['roots']:,.0f} roots and packed into "
+        f"{figures['sequences']:,.0f} sequence{'' if figures['sequences'] == 1 else 's'}."
     )
     fdr = figures.get(f"fdr_{rule}")
     if fdr is None:
