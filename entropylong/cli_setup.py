@@ -11,6 +11,9 @@ from entropylong.cli_common import ConfigOption, InputOption, Overrides, only_ov
 from entropylong.errors import UsageError
 
 if TYPE_CHECKING:
+    from pyspark.sql import Column
+    from pyspark.sql.types import StructField
+
     from entropylong.config import Config
     from entropylong.corpus.look import Sample
 
@@ -119,17 +122,39 @@ def init(
 
 
 def _sample_table(base: Config, source: dict[str, Any]) -> Sample:
-    """A sample of a Delta table, by Spark."""
+    """A sample of a Delta table, by Spark; so many records of it as a driver can hold, also of books."""
     from pyspark.errors import PySparkException
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
 
-    from entropylong.corpus.look import FILE_RECORDS, FILES, Sample
+    from entropylong.corpus.look import FILE_BYTES, FILE_RECORDS, FILES, Sample
     from entropylong.errors import SourceError
     from entropylong.spark import session
 
     reader = session(base).read.format("delta")
     try:
         frame = reader.table(source["table"]) if "table" in source else reader.load(source["path"])
-        rows = [row.asDict() for row in frame.limit(FILES * FILE_RECORDS).collect()]
-        return Sample(list(rows), float(frame.count()))
+        some = frame.select(*map(_light, frame.schema)).limit(FILES * FILE_RECORDS)
+        sizes = [
+            F.coalesce(F.length(f"`{f.name.replace('`', '``')}`"), F.lit(0))
+            for f in some.schema
+            if isinstance(f.dataType, (T.StringType, T.BinaryType))
+        ]
+        mean = some.agg(F.avg(sum(sizes, F.lit(1)))).collect()[0][0] or 1.0
+        rows = some.limit(max(1, int(FILES * FILE_BYTES / mean))).collect()
+        return Sample([row.asDict() for row in rows], float(frame.count()))
     except PySparkException as error:
         raise SourceError(f"cannot read {source.get('table') or source['path']}: {' '.join(str(error).split())[:160]}") from None
+
+
+def _light(field: StructField) -> Column:
+    """The column; of what is nested only that it is there: it can be neither text nor id, and vectors are large."""
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    column = F.col(f"`{field.name.replace('`', '``')}`")
+    if isinstance(field.dataType, T.ArrayType):
+        return F.when(column.isNotNull(), F.array()).alias(field.name)
+    if isinstance(field.dataType, (T.StructType, T.MapType)):
+        return F.when(column.isNotNull(), F.create_map()).alias(field.name)
+    return column

@@ -64,7 +64,10 @@ def _corpus(runner: Runner) -> dict[str, float]:
     roots = _one(frames["scored_documents"].agg(F.count(F.lit(1)).alias("roots"), F.sum("n_tokens").alias("root_tokens")))
     per_root = frames["anchors"].select(F.size("anchors").alias("n"))
     anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
-    candidates = frames["candidates"].select(F.sum(F.size("hits")).alias("candidates"))
+    # Those of the current anchors: beside them stand hits of other anchors that a sweep searched for.
+    current = frames["anchors"].select("root_id", F.explode("anchors.position").alias("position"))
+    of_anchors = frames["candidates"].join(current, ["root_id", "position"], how="left_semi")
+    candidates = of_anchors.select(F.sum(F.size("hits")).alias("candidates"))
     pairs = frames["pairs"].agg(F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == RANDOM).alias("pairs_random"))
     gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
     passes = gains.agg(F.count(F.lit(1)).alias("passes"))

@@ -22,9 +22,9 @@ LINE_EVERY_SECONDS = 20.0
 class StepProgress:
     """Rows done of one step. Within a Spark job its finished tasks stand for rows, as rows are only known once committed."""
 
-    def __init__(self, spark: SparkSession, label: str, total: int, console: Console) -> None:
+    def __init__(self, spark: SparkSession, label: str, total: int, counted: str, console: Console) -> None:
         self._tracker = spark.sparkContext.statusTracker()
-        self._label, self._total, self._console = label, total, console
+        self._label, self._total, self._counted, self._console = label, total, counted, console
         self.committed = 0
         self._batch = 0
         self._start = time.monotonic()
@@ -63,14 +63,14 @@ class StepProgress:
         done, seconds = self.rows(), self.seconds
         rate = done / seconds if seconds > 0 else 0.0
         eta = f", {(self._total - done) / rate:.0f} s left" if rate > 0 else ""
-        return f"{self._label}: {done:.0f} / {self._total} ({rate:.1f}/s{eta})"
+        return f"{self._label}: {done:,.0f} / {self._total:,}{f' {self._counted}' if self._counted else ''} ({rate:.1f}/s{eta})"
 
 
 @contextmanager
-def step_progress(spark: SparkSession, label: str, total: int) -> Iterator[StepProgress]:
-    """Show the progress of a step while the body runs."""
+def step_progress(spark: SparkSession, label: str, total: int, counted: str = "") -> Iterator[StepProgress]:
+    """Show the progress of a step while the body runs: `total` of what is `counted`, a word for people."""
     console = Console(stderr=True)
-    state = StepProgress(spark, label, total, console)
+    state = StepProgress(spark, label, total, counted, console)
     stop = threading.Event()
     watch = _bar if console.is_terminal else _lines
     thread = threading.Thread(target=watch, args=(state, stop, console), daemon=True)
@@ -99,7 +99,7 @@ def _bar(state: StepProgress, stop: threading.Event, console: Console) -> None:
             # By the whole run's rate: tasks end several at a time, and a rate of the last seconds would promise the end at once.
             rate = done / max(state.seconds, 1e-9)
             left = f"{timedelta(seconds=int((state._total - done) / rate))} left" if rate else ""
-            bar.update(task, completed=int(done), rate=f"{rate:.1f}/s", left=left)
+            bar.update(task, completed=int(done), rate=f"{state._counted} {rate:.1f}/s".lstrip(), left=left)
 
 
 def _lines(state: StepProgress, stop: threading.Event, console: Console) -> None:

@@ -298,7 +298,7 @@ class Runner:
             require_few_errors(step.name, counts, self.config.quarantine.max_rate)
             return None
         started = time.monotonic()
-        with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left) as progress:
+        with tracker.stage(label) as stage_run, step_progress(self.spark, label, counts.left, step.counted) as progress:
             artifact = self._start(step)
             self.ctx.meter.reset()
             engines.drive(step, self, artifact, progress)
@@ -311,7 +311,8 @@ class Runner:
             after = self._after(step, artifact, counts)
             usage = self.ctx.meter.usage(seconds * self.ctx.cores)
             stage_run.finish(step, artifact, self, after, {"seconds": seconds, **usage})
-        announce(f"{label}: {counts.left} done in {seconds:.1f} s{after.refused}")
+        what = f"{counts.left:,} {step.counted}" if step.counted else "done"
+        announce(f"{label}: {what if counts.left != 1 else what.removesuffix('s')} in {seconds:.1f} s{after.refused}")
         if after.errors:
             announce(
                 f"{label}: {after.errors} rows are in quarantine; see why with `entropylong quarantine` and the same arguments"

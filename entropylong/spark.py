@@ -93,6 +93,8 @@ def session(config: Config):  # type: ignore[no-untyped-def]
         builder = builder.master(config.spark.master)
     for key, value in settings.items():
         builder = builder.config(key, value)
+    if sys.stderr.isatty():
+        print("Starting Spark ...", file=sys.stderr, flush=True)  # seconds, for which nothing else would be seen
     with _quiet_start():
         from delta import configure_spark_with_delta_pip
 

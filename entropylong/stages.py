@@ -117,6 +117,9 @@ def subtract_rows(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[
     return rows.join(done, list(key), how="left_anti")
 
 
+_COUNTED = {"origin": "files", "doc_id": "documents", "chunk_id": "chunks", "root_id": "roots", "position": "anchors"}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the data flow: a stage name and the one table it writes.
@@ -164,6 +167,11 @@ class Stage:
     models: tuple[str, ...] = ()
     purpose: str = ""
     beside: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> str:
+        """What its keys stand for, in a word for people; "" where it makes one thing as a whole."""
+        return "" if self.kind is Kind.WHOLE else _COUNTED[self.key[-1]] if self.writes != "gains" else "readings"
 
     @property
     def hashed_upstream(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from entropylong.figures import latest_figures
 from entropylong.maintenance import Leftover, leftovers, leftovers_table
 from entropylong.pipeline import STEPS
+from entropylong.stages import Kind
 from entropylong.tables.schemas import ERROR, SKIPPED
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def status_rows(runner: Runner) -> list[dict[str, Any]]:
         counts = runner.counts(step)
         artifact = runner.artifact(step)
         row: dict[str, Any] = {"stage": step.name, "table": step.writes, "fingerprint": artifact.fingerprint if artifact else None}
+        row["counted"] = "documents" if step.kind is Kind.FILES else step.counted or None  # what is left are files
         row |= {
             "rows_in": None,
             "done": None,
@@ -91,12 +93,26 @@ def status_view(rows: list[dict[str, Any]], workspace: str) -> Group:
 def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
     """The same for people."""
     # Lean enough for all numbers to fit 80 columns.
-    table = Table(title=f"Workspace {escape(workspace)}", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"Workspace {escape(workspace)}",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+    )
     for column in ("stage", "table", "in", "done", "left", "skipped", "quarantined", "rate", "ETA"):
         table.add_column(column, justify="left" if column in ("stage", "table") else "right")
     for row in rows:
-        numbers = (row[name] for name in ("rows_in", "done", "left", "skipped", "quarantined"))
+        numbers = ["-" if row[name] is None else f"{row[name]:,}" for name in ("rows_in", "done", "left", "skipped", "quarantined")]
+        if row["table"] == "documents" and row["left"]:
+            numbers[0], numbers[2] = "-", f"{row['left']:,} file{'s' * (row['left'] > 1)}"
         rate = f"{row['rate']:.1f}/s" if row["rate"] else ""
         eta = f"{row['eta_seconds']:.0f} s" if row["eta_seconds"] else ""
-        table.add_row(row["stage"], row["table"], *("-" if n is None else f"{n:,}" for n in numbers), rate, eta)
+        table.add_row(row["stage"], row["table"], *numbers, rate, eta)
+    stages: dict[str, list[str]] = {}
+    for row in rows:
+        if row["counted"] and row["stage"] not in stages.setdefault(row["counted"], []):
+            stages[row["counted"]].append(row["stage"])
+    table.caption = "Counted are " + "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
     return table

@@ -50,13 +50,33 @@ def spark() -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_causal_lm(tmp_path_factory.mktemp("models") / "lm")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a test run see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_encoder(tmp_path_factory.mktemp("models") / "encoder")
+def tiny_models(shared: Path) -> Path:
+    """Both, made once for all workers: a workspace's figures say by which models, and so the same for every worker."""
+    made = shared / "models"
+    with FileLock(shared / "models.lock"):
+        if not made.exists():
+            aside = shared / "models-in-making"
+            tiny.make_causal_lm(aside / "lm")
+            tiny.make_encoder(aside / "encoder")
+            aside.rename(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tiny_models: Path) -> Path:
+    return tiny_models / "lm"
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_models: Path) -> Path:
+    return tiny_models / "encoder"
 
 
 MakeConfig = Callable[..., Config]
@@ -84,13 +104,6 @@ def make_config(tiny_lm: Path, tiny_encoder: Path, tmp_path_factory: pytest.Temp
         return load_config(CONF / "demo.yaml", [*keys, *overrides], input_path=str(source))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of a test run see."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from entropylong.notebook import OpenWorkspace, arguments, open_pair, open_works
 from entropylong.plan.estimate import make_plan
 from entropylong.report import write
 from tests.conftest import CONF, MakeConfig, OpenRunner, versions
-from tests.test_bundle import JOBS, started
+from tests.test_bundle import started
 
 STORED = sorted((CONF.parent / "notebooks").glob("*.ipynb"))
 # What Databricks puts among the names of a notebook, as far as we use it; and then a workspace that is not there.
@@ -162,7 +162,6 @@ def test_the_widgets_name_what_the_bundles_job_wrote(monkeypatch: pytest.MonkeyP
     widgets.typed["catalog"] = " "
     with pytest.raises(UsageError, match=r"^widget catalog is empty; fill it in above and run the cell again$"):
         arguments()
-    assert "pipeline" in str(JOBS.keys())
 
 
 def test_what_is_asked_of_open_pair(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +208,13 @@ def test_views_are_what_the_commands_print(opened: OpenWorkspace, monkeypatch: p
         return out.getvalue()
 
     beside = {"fingerprint": "ab12", "rows": 7, "differs_by": "accept.epsilon=0.2"}
-    row = {"stage": "ingest", "table": "documents", "rows_in": 1500, "done": 1499, "left": 1, "skipped": 0, "quarantined": 0,
+    row = {"stage": "ingest", "table": "documents", "counted": "documents",
+           "rows_in": 1500, "done": 1499, "left": 1, "skipped": 0, "quarantined": 0,
            "rate": 2.5, "eta_seconds": 0.4, "others": [beside]}  # fmt: skip
     monkeypatch.setattr(status, "status_rows", lambda runner: [row])
     shown = repr(opened.status())
     assert shown == printed(status.status_table([row], runner.config.workspace)) + printed(status.others_table([row]))
-    assert "1,499" in shown and "accept.epsilon=0.2" in shown
+    assert "1,499" in shown and "1 file " in shown and "accept.epsilon=0.2" in shown
     assert repr(opened.inspect(root)) == printed(inspect_root(runner, root))
     html = opened.inspect(root)._repr_html_()
     assert html.startswith("<pre style=") and "background-color: #" in html and "<html" not in html
@@ -312,6 +312,8 @@ def test_prices_are_those_of_the_plan(
     stages, ways = costs.by_stage(plan, 2.0, 0.0), costs.by_way(plan, 2.0, 0.0)
     assert stages["price"].sum() == pytest.approx(2 * sum(stage.device_hours or 0 for stage in plan.stages))
     assert ways["exact"] == pytest.approx(stages["price"].sum()) and ways["literal"] > ways["exact"]
+    with pytest.raises(UsageError, match=r"prices of 0 an hour of the device and 0\.1 a core: give one above 0"):
+        costs.by_stage(plan, 0, 0.1)
     table = costs.over(here, known, asked, "retrieval.top_k", [4, 8], (2.0, 0.0))
     assert table.loc[8, "exact"] == pytest.approx(ways["exact"]) and table.loc[4, "exact"] < ways["exact"]
     with pytest.raises(NothingToDo, match="nothing is packed under this config yet"):

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from entropylong.errors import NothingToDo
+from entropylong.figures import compute_figures
 from entropylong.pipeline import STEPS, step_writing
+from entropylong.results import RunResult
 from entropylong.runner import Runner
 from entropylong.tables.schemas import TABLES
 from tests import tiny
@@ -121,6 +123,16 @@ def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_
     assert {r.kind for r in narrow.cells().select("kind").distinct().collect()} == {"retrieved", "random"}
     again = open_runner(copied).counts(step_writing("sequences"))
     assert again is not None and again.left == 0
+
+
+def test_figures_of_anchors_that_another_alpha_found_are_not_this_one_s(copied: Path, open_runner: OpenRunner) -> None:
+    open_runner(copied, "anchors.alpha=1.7").run(["anchors", "search"], announce=quiet)
+    runner = open_runner(copied)
+    figures, hits = (
+        compute_figures(runner, RunResult(run_id="")),
+        runner.store.read_ok("candidates", runner.fingerprint("candidates")),
+    )
+    assert figures["candidates"] == figures["cells_retrieved"] < sum(len(row.hits) for row in hits.collect())
 
 
 def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(copied: Path, open_runner: OpenRunner) -> None:

@@ -19,7 +19,7 @@ from entropylong.errors import NothingToDo, UsageError
 from entropylong.models.causal_lm import CausalLM
 from entropylong.report.gallery import gallery
 from entropylong.report.gather import ENTROPY_BIN, GAIN_BIN, Rate, gather
-from entropylong.report.page import rank_words, report_page
+from entropylong.report.page import rank_words, report_page, verdict
 from entropylong.report.pieces import MOST_SENTENCES, sentences, token_texts, weigh, without_each
 from entropylong.report.write import write_report
 from entropylong.verification.measuring import Pair, measure
@@ -54,6 +54,24 @@ def test_the_sentence_that_answers_is_the_one_most_is_lost_without() -> None:
     assert [(s.share, s.answers) for s in told] == [(0.25, False), (0.75, True), (-0.25, False)]
     assert not any(s.answers for s in weigh(["a", "b"], 2.0, 2.5, [3.0, 2.0])), "nothing fell, so nothing answers"
     assert weigh([], 4.0, 2.0, []) == []
+
+
+def test_the_verdict_says_how_well_chance_is_known() -> None:
+    figures = {"dependencies": 20.0, "roots_with_dependency": 5.0, "roots": 13.0, "sequences": 1.0,
+               "cells_retrieved": 200.0, "pass_rate_retrieved_specific": 0.1,
+               "cells_random": 30.0, "pass_rate_random_specific": 0.0, "fdr_specific": 0.0}  # fmt: skip
+    said = verdict(figures, "specific")
+    assert "20 of 200 (10.0%) retrieved contexts pass and 0 of 30 (0.0%) random ones" in said and "packed into 1 sequence." in said
+    # Wilson's bounds: 11.35 % of random ones at most, 6.57 % of the retrieved at least.
+    assert "0% of the dependencies are chance (95 % interval, by the number of contexts: 0% to 100%)" in said
+    many = verdict(figures | {"cells_random": 3000.0}, "specific")
+    assert "0% to 2%)" in many and "shares its topic" not in many
+    both = verdict(figures | {"cells_same_root": 400.0, "pass_rate_same_root_specific": 0.02}, "specific")
+    assert both.endswith("Of contexts that another anchor of the same root retrieved, which share its topic, 8 of 400 (2.0%) pass.")
+    assert verdict(figures | {"pass_rate_retrieved_specific": 0.0}, "specific").endswith(
+        "No context that was retrieved passes the rule."
+    )
+    assert "not known: there are no random controls" in verdict({k: v for k, v in figures.items() if "random" not in k}, "specific")
 
 
 def test_rank_words() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pyarrow as pa
@@ -22,6 +23,7 @@ import zstandard
 
 from entropylong import cli, doctor
 from entropylong.cli_common import STAGES, complete_config, complete_stage
+from entropylong.cli_setup import _sample_table
 from entropylong.config_files import load_config
 from entropylong.corpus.demo import demo_documents
 from entropylong.corpus.look import FILE_BYTES, look_at, sample_files
@@ -29,6 +31,9 @@ from entropylong.errors import EnvironmentProblem, SourceError
 from entropylong.spark import check_java, why_not
 from tests import tiny
 from tests.conftest import MakeConfig
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 MAX = 20_000_000
 
@@ -148,6 +153,7 @@ def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[n
     ([{"text": "short", "body": "long " * 20}], "each of the columns body, text may be the text"),
     ([{"meta": {"text": "abc"}, "n": 3, "id": "a b"}], r"no column holds text; there are: meta \(nested\), n \(int\), id \(an id"),
     ([{"body": None, "url": "http://x"}], r"no column holds text; there are: body \(null\), url \(an id"),
+    ([{"k\ud800": "such a name can stand in no config", "id": "a"}], r"no column holds text; there are: id \(an id"),
     ([{"text": "\x00"}, {"text": ""}], r"holds no usable text in 2 records \(1 NUL_BYTE, 1 BLANK_TEXT\)"),
 ])  # fmt: skip
 def test_one_line_where_the_text_cannot_be_told(some: list[dict[str, object]], said: str) -> None:
@@ -189,6 +195,20 @@ def test_init_says_in_one_line_what_is_no_corpus(
     assert cli.call(["init", "docs.jsonl"]) == 1
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1 and not (tmp_path / "docs.yaml").exists()
+
+
+def test_a_table_s_sample_is_bounded_by_characters_and_without_what_is_nested(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entropylong.corpus.look.FILE_BYTES", 1000)
+    table = tmp_path / "docs"
+    nested = "array(1.0, 2.0) AS vector, named_struct('a', 1) AS meta, map('a', 1) AS m"
+    spark.sql(f"SELECT 'd' || id AS `an.id`, repeat('word ', 200) AS body, {nested} FROM range(40)").write.format("delta").save(
+        str(table)
+    )
+    sample = _sample_table(load_config("small"), {"path": str(table)})
+    assert len(sample.records) == 15 and sample.documents == 40, "16 files' worth of characters"
+    assert sample.records[0] == {"an.id": "d0", "body": "word " * 200, "vector": [], "meta": {}, "m": {}}
 
 
 def test_from_init_to_sequences(

@@ -240,7 +240,8 @@ def look_at(sample: Sample, kind: str, max_chars: int, text: str | None = None, 
         raise SourceError(
             f"no record of the sample can be read as {kind} (the first: {first.code}, {first.detail}){_HINTS.get(first.code, '')}"
         )
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    # A name that UTF-8 does not hold can stand in no config.
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name == name.encode(errors="replace").decode()]
     for given in (text, doc_id):
         if given is not None and given not in names:
             raise SourceError(f"there is no column {given!r}; there are: {', '.join(names)}")

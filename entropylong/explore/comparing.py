@@ -18,6 +18,7 @@ from entropylong.comparison import sections
 from entropylong.comparison.collect import Data, Run
 from entropylong.comparison.page import page
 from entropylong.comparison.paired import DRAWS
+from entropylong.explore.entropy import sampled
 from entropylong.figures import compute_figures, facts_of, latest_figures
 from entropylong.notebook import OpenWorkspace, Page, not_yet
 from entropylong.results import RunResult
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from entropylong.runner import Runner
 
 Floats = npt.NDArray[np.float64]
+# So many fit into any driver, and draws of them take seconds.
+MOST_ROOTS = 10_000
 # Sums over a root whose quotient is the figure.
 _RATIOS = {
     "candidates that pass": ("passed_retrieved", "retrieved"),
@@ -83,6 +86,8 @@ def figures_table(runs: list[Run]) -> pd.DataFrame:
 def by_root(runner: Runner) -> pd.DataFrame:
     """A row a root: its cells by kind, those that pass the configured rule, and the gain of what is accepted.
 
+    Of more than `MOST_ROOTS` so many by hash, the same in every run.
+
     Raises:
         NothingToDo: none is verified.
     """
@@ -91,7 +96,8 @@ def by_root(runner: Runner) -> pd.DataFrame:
     counts = [F.count_if(F.col("kind") == kind).alias(kind) for kind in kinds]
     good = [F.count_if((F.col("kind") == kind) & passes).alias(f"passed_{kind}") for kind in kinds]
     gain = F.sum(F.when(F.col("accepted"), F.col("gain")).otherwise(0.0)).alias("gain")
-    found = runner.cells().groupBy("root_id").agg(*counts, *good, F.count_if("accepted").alias("accepted"), gain).toPandas()
+    sums = runner.cells().groupBy("root_id").agg(*counts, *good, F.count_if("accepted").alias("accepted"), gain)
+    found = sums.orderBy(sampled(runner), "root_id").limit(MOST_ROOTS).toPandas()
     if found.empty:
         raise not_yet("no candidate is verified")
     return found.assign(roots=1).set_index("root_id").sort_index()

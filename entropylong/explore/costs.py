@@ -74,7 +74,14 @@ def by_stage(plan: Plan, gpu_price: float, core_price: float) -> pd.DataFrame:
     Args:
         plan: of a run.
         gpu_price, core_price: of an hour of the device, and of one core.
+
+    Raises:
+        UsageError: the device costs nothing, or a core less.
     """
+    if not (gpu_price > 0 and core_price >= 0):
+        raise UsageError(
+            f"prices of {gpu_price} an hour of the device and {core_price} a core: give one above 0, and one of 0 or more"
+        )
     rows = [(stage.stage, stage.device_hours or 0.0, stage.core_hours or 0.0) for stage in plan.stages]
     found = pd.DataFrame(rows, columns=["stage", "device hours", "core hours"]).set_index("stage")
     found["price"] = found["device hours"] * gpu_price + found["core hours"] * core_price

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from entropylong.config import Config
+from entropylong.layout import machine_memory
 from entropylong.retrieval.sizing import (
     BLOCK_VECTORS,
     ID_BYTES,
@@ -18,7 +19,7 @@ from entropylong.retrieval.sizing import (
 
 # What one core reaches in FAISS's inner products, in FLOP/s.
 CORE_FLOPS = 50e9
-# Memory of an executor that `retrieval.mode: auto` is planned with.
+# Memory of an executor that `retrieval.mode: auto` is planned with, where it is not this machine.
 NODE_BYTES = 500e9
 # Of a query on its way: own texts' hashes, ids; of a hit that is found in a cell.
 QUERY_BYTES, HIT_BYTES = 100, 12
@@ -52,7 +53,8 @@ def plan_retrieval(config: Config, chunks: float, queries: float, width: int) ->
     retrieval, vector = config.retrieval, 2 * width
     cells = cell_count(round(chunks), retrieval.cells)
     probes = min(retrieval.nprobe, cells)
-    mode, why = choose_mode(retrieval.mode, chunks, width, NODE_BYTES)
+    memory = machine_memory() if config.plan.device == "here" else NODE_BYTES
+    mode, why = choose_mode(retrieval.mode, chunks, width, memory)
     compared = queries * (cells * (cells > 1) + chunks * probes / cells)
     block = 3 * 4 * width * BLOCK_VECTORS
     scattered = chunks * (vector + ID_BYTES) + queries * probes * (vector + QUERY_BYTES + HIT_BYTES * retrieval.top_k)

@@ -43,6 +43,7 @@ class StageCost:
 
     stage: str
     table: str
+    counted: str
     keys: float | None
     seconds: float | None
     tokens_per_second: float | None
@@ -178,7 +179,7 @@ def _stages(figures: dict[str, float]) -> list[StageCost]:
     found = []
     for step in STEPS:
         known = [figures.get(f"{name}_{step.writes}") for name in ("keys", "seconds", "tokens_per_second", "accelerator_busy")]
-        found.append(StageCost(step.name, step.writes, *known))
+        found.append(StageCost(step.name, step.writes, step.counted, *known))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The page of a report. Pure Python."""
+"""The page of a report: plain numbers in, HTML out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import entropylong
 from entropylong.codes import CODES
+from entropylong.evaluation.intervals import wilson
 from entropylong.figure_names import lines
 from entropylong.inspect import FULL_COLOUR_NATS
 from entropylong.pages import render
 from entropylong.report import pictures
 from entropylong.report.gallery import BEST, Root
 from entropylong.report.gather import EXAMPLES, Gathered, Rate
+from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
     """
     drawn = [
         (pictures.entropies(found.entropy, found.anchors, found.thresholds),
-         "Where the model is uncertain, and where the threshold cuts. The scale is logarithmic: the tail is small."),
+         "Where the model is uncertain, and where the threshold tau of a root cuts: the mean of its entropies and alpha standard "
+         "deviations more. The scale is logarithmic: the tail is small."),
         (pictures.gains(found.gains, epsilon), gain_words(found.figures, rule)),
         (pictures.by_rank(found.ranks), rank_words(found.ranks)),
         (pictures.by_score(found.scores), "Whether the encoder's similarity knows what will help: bars rise where it does."),
@@ -82,20 +85,38 @@ def funnel(figures: Mapping[str, float]) -> list[Step]:
 
 
 def verdict(figures: Mapping[str, float], rule: str) -> str:
-    """In two sentences: what was found, and how much of it chance would give."""
+    """What was found, how much of it chance would give and how well that is known, and what a shared topic alone gives."""
     said = (
         f"{figures['dependencies']:,.0f} dependencies were verified in {figures.get('roots_with_dependency', 0):,.0f} of "
         f"{figures['roots']:,.0f} roots and packed into "
         f"{figures['sequences']:,.0f} sequence{'' if figures['sequences'] == 1 else 's'}."
     )
-    fdr = figures.get(f"fdr_{rule}")
-    if fdr is None:
-        return f"{said} How many of them are chance is not known: there are no controls to compare with."
-    return (
-        f"{said} Under the same rule {figures[f'pass_rate_retrieved_{rule}']:.1%} of the retrieved contexts pass and "
-        f"{figures[f'pass_rate_random_{rule}']:.1%} of random ones: "
-        f"by that measure, {min(fdr, 1.0):.0%} of the dependencies are chance."
+    passed = {kind: _passed(figures, kind, rule) for kind in (RETRIEVED, SAME_ROOT, RANDOM)}
+    retrieved, random, same_root = passed[RETRIEVED], passed[RANDOM], passed[SAME_ROOT]
+    if random is None or retrieved is None:
+        return f"{said} How many of them are chance is not known: there are no random controls to compare with."
+    if not retrieved[0]:
+        return f"{said} No context that was retrieved passes the rule."
+    (low, high), (least, most) = wilson(*random), wilson(*retrieved)
+    fdr = min(1.0, figures[f"fdr_{rule}"])
+    said += (
+        f" Under the same rule {_of(retrieved)} retrieved contexts pass and {_of(random)} random ones: by that measure {fdr:.0%} "
+        f"of the dependencies are chance (95 % interval, by the number of contexts: {min(1.0, low / most):.0%} to "
+        f"{min(1.0, high / least):.0%})."
     )
+    if same_root is None:
+        return said
+    return f"{said} Of contexts that another anchor of the same root retrieved, which share its topic, {_of(same_root)} pass."
+
+
+def _passed(figures: Mapping[str, float], kind: str, rule: str) -> tuple[int, int] | None:
+    """Cells of a kind that pass, and all of the kind; None where there is none."""
+    rate, cells = figures.get(f"pass_rate_{kind}_{rule}"), figures.get(f"cells_{kind}")
+    return None if rate is None or not cells else (round(rate * cells), round(cells))
+
+
+def _of(counted: tuple[int, int]) -> str:
+    return f"{counted[0]:,} of {counted[1]:,} ({counted[0] / counted[1]:.1%})"
 
 
 def gain_words(figures: Mapping[str, float], rule: str) -> str:
@@ -104,7 +125,8 @@ def gain_words(figures: Mapping[str, float], rule: str) -> str:
     names = ("retrieved", "another anchor's", "random")
     said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
     return (
-        f"How much a context lowers the entropy. What stands right of epsilon is not yet accepted; accepted are: {said or 'n/a'}."
+        f"How much a context lowers the entropy. What stands right of epsilon, the least gain that counts, is not yet accepted; "
+        f"accepted are: {said or 'n/a'}."
     )
 
 

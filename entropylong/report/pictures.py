@@ -1,4 +1,4 @@
-"""The report's pictures: matplotlib's SVG with the page's own colours, so that they follow light and dark. Pure."""
+"""The report's pictures: matplotlib's SVG with the page's own colours, so that they follow light and dark."""
 
 from __future__ import annotations
 
