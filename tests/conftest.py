@@ -50,19 +50,19 @@ def spark() -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of a test run see."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def tiny_models(shared: Path) -> Path:
+def tiny_models(run_folder: Path) -> Path:
     """Both, made once for all workers: a workspace's figures say by which models, and so the same for every worker."""
-    made = shared / "models"
-    with FileLock(shared / "models.lock"):
+    made = run_folder / "models"
+    with FileLock(run_folder / "models.lock"):
         if not made.exists():
-            aside = shared / "models-in-making"
+            aside = run_folder / "models-in-making"
             tiny.make_causal_lm(aside / "lm")
             tiny.make_encoder(aside / "encoder")
             aside.rename(made)
@@ -107,19 +107,19 @@ def make_config(tiny_lm: Path, tiny_encoder: Path, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def wheel(shared: Path) -> Path:
+def wheel(run_folder: Path) -> Path:
     """The package's wheel, built once for all workers."""
-    with FileLock(shared / "wheel.lock"):
-        built = list((shared / "wheel").glob("*.whl"))
-        return built[0] if built else build("wheel", ROOT, shared / "wheel")
+    with FileLock(run_folder / "wheel.lock"):
+        built = list((run_folder / "wheel").glob("*.whl"))
+        return built[0] if built else build("wheel", ROOT, run_folder / "wheel")
 
 
 @pytest.fixture(scope="session")
-def corpus(shared: Path) -> Path:
+def corpus(run_folder: Path) -> Path:
     """Three JSON lines files of four documents each, so that streams have several batches to take."""
-    folder = shared / "corpus"
+    folder = run_folder / "corpus"
     rows = tiny.documents(12)
-    with FileLock(shared / "corpus.lock"):
+    with FileLock(run_folder / "corpus.lock"):
         for part in range(3):
             if not (file := folder / f"part-{part}.jsonl").exists():
                 tiny.write_jsonl(file, rows[4 * part : 4 * part + 4])
@@ -128,13 +128,13 @@ def corpus(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(
-    spark: SparkSession, make_config: MakeConfig, corpus: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory
+    spark: SparkSession, make_config: MakeConfig, corpus: Path, run_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A workspace in which everything ran once, in batches of one file; made once for all workers. Copy it before changing it."""
     from entropylong.runner import Runner
 
-    made = shared / "finished"
-    with FileLock(shared / "finished.lock"):
+    made = run_folder / "finished"
+    with FileLock(run_folder / "finished.lock"):
         if not made.exists():
             workspace = tmp_path_factory.mktemp("making") / "workspace"
             keys = ["run.files_per_batch=1", "run.roots_per_unit=6"]

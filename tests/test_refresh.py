@@ -27,7 +27,9 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
 
     done, said = done_keys(open_runner(copied, source=folder))
     assert {table: done[table] for table in ("documents", "scored_documents")} == {"documents": 1, "scored_documents": 3}
-    assert done["chunks"] == 3 and "index" not in done and "chunk: 3 done" in " ".join(said), "only the new is computed, and told"
+    assert done["chunks"] == 3 and "index" not in done and "chunk: 3 documents in" in " ".join(said), (
+        "only the new is computed, and told"
+    )
     after = open_runner(copied, source=folder)
     assert after.fingerprint("index") == first
     kept = rows_of(after, "candidates", ["root_id", "position", "hits"])
@@ -38,7 +40,7 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
     lines: list[str] = []
     assert after.refresh(announce=lines.append)
     second = open_runner(copied, source=folder).fingerprint("index")
-    assert second != first and any(line.startswith("index: 1 done") for line in lines)
+    assert second != first and any(line.startswith("index: done in") for line in lines)
     assert not open_runner(copied, source=folder).refresh(announce=quiet), "nothing is new: the same generation"
     measured = after.store.read("gains").count()
     last = open_runner(copied, source=folder)
