@@ -49,7 +49,7 @@ SHOWN: tuple[tuple[str, str | None, str], ...] = (
     ("  precision of verification", "canary_precision", "{:.1%}"),
     ("verified dependencies", "dependencies", "{:,.0f}"),
     ("roots with one", "roots_with_dependency", "{:,.0f}"),
-    ("dependencies a root", "dependencies_a_root", "{:.1f}"),
+    ("dependencies a root with one", "dependencies_a_root", "{:.1f}"),
     ("mean gain", "gain_mean", "{:.2f}"),
     ("mean excess gain", "excess_gain_mean", "{:.2f}"),
     ("", None, ""),

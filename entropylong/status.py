@@ -107,7 +107,8 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
         numbers = ["-" if row[name] is None else f"{row[name]:,}" for name in ("rows_in", "done", "left", "skipped", "quarantined")]
         if row["table"] == "documents" and row["left"]:
             numbers[0], numbers[2] = "-", f"{row['left']:,} file{'s' * (row['left'] > 1)}"
-        rate = f"{row['rate']:.1f}/s" if row["rate"] else ""
+        # That of the ingest is of files.
+        rate = f"{row['rate']:.1f}/s" if row["rate"] and row["table"] != "documents" else ""
         eta = f"{row['eta_seconds']:.0f} s" if row["eta_seconds"] else ""
         table.add_row(row["stage"], row["table"], *numbers, rate, eta)
     stages: dict[str, list[str]] = {}

@@ -161,11 +161,15 @@ def _facts(runner: Runner) -> dict[str, str]:
         f", {accept.min_excess:g} above the controls, the true token's NLL down by {accept.min_nll_drop:.3f}"
         if accept.rule == "specific" else " (paper)"
     )  # fmt: skip
+    if accept.max_copy_tokens is not None:
+        rule += f", no copy of more than {accept.max_copy_tokens} tokens over the anchor"
+    many = "all" if config.roots.limit is None else f"at most {config.roots.limit:,}"
     return {
         "recipe": config.pack.recipe,
         "model": config.model.name,
         "encoder": config.encoder.name,
         "sources": ", ".join(sorted(config.sources)),
+        "roots": f"{many}, {config.roots.min_tokens:,} to {config.roots.max_tokens:,} tokens; longer ones: {config.roots.long}",
         "anchors": f"H > mean + {config.anchors.alpha:g} std, from position {config.anchors.min_position} on",
         "accepted": rule,
         "candidates": f"{config.retrieval.top_k} an anchor, window of {config.query.window} tokens to {config.query.side}",

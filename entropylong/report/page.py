@@ -125,8 +125,8 @@ def gain_words(figures: Mapping[str, float], rule: str) -> str:
     names = ("retrieved", "another anchor's", "random")
     said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
     return (
-        f"How much a context lowers the entropy. What stands right of epsilon, the least gain that counts, is not yet accepted; "
-        f"accepted are: {said or 'n/a'}."
+        f"How much a context lowers the entropy. What stands right of epsilon, the least gain that counts, is not accepted by "
+        f"that alone; accepted are: {said or 'n/a'}."
     )
 
 
@@ -152,5 +152,5 @@ def cost_words(figures: Mapping[str, float]) -> str:
     verify = figures.get("seconds_gains", 0.0)
     return (
         f"{seconds:,.0f} seconds in all, {verify / seconds:.0%} of them in verification; {seconds / kept:,.2f} seconds and "
-        f"{figures.get('forwarded_tokens_gains', 0) / kept:,.0f} tokens read a dependency."
+        f"{figures.get('forwarded_tokens_gains', 0) / kept:,.0f} tokens read for each dependency."
     )
