@@ -136,9 +136,9 @@ def _sample_table(base: Config, source: dict[str, Any]) -> Sample:
         frame = reader.table(source["table"]) if "table" in source else reader.load(source["path"])
         some = frame.select(*map(_light, frame.schema)).limit(FILES * FILE_RECORDS)
         sizes = [
-            F.coalesce(F.length(f"`{f.name.replace('`', '``')}`"), F.lit(0))
-            for f in some.schema
-            if isinstance(f.dataType, (T.StringType, T.BinaryType))
+            F.coalesce(F.length(_quoted(field)), F.lit(0))
+            for field in some.schema
+            if isinstance(field.dataType, (T.StringType, T.BinaryType))
         ]
         mean = some.agg(F.avg(sum(sizes, F.lit(1)))).collect()[0][0] or 1.0
         rows = some.limit(max(1, int(FILES * FILE_BYTES / mean))).collect()
@@ -152,9 +152,13 @@ def _light(field: StructField) -> Column:
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    column = F.col(f"`{field.name.replace('`', '``')}`")
+    column = F.col(_quoted(field))
     if isinstance(field.dataType, T.ArrayType):
         return F.when(column.isNotNull(), F.array()).alias(field.name)
     if isinstance(field.dataType, (T.StructType, T.MapType)):
         return F.when(column.isNotNull(), F.create_map()).alias(field.name)
     return column
+
+
+def _quoted(field: StructField) -> str:
+    return f"`{field.name.replace('`', '``')}`"

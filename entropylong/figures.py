@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from entropylong.config import Config
     from entropylong.results import RunResult
     from entropylong.runner import Runner
+    from entropylong.stages import Frames
 
 RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
@@ -64,14 +65,17 @@ def _corpus(runner: Runner) -> dict[str, float]:
     roots = _one(frames["scored_documents"].agg(F.count(F.lit(1)).alias("roots"), F.sum("n_tokens").alias("root_tokens")))
     per_root = frames["anchors"].select(F.size("anchors").alias("n"))
     anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
-    # Those of the current anchors: beside them stand hits of other anchors that a sweep searched for.
-    current = frames["anchors"].select("root_id", F.explode("anchors.position").alias("position"))
-    of_anchors = frames["candidates"].join(current, ["root_id", "position"], how="left_semi")
-    candidates = of_anchors.select(F.sum(F.size("hits")).alias("candidates"))
+    candidates = _current_candidates(frames).select(F.sum(F.size("hits")).alias("candidates"))
     pairs = frames["pairs"].agg(F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == RANDOM).alias("pairs_random"))
     gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
     passes = gains.agg(F.count(F.lit(1)).alias("passes"))
     return {"documents": documents, "chunks": chunks, **roots, **anchors, **_one(candidates), **_one(pairs), **_one(passes)}
+
+
+def _current_candidates(frames: Frames) -> DataFrame:
+    """Those of the current anchors: beside them stand hits of other anchors that a sweep searched for."""
+    anchors = frames["anchors"].select("root_id", F.explode("anchors.position").alias("position"))
+    return frames["candidates"].join(anchors, ["root_id", "position"], how="left_semi")
 
 
 def _rates(cells: DataFrame) -> dict[str, float]:
@@ -114,8 +118,7 @@ def _canaries(runner: Runner, cells: DataFrame) -> dict[str, float]:
     planted = frames["scored_documents"].where(is_canary(F.col("root_id"))).select(of).distinct().count()
     knows = F.regexp_replace("doc_id", ":fact$", "").alias("knows")
     facts = frames["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id", knows)
-    anchors = frames["anchors"].select("root_id", F.explode("anchors.position").alias("position"))
-    hits = frames["candidates"].where(is_canary(F.col("root_id"))).join(anchors, ["root_id", "position"], how="left_semi")
+    hits = _current_candidates(frames).where(is_canary(F.col("root_id")))
     found = hits.select(of.alias("asks"), F.explode("hits.chunk_id").alias("chunk_id")).join(facts, "chunk_id", how="inner")
     retrieved = found.where("asks = knows").select("asks").distinct().count()
     accepted = (

@@ -171,7 +171,9 @@ class Stage:
     @property
     def counted(self) -> str:
         """What its keys stand for, in a word for people; "" where it makes one thing as a whole."""
-        return "" if self.kind is Kind.WHOLE else _COUNTED[self.key[-1]] if self.writes != "gains" else "readings"
+        if self.kind is Kind.WHOLE:
+            return ""
+        return _COUNTED[self.key[-1]] if "pair_id" not in self.key else "readings"
 
     @property
     def hashed_upstream(self) -> tuple[str, ...]:
