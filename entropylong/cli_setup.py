@@ -130,13 +130,14 @@ def _sample_table(base: Config, source: dict[str, Any]) -> Sample:
     from entropylong.corpus.look import FILE_BYTES, FILE_RECORDS, FILES, Sample
     from entropylong.errors import SourceError
     from entropylong.spark import session
+    from entropylong.tables.store import quoted
 
     reader = session(base).read.format("delta")
     try:
         frame = reader.table(source["table"]) if "table" in source else reader.load(source["path"])
         some = frame.select(*map(_light, frame.schema)).limit(FILES * FILE_RECORDS)
         sizes = [
-            F.coalesce(F.length(_quoted(field)), F.lit(0))
+            F.coalesce(F.length(quoted(field.name, None)), F.lit(0))
             for field in some.schema
             if isinstance(field.dataType, (T.StringType, T.BinaryType))
         ]
@@ -152,13 +153,11 @@ def _light(field: StructField) -> Column:
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    column = F.col(_quoted(field))
+    from entropylong.tables.store import quoted
+
+    column = F.col(quoted(field.name, None))
     if isinstance(field.dataType, T.ArrayType):
         return F.when(column.isNotNull(), F.array()).alias(field.name)
     if isinstance(field.dataType, (T.StructType, T.MapType)):
         return F.when(column.isNotNull(), F.create_map()).alias(field.name)
     return column
-
-
-def _quoted(field: StructField) -> str:
-    return f"`{field.name.replace('`', '``')}`"
