@@ -122,6 +122,8 @@ def where_next(runner: Runner, arguments: Sequence[str]) -> str:
 
     loaded = runner.config
     lines = [f"Tables: {loaded.tables}"]
+    if loaded.roots.limit is not None:
+        lines.append(f"Roots: at most {loaded.roots.limit:,}, as roots.limit says; with more, only what is new is measured")
     if root := best_root(runner):
         lines.append(f"Look at one root:  entropylong inspect {shlex.join([root, *arguments])}")
     if loaded.tracking.uri.startswith("sqlite:"):

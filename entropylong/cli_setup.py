@@ -105,7 +105,8 @@ def init(
             source["path"] = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (absolute() keeps ..)
         sample = sample_files(source["kind"], source["path"])
     look = look_at(sample, source["kind"], base.ingest.max_chars, text, doc_id)
-    lines = config_text(name, source, look, base, extends, Path("runs", name).absolute(), path)
+    workspace = file.absolute().parent / "runs" / name
+    lines = config_text(name, source, look, base, extends, workspace, path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, lines)
@@ -116,7 +117,7 @@ def init(
     for label, value in what_was_seen(look, base):
         table.add_row(label, escape(value))
     Console().print(table)
-    print(f"Wrote {file}. Next:")
+    print(f"Wrote {file}; what is made of the corpus goes to {workspace}. Next:")
     for command in ("doctor", "plan", "run", "report"):
         print(f"  entropylong {command} --config {shlex.quote(str(file))}")
 

@@ -13,22 +13,29 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from entropylong.cards.words import acceptance_rule as rule_words
 from entropylong.errors import UsageError
 from entropylong.models.cache import load
 from entropylong.pipeline import step_writing
 from entropylong.retrieval.windows import window_text
-from entropylong.verification.acceptance import RETRIEVED
-from entropylong.verification.cells import judged_cells
+from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RETRIEVED, Rule, first_unmet
+from entropylong.verification.cells import acceptance_rule, judged_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
+    from entropylong.config import Config
     from entropylong.runner import Runner
 
 # Nats at which a token is drawn in the strongest colour; a tenth of a large vocabulary's log is common text.
 FULL_COLOUR_NATS = 8.0
 # The token of an anchor in its text. In colours of its own: a page, unlike a terminal, has none to reverse.
 MARKED = "bold rgb(20,20,20) on rgb(255,210,90)"
+
+# The columns that the conditions of acceptance are about.
+_COLUMN = {GAIN: "gain", EXCESS: "excess", NLL: "NLL drop", COPY: "copy"}
 
 
 def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> RenderableType:
@@ -57,13 +64,16 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
     else:
         parts.append(Text("No anchor: no eligible position exceeds the threshold.", style="yellow"))
     cells = judged_cells(frames, runner.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
-    accepted = [cell for cell in cells if cell["accepted"]]
-    parts.append(_cells_table(cells, tokenizer, scored))
-    texts = chunk_texts(runner, [cell["chunk_id"] for cell in accepted])
-    for cell in sorted(accepted, key=lambda c: -c["gain"])[:chunks_shown]:
-        parts.append(_dependency(cell, tokenizer, scored, texts[cell["chunk_id"]]))
+    parts += [_cells_table(cells, unmet(cells, acceptance_rule(runner.config.accept)), tokenizer, scored), _legend(runner.config)]
+    accepted = sorted((cell for cell in cells if cell["accepted"]), key=lambda c: -c["gain"])
+    shown = accepted[:chunks_shown]
     if not accepted:
         parts.append(Text("No candidate was accepted: the root is left out of the verified sequences.", style="yellow"))
+    elif len(shown) < len(accepted):
+        said = f"{len(shown)} of {len(accepted)} accepted candidates, those with the largest gains"
+        parts.append(Text(f"In full: {said} (--contexts {len(accepted)} shows all)."))
+    texts = chunk_texts(runner, [cell["chunk_id"] for cell in shown])
+    parts += [_dependency(cell, tokenizer, scored, texts[cell["chunk_id"]]) for cell in shown]
     return Group(*parts)
 
 
@@ -91,13 +101,32 @@ def _heat(tokenizer: Any, scored: Any, anchors: set[int]) -> Panel:
     return Panel(text, title=escape(scored["root_id"]), subtitle="red = uncertain, underlined = anchor")
 
 
-def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
+def unmet(cells: Sequence[Any], rule: Rule) -> list[str]:
+    """Of each judged cell the first condition that it does not meet, as the table's columns name them; "" if it is met all."""
+    columns = [np.array([cell[name] for cell in cells], np.float64) for name in ("gain", "excess_gain", "nll", "nll_with")]
+    gain, excess, nll, nll_with = columns
+    copied = np.array([cell["copy_len"] for cell in cells], np.int32)
+    return [_COLUMN.get(name, "") for name in first_unmet(rule, gain, excess, nll - nll_with, copied).tolist()]
+
+
+def _legend(config: Config) -> Text:
+    """What the columns are, and what was asked of them."""
+    asked = "; ".join(rule_words(config))
+    return Text(
+        f"Accepted is a candidate where {asked}. Where it is not, the last column names the first of these that fails: gain = "
+        "(H - H with) / H; excess = gain less the median gain of the controls at the anchor; NLL drop of the true token, nats; "
+        "copy = tokens of the verbatim copy over the anchor.",
+        style="dim",
+    )
+
+
+def _cells_table(cells: Sequence[Any], refused_by: Sequence[str], tokenizer: Any, scored: Any) -> Table:
     table = Table(title="Anchors and their candidates", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("pos", "token", "H", "rank", "score", "H with", "gain", "excess", "NLL drop", "copy", ""):
+    for column in ("pos", "token", "H", "rank", "score", "H with", "gain", "excess", "NLL drop", "copy", "accepted"):
         # Where the terminal is narrow the token is cut, not what was measured and decided.
-        table.add_column(column, justify="left" if column in ("token", "") else "right", no_wrap=column != "token")
+        table.add_column(column, justify="left" if column in ("token", "accepted") else "right", no_wrap=column != "token")
     last = None
-    for cell in cells:
+    for cell, reason in zip(cells, refused_by, strict=True):
         token = repr(tokenizer.decode([scored["input_ids"][cell["position"]]]))
         first = cell["position"] != last
         last = cell["position"]
@@ -112,7 +141,7 @@ def _cells_table(cells: list[Any], tokenizer: Any, scored: Any) -> Table:
             "n/a" if cell["excess_gain"] is None else f"{cell['excess_gain']:+.2f}",
             f"{cell['nll'] - cell['nll_with']:+.2f}",
             str(cell["copy_len"]),
-            "[green]accepted[/]" if cell["accepted"] else "",
+            "[green]yes[/]" if cell["accepted"] else f"no: {reason}",
             style="bold" if cell["accepted"] else "dim",
         )
     return table

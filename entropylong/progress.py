@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
@@ -59,11 +60,34 @@ class StepProgress:
                 shares.append(info.numCompletedTasks / info.numTasks)
         return min(shares, default=0.0)
 
+    def pace(self) -> tuple[float, float, float | None]:
+        """Rows done, rows a second, and seconds left, None where nothing is done yet.
+
+        By the whole step's rate: tasks end several at a time, and a rate of the last seconds would promise the end at once.
+        """
+        done = self.rows()
+        rate = done / max(self.seconds, 1e-9)
+        return done, rate, (self._total - done) / rate if rate else None
+
     def line(self) -> str:
-        done, seconds = self.rows(), self.seconds
-        rate = done / seconds if seconds > 0 else 0.0
-        eta = f", {(self._total - done) / rate:.0f} s left" if rate > 0 else ""
+        done, rate, left = self.pace()
+        if not done:
+            return f"{self._label}: {self.seconds:.0f} s so far"
+        eta = "" if left is None else f", {left:.0f} s left"
         return f"{self._label}: {done:,.0f} / {self._total:,}{f' {self._counted}' if self._counted else ''} ({rate:.1f}/s{eta})"
+
+
+@contextmanager
+def phase(said: str) -> Iterator[None]:
+    """Tell what is at work while the body runs, where its end is not known: with the seconds on a terminal, else in a line."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(f"{said} ...", file=sys.stderr, flush=True)
+        yield
+        return
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as bar:
+        bar.add_task(escape(said))
+        yield
 
 
 @contextmanager
@@ -95,13 +119,13 @@ def _bar(state: StepProgress, stop: threading.Event, console: Console) -> None:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(state._label, total=state._total, rate="", left="")
         while not stop.wait(0.3):
-            done = state.rows()
-            # By the whole run's rate: tasks end several at a time, and a rate of the last seconds would promise the end at once.
-            rate = done / max(state.seconds, 1e-9)
-            left = f"{timedelta(seconds=int((state._total - done) / rate))} left" if rate else ""
+            done, rate, seconds = state.pace()
+            left = "" if seconds is None else f"{timedelta(seconds=int(seconds))} left"
             bar.update(task, completed=int(done), rate=f"{state._counted} {rate:.1f}/s".lstrip(), left=left)
 
 
 def _lines(state: StepProgress, stop: threading.Event, console: Console) -> None:
     while not stop.wait(LINE_EVERY_SECONDS):
-        print(f"  {state.line()}", file=sys.stderr, flush=True)
+        # Once all rows are done the step's own last line tells so, with the seconds that its end took.
+        if state.left:
+            print(f"  {state.line()}", file=sys.stderr, flush=True)

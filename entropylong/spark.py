@@ -86,7 +86,11 @@ def session(config: Config):  # type: ignore[no-untyped-def]
     if local and not started:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         settings |= _LOCAL_SETTINGS | {"spark.driver.memory": config.spark.driver_memory}
-        settings["spark.driver.extraJavaOptions"] = " ".join(java_options(Path(config.node_cache).expanduser()))
+        node_cache = Path(config.node_cache).expanduser()
+        settings["spark.driver.extraJavaOptions"] = " ".join(java_options(node_cache))
+        if config.spark.conf.get("spark.sql.catalogImplementation") != "hive":
+            # A catalog in memory forgets its tables at the end: its folder is not left where people work.
+            settings["spark.sql.warehouse.dir"] = str(node_cache / "spark-warehouse")
     settings |= config.spark.conf
     builder = SparkSession.builder.appName("entropylong")
     if not started:

@@ -115,5 +115,6 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
     for row in rows:
         if row["counted"] and row["stage"] not in stages.setdefault(row["counted"], []):
             stages[row["counted"]].append(row["stage"])
-    table.caption = "Counted are " + "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
+    said = "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
+    table.caption = f"Counted are {said}. An anchor's candidates are one row of search; a reading is of a pair at one anchor."
     return table

@@ -39,4 +39,5 @@ def test_inspect() -> None:
     assert TEXT in printed(_heat(Vocabulary(), scored, set()))
     cell = {"position": 0, "entropy": 1.0, "rank": 1, "score": 1.0, "entropy_with": 1.0, "gain": 0.0, "excess_gain": None,
             "nll": 1.0, "nll_with": 1.0, "copy_len": 0, "accepted": False}  # fmt: skip
-    assert "'[/]'" in printed(_cells_table([cell], Vocabulary(), scored))
+    table = printed(_cells_table([cell], ["copy"], Vocabulary(), scored))
+    assert "'[/]'" in table and "no: copy" in table

@@ -67,7 +67,8 @@ def test_the_verdict_says_how_well_chance_is_known() -> None:
     many = verdict(figures | {"cells_random": 3000.0}, "specific")
     assert "0% to 2%)" in many and "shares its topic" not in many
     both = verdict(figures | {"cells_same_root": 400.0, "pass_rate_same_root_specific": 0.02}, "specific")
-    assert both.endswith("Of contexts that another anchor of the same root retrieved, which share its topic, 8 of 400 (2.0%) pass.")
+    assert "another anchor of the same root retrieved, which share its topic, 8 of 400 (2.0%) pass: a shared topic" in both
+    assert "explains about 20% of the dependencies" in both, "2 % of such contexts pass where 10 % of the retrieved do"
     assert verdict(figures | {"pass_rate_retrieved_specific": 0.0}, "specific").endswith(
         "No context that was retrieved passes the rule."
     )
@@ -77,6 +78,10 @@ def test_the_verdict_says_how_well_chance_is_known() -> None:
 def test_rank_words() -> None:
     assert "91% of the dependencies stand at rank 2 or better; the last rank is accepted in 10.0%" in rank_words(
         [Rate(1, 10, 6), Rate(2, 10, 4), Rate(3, 10, 1)]
+    )
+    assert (
+        "All ranks are needed, and a larger one (retrieval.top_k) may find more: the last rank is accepted in 40.0%"
+        in rank_words([Rate(1, 10, 6), Rate(2, 10, 4)])
     )
     assert rank_words([]) == rank_words([Rate(1, 5, 0)]) == "No candidate was accepted at any rank."
 

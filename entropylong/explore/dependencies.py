@@ -27,13 +27,11 @@ from entropylong.verification.acceptance import (
     EXCESS,
     GAIN,
     NLL,
-    PAPER,
     RANDOM,
     RETRIEVED,
     SAME_ROOT,
-    SPECIFIC,
     Rule,
-    conditions,
+    first_unmet,
 )
 from entropylong.verification.cells import acceptance_rule
 
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
 
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 ACCEPTED = "accepted"
-# Why a cell is refused: the first condition that it does not meet, in this order.
+# Why a cell is refused, by the first condition that it does not meet.
 WHY = {
     GAIN: "gain too small",
     EXCESS: "controls gain as much",
@@ -101,9 +99,8 @@ def judged(runner: Runner, most: int = MOST_ROOTS) -> Judged:
 def reasons(cells: pd.DataFrame, rule: Rule) -> npt.NDArray[Any]:
     """Of each cell the first condition of a rule that it does not meet, in words; `accepted` if it meets all."""
     gain, excess, drop = (cells[name].to_numpy(np.float64) for name in ("gain", "excess_gain", "nll_drop"))
-    met = conditions(rule, gain, excess, drop, cells["copy_len"].to_numpy())
-    asked = [name for name in WHY if name in (SPECIFIC if rule.rule == "specific" else PAPER)]
-    return np.select([~met[name] for name in asked], [WHY[name] for name in asked], default=ACCEPTED)
+    unmet = first_unmet(rule, gain, excess, drop, cells["copy_len"].to_numpy())
+    return np.array([WHY.get(name, ACCEPTED) for name in unmet.tolist()], dtype=object)
 
 
 def refusals(found: Judged) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from entropylong.cards.words import acceptance_rule, anchors_rule
 from entropylong.errors import NothingToDo
 from entropylong.figures import latest_figures
 from entropylong.packing.stage import PACK
@@ -156,13 +157,6 @@ def _profile_bins(scored: DataFrame, first: int) -> Bins:
 
 def _facts(runner: Runner) -> dict[str, str]:
     config = runner.config
-    accept = config.accept
-    rule = f"gain > {accept.epsilon:g}" + (
-        f", {accept.min_excess:g} above the controls, the true token's NLL down by {accept.min_nll_drop:.3f}"
-        if accept.rule == "specific" else " (paper)"
-    )  # fmt: skip
-    if accept.max_copy_tokens is not None:
-        rule += f", no copy of more than {accept.max_copy_tokens} tokens over the anchor"
     many = "all" if config.roots.limit is None else f"at most {config.roots.limit:,}"
     return {
         "recipe": config.pack.recipe,
@@ -170,8 +164,8 @@ def _facts(runner: Runner) -> dict[str, str]:
         "encoder": config.encoder.name,
         "sources": ", ".join(sorted(config.sources)),
         "roots": f"{many}, {config.roots.min_tokens:,} to {config.roots.max_tokens:,} tokens; longer ones: {config.roots.long}",
-        "anchors": f"H > mean + {config.anchors.alpha:g} std, from position {config.anchors.min_position} on",
-        "accepted": rule,
+        "anchors": anchors_rule(config),
+        "accepted": "; ".join(acceptance_rule(config)),
         "candidates": f"{config.retrieval.top_k} an anchor, window of {config.query.window} tokens to {config.query.side}",
         "sequences": f"{config.pack.length:,} tokens, {config.pack.layout}, {config.pack.order}, filler {config.pack.filler}",
         "fingerprint": runner.fingerprint("sequences") or "",

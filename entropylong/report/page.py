@@ -106,7 +106,11 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
     )
     if same_root is None:
         return said
-    return f"{said} Of contexts that another anchor of the same root retrieved, which share its topic, {_of(same_root)} pass."
+    topic = min(1.0, same_root[0] / same_root[1] * retrieved[1] / retrieved[0])
+    return (
+        f"{said} Of contexts that another anchor of the same root retrieved, which share its topic, {_of(same_root)} pass: a "
+        f"shared topic explains about {topic:.0%} of the dependencies, chance included, the anchor's own query the rest."
+    )
 
 
 def _passed(figures: Mapping[str, float], kind: str, rule: str) -> tuple[int, int] | None:
@@ -125,21 +129,23 @@ def gain_words(figures: Mapping[str, float], rule: str) -> str:
     names = ("retrieved", "another anchor's", "random")
     said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
     return (
-        f"How much a context lowers the entropy. What stands right of epsilon, the least gain that counts, is not accepted by "
-        f"that alone; accepted are: {said or 'n/a'}."
+        f"How much a context lowers the entropy; the scale is logarithmic. What stands right of epsilon, the least gain that "
+        f"counts, is not accepted by that alone; accepted are: {said or 'n/a'}. Where chunks have the same text, one reading "
+        "stands for each of them."
     )
 
 
 def rank_words(rates: Sequence[Rate]) -> str:
     """Whether so many candidates an anchor are worth it."""
     found, whole = 0, sum(rate.accepted for rate in rates)
+    last = f"the last rank is accepted in {rates[-1].accepted / rates[-1].total:.1%} of its anchors" if whole else ""
     for rate in rates:
         found += rate.accepted
         if whole and found >= 0.9 * whole:
-            return (
-                f"Is K = {rates[-1].at:.0f} worth it? {found / whole:.0%} of the dependencies stand at rank {rate.at:.0f} or "
-                f"better; the last rank is accepted in {rates[-1].accepted / rates[-1].total:.1%} of its anchors."
-            )
+            asked = f"Is K = {rates[-1].at:.0f} worth it?"
+            if rate is rates[-1]:
+                return f"{asked} All ranks are needed, and a larger one (retrieval.top_k) may find more: {last}."
+            return f"{asked} {found / whole:.0%} of the dependencies stand at rank {rate.at:.0f} or better; {last}."
     return "No candidate was accepted at any rank."
 
 

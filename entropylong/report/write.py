@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entropylong.errors import UsageError
 from entropylong.figures import latest_run
 from entropylong.files import write_whole
+from entropylong.progress import phase
 from entropylong.report.gallery import gallery
 from entropylong.report.gather import gather
 from entropylong.report.page import report_page
@@ -19,14 +22,21 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-def report_html(runner: Runner) -> str:
+def report_html(runner: Runner, telling: Callable[[str], AbstractContextManager[object]] = nullcontext) -> str:
     """The page's text.
+
+    Args:
+        runner: of the workspace.
+        telling: gets what is at work, and is open as long as it is.
 
     Raises:
         NothingToDo: nothing is packed under this config.
     """
-    found = gather(runner)
-    return report_page(found, gallery(runner), runner.config.accept.epsilon, runner.config.accept.rule)
+    with telling("report, 1 of 2: counting what is in the tables"):
+        found = gather(runner)
+    with telling("report, 2 of 2: reading contexts again without each of their sentences, for the roots that are shown"):
+        roots = gallery(runner)
+    return report_page(found, roots, runner.config.accept.epsilon, runner.config.accept.rule)
 
 
 def write_report(runner: Runner, out: Path | None = None) -> Path:
@@ -36,7 +46,7 @@ def write_report(runner: Runner, out: Path | None = None) -> Path:
         NothingToDo: nothing is packed under this config.
         UsageError: it cannot be written there.
     """
-    text = report_html(runner)
+    text = report_html(runner, phase)
     value = runner.fingerprint("sequences") or ""
     file = out or runner.workspace.figures(runner.config.pack.recipe, value) / REPORT
     try:

@@ -17,6 +17,8 @@ LEAST_SAME_ROOT_CONTROLS = 3
 GAIN, COPY, EXCESS, NLL = "gain", "copy", "excess", "nll"
 PAPER = (GAIN, COPY)
 SPECIFIC = (GAIN, COPY, EXCESS, NLL)
+# In which order people are told which one refuses a cell.
+ASKED = (GAIN, EXCESS, NLL, COPY)
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -84,6 +86,15 @@ def conditions(rule: Rule, gain: Floats, excess: Floats, nll_drop: Floats, copy_
         EXCESS: excess > rule.min_excess,
         NLL: nll_drop > rule.min_nll_drop,
     }
+
+
+def first_unmet(
+    rule: Rule, gain: Floats, excess: Floats, nll_drop: Floats, copy_len: npt.NDArray[np.int32]
+) -> npt.NDArray[np.str_]:
+    """Of each cell the first condition of the configured rule that it does not meet; "" if it meets all. In the order `ASKED`."""
+    met = conditions(rule, gain, excess, nll_drop, copy_len)
+    asked = [name for name in ASKED if name in (PAPER if rule.rule == "paper" else SPECIFIC)]
+    return np.select([~met[name] for name in asked], asked, default="")
 
 
 def control_medians(position: npt.NDArray[np.int32], kind: npt.NDArray[np.object_], gain: Floats) -> Floats:
