@@ -319,11 +319,11 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
 
 
 def test_smollm2_learns_real_text(spark: SparkSession, tmp_path: Path) -> None:
-    """The real model, seven steps on docstrings packed at 512 tokens: the loss falls."""
+    """The real model, seven steps on docstrings packed at 1,024 tokens: the loss falls."""
     from entropylong.config_files import load_config
 
     keys = [f"workspace={tmp_path / 'work'}", "train.data.text.kind=documents", "train.data.text.share=0.02", "train.batch=1",
-            "train.ranks=1", "train.steps=7", "pack.length=512", "train.learning_rate=2e-4", "train.checkpoint_activations=false"]  # fmt: skip
+            "train.ranks=1", "train.steps=7", "train.learning_rate=2e-4", "train.checkpoint_activations=false"]  # fmt: skip
     config = load_config(CONF / "demo_train.yaml", keys)
     Runner(config, spark).run(["ingest"], announce=quiet)
     done: Prepared = run_training(config, spark, quiet)
