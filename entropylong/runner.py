@@ -314,9 +314,7 @@ class Runner:
         what = f"{counts.left:,} {step.counted}" if step.counted else "done"
         announce(f"{label}: {what if counts.left != 1 else what.removesuffix('s')} in {seconds:.1f} s{after.refused}")
         if after.errors:
-            announce(
-                f"{label}: {after.errors} rows are in quarantine; see why with `entropylong quarantine` and the same arguments"
-            )
+            announce(f"{label}: in quarantine: {after.errors}; see why with `entropylong quarantine` and the same arguments")
         self._require_input(step, after)
         require_few_errors(step.name, after, self.config.quarantine.max_rate)
         return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds, usage)

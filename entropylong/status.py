@@ -116,5 +116,8 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
         if row["counted"] and row["stage"] not in stages.setdefault(row["counted"], []):
             stages[row["counted"]].append(row["stage"])
     said = "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
-    table.caption = f"Counted are {said}. An anchor's candidates are one row of search; a reading is of a pair at one anchor."
+    table.caption = (
+        f"Counted are {said}. An anchor's candidates are one row of search; a reading is of a pair at one anchor; index and pack "
+        "make one thing each, as a whole."
+    )
     return table

@@ -55,7 +55,8 @@ def _sizes_line(plan: Plan) -> Text:
         "Estimates, before anything is read; small corpora differ most: "
         f"{count(s.documents)} documents of {amount(s.tokens)} tokens, {count(s.chunks)} chunks of {s.chunk_tokens:,.0f} tokens; "
         f"{count(s.roots)} roots of {s.root_tokens:,.0f} tokens with {s.anchors:,.1f} anchors each: {count(s.queries)} queries, "
-        f"{count(s.cells)} (anchor, candidate), {count(s.pairs)} pairs to read, {s.accepted:,.1f} accepted a root"
+        f"{count(s.cells)} (anchor, candidate), {count(s.pairs)} pairs to read and {count(s.controls)} of controls, "
+        f"{s.accepted:,.1f} accepted a root"
     )
 
 

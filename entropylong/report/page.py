@@ -12,7 +12,7 @@ from entropylong.figure_names import lines
 from entropylong.inspect import FULL_COLOUR_NATS
 from entropylong.pages import render
 from entropylong.report import pictures
-from entropylong.report.gallery import BEST, Root
+from entropylong.report.gallery import BEST, SHOWN, Root
 from entropylong.report.gather import EXAMPLES, Gathered, Rate
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
@@ -49,8 +49,9 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
     shown = [line for line in lines(found.figures) if line[1] is not None]
     return render(
         "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
-        roots=roots, best=BEST, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures), refused=found.refused,
-        codes=CODES, examples=found.examples, examples_shown=EXAMPLES, figures=shown, version=entropylong.__version__,
+        roots=roots, best=BEST, links=SHOWN, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures),
+        refused=found.refused, codes=CODES, examples=found.examples, examples_shown=EXAMPLES, figures=shown,
+        version=entropylong.__version__,
     )  # fmt: skip
 
 

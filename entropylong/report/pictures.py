@@ -52,9 +52,9 @@ def gains(by_kind: Mapping[str, Bins], epsilon: float) -> str:
             if total := sum(counts):
                 axes.step(places, 100 * np.array(counts) / total, where="post", color=color, label=f"{_LABELS[kind]}: {total:,}")
         axes.axvline(epsilon, color=INK, lw=1.2, ls="--", label=f"epsilon {epsilon:g}")
-        axes.set(
-            xlabel=f"gain, (H - H') / H; below {LEAST_GAIN:g} drawn there", ylabel="share of its kind, %", yscale="symlog", ylim=0
-        )
+        is_cut = any(bins and min(bins) * GAIN_BIN <= LEAST_GAIN for bins in by_kind.values())
+        label = "gain, (H - H') / H" + (f"; below {LEAST_GAIN:g} drawn there" if is_cut else "")
+        axes.set(xlabel=label, ylabel="share of its kind, %", yscale="symlog", ylim=0)
         _legend(axes)
 
     return _svg("gains", draw)
