@@ -79,7 +79,7 @@ def funnel(figures: Mapping[str, float]) -> list[Step]:
         Step(
             "dependencies in sequences",
             have("packed_dependencies"),
-            "of the verified",
+            "of the verified; contexts with the same text are packed once",
             share("packed_dependencies", "dependencies"),
         ),
     ]
