@@ -57,17 +57,18 @@ def test_the_sentence_that_answers_is_the_one_most_is_lost_without() -> None:
 
 
 def test_the_verdict_says_how_well_chance_is_known() -> None:
-    figures = {"dependencies": 20.0, "roots_with_dependency": 5.0, "roots": 13.0, "sequences": 1.0,
+    figures = {"dependencies": 20.0, "roots_with_dependency": 5.0, "roots": 13.0, "sequences": 1.0, "packed_dependencies": 18.0,
                "cells_retrieved": 200.0, "pass_rate_retrieved_specific": 0.1,
                "cells_random": 30.0, "pass_rate_random_specific": 0.0, "fdr_specific": 0.0}  # fmt: skip
     said = verdict(figures, "specific")
-    assert "20 of 200 (10.0%) retrieved contexts pass and 0 of 30 (0.0%) random ones" in said and "packed into 1 sequence." in said
+    assert "20 of 200 (10.0%) readings of retrieved contexts pass and 0 of 30 (0.0%) of random ones" in said
+    assert "in 5 of 13 roots; 18 are packed into 1 sequence." in said
     # Wilson's bounds: 11.35 % of random ones at most, 6.57 % of the retrieved at least.
-    assert "0% of the dependencies are chance (95 % interval, by the number of contexts: 0% to 100%)" in said
+    assert "0% of the dependencies are chance (95 % interval, were readings independent: 0% to 100%)" in said
     many = verdict(figures | {"cells_random": 3000.0}, "specific")
     assert "0% to 2%)" in many and "shares its topic" not in many
     both = verdict(figures | {"cells_same_root": 400.0, "pass_rate_same_root_specific": 0.02}, "specific")
-    assert "another anchor of the same root retrieved, which share its topic, 8 of 400 (2.0%) pass: a shared topic" in both
+    assert "another anchor of the root retrieved, which share its topic, 8 of 400 (2.0%) pass: a shared topic" in both
     assert "explains about 20% of the dependencies" in both, "2 % of such contexts pass where 10 % of the retrieved do"
     assert verdict(figures | {"pass_rate_retrieved_specific": 0.0}, "specific").endswith(
         "No context that was retrieved passes the rule."

@@ -89,7 +89,7 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
     """What was found, how much of it chance would give and how well that is known, and what a shared topic alone gives."""
     said = (
         f"{figures['dependencies']:,.0f} dependencies were verified in {figures.get('roots_with_dependency', 0):,.0f} of "
-        f"{figures['roots']:,.0f} roots and packed into "
+        f"{figures['roots']:,.0f} roots; {figures.get('packed_dependencies', 0):,.0f} are packed into "
         f"{figures['sequences']:,.0f} sequence{'' if figures['sequences'] == 1 else 's'}."
     )
     passed = {kind: _passed(figures, kind, rule) for kind in (RETRIEVED, SAME_ROOT, RANDOM)}
@@ -101,16 +101,16 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
     (low, high), (least, most) = wilson(*random), wilson(*retrieved)
     fdr = min(1.0, figures[f"fdr_{rule}"])
     said += (
-        f" Under the same rule {_of(retrieved)} retrieved contexts pass and {_of(random)} random ones: by that measure {fdr:.0%} "
-        f"of the dependencies are chance (95 % interval, by the number of contexts: {min(1.0, low / most):.0%} to "
-        f"{min(1.0, high / least):.0%})."
+        f" Under the same rule {_of(retrieved)} readings of retrieved contexts pass and {_of(random)} of random ones: by that "
+        f"measure {fdr:.0%} of the dependencies are chance (95 % interval, were readings independent: "
+        f"{min(1.0, low / most):.0%} to {min(1.0, high / least):.0%})."
     )
     if same_root is None:
         return said
     topic = min(1.0, same_root[0] / same_root[1] * retrieved[1] / retrieved[0])
     return (
-        f"{said} Of contexts that another anchor of the same root retrieved, which share its topic, {_of(same_root)} pass: a "
-        f"shared topic explains about {topic:.0%} of the dependencies, chance included, the anchor's own query the rest."
+        f"{said} Of readings of contexts that another anchor of the root retrieved, which share its topic, {_of(same_root)} pass: "
+        f"a shared topic explains about {topic:.0%} of the dependencies, chance included, the anchor's own query the rest."
     )
 
 
