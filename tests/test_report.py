@@ -68,8 +68,11 @@ def test_the_verdict_says_how_well_chance_is_known() -> None:
     many = verdict(figures | {"cells_random": 3000.0}, "specific")
     assert "0% to 2%)" in many and "shares its topic" not in many
     both = verdict(figures | {"cells_same_root": 400.0, "pass_rate_same_root_specific": 0.02}, "specific")
-    assert "another anchor of the root retrieved, which share its topic, 8 of 400 (2.0%) pass: a shared topic" in both
-    assert "explains about 20% of the dependencies" in both, "2 % of such contexts pass where 10 % of the retrieved do"
+    # 2 % of such contexts pass where 10 % of the retrieved do.
+    assert both.endswith(
+        "Of readings of contexts that another anchor of the root retrieved, which share its topic, 8 of 400 (2.0%) pass: "
+        "a shared topic explains about 20% of the dependencies, chance included, the anchor's own query the rest."
+    )
     assert verdict(figures | {"pass_rate_retrieved_specific": 0.0}, "specific").endswith(
         "No context that was retrieved passes the rule."
     )

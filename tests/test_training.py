@@ -140,10 +140,9 @@ class _Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("length", "segment"), [(131_072, 8_192), (32_768, None)], ids=["131072 in segments", "32768 whole"])
-def test_no_tensor_of_length_by_vocabulary_or_length_by_length(length: int, segment: int | None, tiny_lm: Path) -> None:
-    """Forward and backward through a layer 32 wide. The largest tensor is a block of logits or the feed-forward's."""
-    block, vocabulary = 512, 8_192
+def test_131072_tokens_without_a_tensor_of_length_by_vocabulary(tiny_lm: Path) -> None:
+    """Forward and backward through a layer 32 wide. The largest tensor is a block of logits or the feed-forward's, not [T, V]."""
+    length, block, vocabulary = 131_072, 2_048, 8_192
     config = AutoConfig.from_pretrained(tiny_lm)
     config.num_hidden_layers, config.vocab_size = 1, vocabulary
     # One head: minutes otherwise, all of them in the exponentials of attention.
@@ -155,8 +154,7 @@ def test_no_tensor_of_length_by_vocabulary_or_length_by_length(length: int, segm
     check_rope(lm)
     model = TrainingModel(lm, block).train()
     ids = torch.randint(2, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
-    segments = None if segment is None else torch.arange(length)[None] // segment
-    whole = Batch(ids, shifted_labels(ids, torch.ones_like(ids)), segments=segments)
+    whole = Batch(ids, shifted_labels(ids, torch.ones_like(ids)))
     with _Largest() as largest:
         loss, count = gradients(model, whole, ulysses, ranks=1)
     assert count == length - 1 and torch.isfinite(loss)
