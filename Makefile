@@ -44,7 +44,7 @@ demo-train: $(STAMP) ## Ten training steps on the demo's sequences: SmolLM2, two
 
 # Two processes, a file of tests each at a time: one alone leaves half of two cores idle. Threads that spin would take them back.
 test: lint $(MDS) ## Lint, types and the whole test suite
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 $(RUNTIME)/.ready: requirements-runtime.lock requirements-models.lock pyproject.toml $(STAMP)
 	@test -x $(RUNTIME)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(RUNTIME)
@@ -54,7 +54,7 @@ $(RUNTIME)/.ready: requirements-runtime.lock requirements-models.lock pyproject.
 	@touch $@
 
 test-runtime: $(RUNTIME)/.ready ## The ETL's tests without the extra train, on the newest pyarrow and numpy
-	@ENTROPYLONG_ON_RUNTIME=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUNTIME)/bin/python -m pytest -n 2 --dist loadfile @tests/runtime.txt
+	@ENTROPYLONG_ON_RUNTIME=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUNTIME)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder @tests/runtime.txt
 
 bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
 	@$(BIN)/python -m benchmarks

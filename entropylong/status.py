@@ -111,13 +111,14 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
         rate = f"{row['rate']:.1f}/s" if row["rate"] and row["table"] != "documents" else ""
         eta = f"{row['eta_seconds']:.0f} s" if row["eta_seconds"] else ""
         table.add_row(row["stage"], row["table"], *numbers, rate, eta)
-    stages: dict[str, list[str]] = {}
+    stages: dict[str | None, list[str]] = {}
     for row in rows:
-        if row["counted"] and row["stage"] not in stages.setdefault(row["counted"], []):
+        if row["stage"] not in stages.setdefault(row["counted"], []):
             stages[row["counted"]].append(row["stage"])
+    whole = " and ".join(stages.pop(None, []))
     said = "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
     table.caption = (
-        f"Counted are {said}. An anchor's candidates are one row of search; a reading is of a pair at one anchor; index and pack "
+        f"Counted are {said}. An anchor's candidates are one row of search; a reading is of a pair at one anchor; {whole} "
         "make one thing each, as a whole."
     )
     return table

