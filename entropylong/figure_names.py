@@ -54,6 +54,7 @@ SHOWN: tuple[tuple[str, str | None, str], ...] = (
     ("mean excess gain", "excess_gain_mean", "{:.2f}"),
     ("", None, ""),
     ("sequences", "sequences", "{:,.0f}"),
+    ("tokens of a group: a root and its contexts", "group_tokens", "{:,.0f}"),
     ("dependency distance, median tokens", "distance_median", "{:,.0f}"),
     ("dependency distance, 90th percentile", "distance_p90", "{:,.0f}"),
     ("filler share", "filler_share", "{:.1%}"),

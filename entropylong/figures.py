@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rich.table import Table
 
+from entropylong.cards.words import GROUPED
 from entropylong.corpus.stage import has_canaries, is_canary
 from entropylong.figure_names import BANDS, FIGURES, lines
 from entropylong.files import write_whole
@@ -157,10 +158,9 @@ def _sequences(runner: Runner) -> dict[str, float]:
     distances = table.select(F.explode("dependencies.distance").alias("d"))
     spans = table.select(F.size("input_ids").alias("n"), F.explode("segments").alias("s"))
     tokens = _one(table.agg(F.count(F.lit(1)).alias("sequences"), F.sum(F.size("input_ids")).alias("sequence_tokens")))
-    by_kind = {
-        row.kind: row.tokens
-        for row in spans.groupBy("s.kind").agg(F.sum(F.col("s.end") - F.col("s.start")).alias("tokens")).collect()
-    }
+    summed = (F.sum(F.col("s.end") - F.col("s.start")).alias("tokens"), F.countDistinct("s.root_id").alias("roots"))
+    kinds = spans.groupBy("s.kind").agg(*summed).collect()
+    by_kind = {row.kind: row.tokens for row in kinds}
     unique = spans.where("s.kind IN ('context', 'filler', 'root')").select(
         F.coalesce(F.col("s.chunk_id").cast("string"), F.col("s.root_id")).alias("piece"),
         (F.col("s.end") - F.col("s.start")).alias("tokens"),
@@ -171,6 +171,8 @@ def _sequences(runner: Runner) -> dict[str, float]:
         figures["filler_share"] = by_kind.get("filler", 0) / total
         figures["padding_share"] = by_kind.get("pad", 0) / total
         figures["unique_token_share"] = (unique_tokens or 0) / total
+        if (roots := sum(row.roots for row in kinds if row.kind == "root")) and runner.config.pack.recipe in GROUPED:
+            figures["group_tokens"] = (by_kind["root"] + by_kind.get("context", 0)) / roots
         figures |= _one(
             distances.agg(
                 F.count(F.lit(1)).alias("packed_dependencies"),

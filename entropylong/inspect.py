@@ -16,6 +16,7 @@ from rich.text import Text
 from entropylong.cards.words import acceptance_rule as rule_words
 from entropylong.errors import UsageError
 from entropylong.models.cache import load
+from entropylong.models.causal_lm import encode_plain
 from entropylong.pipeline import step_writing
 from entropylong.retrieval.windows import window_text
 from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RETRIEVED, Rule, first_unmet
@@ -147,11 +148,23 @@ def _cells_table(cells: Sequence[Any], refused_by: Sequence[str], tokenizer: Any
     return table
 
 
+def context_read(tokenizer: Any, text: str, most: int) -> str:
+    """What verification read of a chunk: its first `most` tokens (`contexts.max_tokens`)."""
+    ids = encode_plain(tokenizer, text)
+    return text if len(ids) <= most else str(tokenizer.decode(ids[:most]))
+
+
 def chunk_texts(runner: Runner, chunk_ids: list[int]) -> dict[int, str]:
-    """Texts of chunks, each below the name of its document."""
+    """Of chunks what the model read, each below the name of its document."""
+    tokenizer, most = load(runner.ctx.causal_lm.tokenizer()), runner.config.contexts.max_tokens
     frame = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
     rows = frame.where(F.col("chunk_id").isin(chunk_ids)).select("chunk_id", "text", "doc_id").collect()
-    return {row.chunk_id: f"[{row.doc_id}]\n{row.text}" for row in rows}
+    found = {}
+    for row in rows:
+        text = context_read(tokenizer, row.text, most)
+        cut = "" if text == row.text else f", the first {most} tokens of a chunk: what the model read (contexts.max_tokens)"
+        found[row.chunk_id] = f"[{row.doc_id}{cut}]\n{text}"
+    return found
 
 
 def _dependency(cell: Any, tokenizer: Any, scored: Any, chunk: str) -> Panel:

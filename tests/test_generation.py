@@ -11,15 +11,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats.contingency import relative_risk
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from entropylong.errors import EvaluationError, UsageError
 from entropylong.evaluation import endpoint
 from entropylong.evaluation.endpoint import Endpoint
 from entropylong.evaluation.generation import Answers, Decoding, HuggingFace, Prompt, Wording, generate
-from entropylong.evaluation.intervals import mean_interval, wilson
+from entropylong.evaluation.intervals import mean_interval, ratio_interval, wilson
 from entropylong.evaluation.progress import shown
 
 PROMPTS = [Prompt(f"k{n}", "the window is " * (1 + 3 * n), " a", 4 if n < 4 else 6) for n in range(6)]
@@ -229,3 +231,21 @@ def test_intervals() -> None:
     assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-5)
     low, high = mean_interval([0.0, 1.0] * 50)
     assert 0.38 < low < 0.45 and 0.55 < high < 0.62 and mean_interval([1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_the_interval_of_a_ratio() -> None:
+    """scipy's where counts are large, a limit where nothing is counted, and the truth within as often as it says."""
+    known = relative_risk(3000, 100_000, 4000, 50_000).confidence_interval()
+    assert ratio_interval((3000, 100_000), (4000, 50_000)) == pytest.approx((known.low, known.high), rel=0.002)
+    low, high = ratio_interval((0, 300), (20, 200))
+    assert low == 0 and wilson(0, 300)[1] / 0.1 < high < wilson(0, 300)[1] / wilson(20, 200)[0]
+    with pytest.raises(ValueError, match="share of 0"):
+        ratio_interval((1, 2), (0, 2))
+    rng = np.random.default_rng(3)
+    for share, n, of, total in ((0.02, 300, 0.1, 200), (0.01, 3000, 0.05, 400), (0.05, 100, 0.1, 500)):
+        held = 0
+        for _ in range(2000):
+            first, second = int(rng.binomial(n, share)), max(1, int(rng.binomial(total, of)))
+            low, high = ratio_interval((first, n), (second, total))
+            held += low <= share / of <= high
+        assert 0.93 <= held / 2000 <= 0.98

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 from rich.console import Console
+from transformers import AutoTokenizer
 
-from entropylong.inspect import inspect_root
+from entropylong.inspect import chunk_texts, inspect_root
+from entropylong.models.causal_lm import encode_plain
 from tests.conftest import OpenRunner
 
 SPECIFIC = ["accept.rule=specific", "accept.min_excess=0", "accept.min_nll_drop=0.001", "accept.max_copy_tokens=3"]
@@ -44,3 +46,17 @@ def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
     flat = " ".join(said.split())
     assert f"In full: 1 of {accepted} accepted candidates" in flat and f"--contexts {accepted} shows all" in flat
     assert f"(H - H') / H > {rule.epsilon:g}" in flat and said.count("dependency at ") == 1
+
+
+def test_of_a_context_what_the_model_read(finished: Path, open_runner: OpenRunner, tiny_lm: Path) -> None:
+    tokenizer, runner = AutoTokenizer.from_pretrained(tiny_lm), open_runner(finished)
+    whole = {row.chunk_id: row for row in runner.store.read_ok("chunks", runner.fingerprint("chunks") or "").collect()}
+    ids = {chunk_id: encode_plain(tokenizer, row.text) for chunk_id, row in whole.items()}
+    most = sorted(map(len, ids.values()))[len(ids) // 2]
+    shown = chunk_texts(open_runner(finished, f"contexts.max_tokens={most}"), list(whole))
+    for chunk_id, row in whole.items():
+        header, text = shown[chunk_id].split("\n", 1)
+        is_cut = len(ids[chunk_id]) > most
+        assert text == (tokenizer.decode(ids[chunk_id][:most]) if is_cut else row.text)
+        assert header.startswith(f"[{row.doc_id}") and (f"the first {most} tokens" in header) == is_cut
+    assert {len(own) > most for own in ids.values()} == {True, False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -63,3 +64,7 @@ def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner
     assert distances[0] <= figures["distance_median"] <= distances[-1]
     padded = sum(s["end"] - s["start"] for row in sequences.segments for s in row if s["kind"] == "pad")
     assert figures["padding_share"] == padded / (1024 * len(sequences))
+    groups = Counter[str]()
+    for segment in (s for row in sequences.segments for s in row if s["kind"] in ("root", "context")):
+        groups[segment["root_id"]] += segment["end"] - segment["start"]
+    assert figures["group_tokens"] == sum(groups.values()) / len(groups)

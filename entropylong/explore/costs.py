@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from pyspark.sql import functions as F
 
 from entropylong.config import Source
 from entropylong.errors import UsageError
@@ -17,8 +16,8 @@ from entropylong.figures import latest_figures
 from entropylong.notebook import OpenWorkspace, View, not_yet
 from entropylong.plan.corpus import Sampled
 from entropylong.plan.estimate import Plan, make_plan
+from entropylong.plan.measured import measured as plan_keys
 from entropylong.plan.tables import plan_report
-from entropylong.verification.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.runner import Runner
@@ -33,18 +32,7 @@ def measured(runner: Runner) -> dict[str, float]:
     figures = latest_figures(runner)
     if not figures.get("roots") or not figures.get("cells_retrieved"):
         raise not_yet("nothing is packed")
-    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "-")
-    roots = figures["roots"]
-    pairs = runner.cells().where(F.col("kind") == RETRIEVED).groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("yes"))
-    counted = pairs.agg(F.count(F.lit(1)).alias("pairs"), F.count_if("yes").alias("accepted")).collect()[0]
-    chars = documents.agg(F.avg("n_chars")).collect()[0][0]
-    return {
-        "plan.document_tokens": max(1, round(chars / runner.config.plan.chars_per_token)),
-        "plan.root_tokens": max(1, round(figures["root_tokens"] / roots)),
-        "plan.anchors_per_root": round(figures["anchors"] / roots, 2),
-        "plan.anchors_per_pair": max(1.0, round(figures["cells_retrieved"] / counted.pairs, 3)),
-        "plan.accepted_share": round(max(counted.accepted, 0.5) / counted.pairs, 4),
-    }
+    return plan_keys(runner, figures)
 
 
 def plan_of(opened: OpenWorkspace, known: Mapping[str, float], *overrides: str) -> Plan:

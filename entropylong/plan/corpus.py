@@ -75,7 +75,7 @@ def corpus_size(config: Config, sample_table: Callable[[str, Source], Sampled]) 
         return sum(one.documents for name, one in found.items() if config.sources[name].role in (role, "both"))
 
     chars = sum(one.documents * one.chars for one in found.values()) / total
-    basis = "documents and their length from the sources' bytes and a sample of their texts; damaged ones and copies not taken off"
+    basis = "documents and their length from the sources' bytes and a sample of their texts; copies not taken off"
     return CorpusSize(total, of("root"), of("corpus"), chars, basis)
 
 

@@ -14,9 +14,8 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from entropylong.hashing import xxhash64
-from entropylong.inspect import FULL_COLOUR_NATS
+from entropylong.inspect import FULL_COLOUR_NATS, context_read
 from entropylong.models.cache import load
-from entropylong.models.causal_lm import encode_plain
 from entropylong.packing.stage import PACK
 from entropylong.report.pieces import Sentence, sentences, token_texts, weigh, without_each
 from entropylong.verification.acceptance import RETRIEVED
@@ -95,7 +94,7 @@ def gallery(runner: Runner) -> list[Root]:
     tokenizer = load(runner.ctx.causal_lm.tokenizer())
     links = {root: _to_show([cell for cell in cells if cell.root_id == root and cell.accepted]) for root in chosen}
     every = [cell for root in chosen for cell in links[root]]
-    contexts = [_context(tokenizer, chunks[cell.chunk_id].text, runner.config.contexts.max_tokens) for cell in every]
+    contexts = [context_read(tokenizer, chunks[cell.chunk_id].text, runner.config.contexts.max_tokens) for cell in every]
     told = iter(_weighed(runner, every, [list(scored[cell.root_id].input_ids) for cell in every], contexts))
     found = []
     for root in chosen:
@@ -125,12 +124,6 @@ def _to_show(accepted: list[Any]) -> list[Any]:
 def _chunks(runner: Runner, ids: list[int]) -> dict[int, Any]:
     table = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
     return {row.chunk_id: row for row in table.where(F.col("chunk_id").isin(ids)).select("chunk_id", "doc_id", "text").collect()}
-
-
-def _context(tokenizer: Any, text: str, most: int) -> str:
-    """The text that was verified: the chunk up to `contexts.max_tokens`."""
-    ids = encode_plain(tokenizer, text)
-    return text if len(ids) <= most else str(tokenizer.decode(ids[:most]))
 
 
 def _weighed(runner: Runner, cells: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:

@@ -16,6 +16,7 @@ from entropylong.errors import NothingToDo
 from entropylong.figures import latest_figures
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import STEPS
+from entropylong.plan.measured import measured
 from entropylong.quarantine import quarantine_rows
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
@@ -64,6 +65,7 @@ class Gathered:
         ranks, scores: candidates by rank, and by similarity in bins of `SCORE_BIN`.
         distances: packed dependencies by the power of two below their distance in tokens.
         stages: in order.
+        plan_keys: what a plan should reckon with, as this run has shown it.
         refused: (table, outcome, code) -> rows.
         examples: rows refused as errors.
     """
@@ -78,6 +80,7 @@ class Gathered:
     scores: list[Rate]
     distances: Bins
     stages: list[StageCost]
+    plan_keys: dict[str, float]
     refused: list[tuple[str, str, str, int]]
     examples: list[dict[str, Any]]
 
@@ -107,6 +110,7 @@ def gather(runner: Runner) -> Gathered:
         scores=_rates(retrieved, F.floor(F.col("score") / SCORE_BIN), SCORE_BIN),
         distances=_bins(distance, F.log2(F.greatest("d", F.lit(1))), 1.0),
         stages=_stages(figures),
+        plan_keys=measured(runner, figures) if figures.get("cells_retrieved") else {},
         refused=refused_rows(figures),
         examples=quarantine_rows(runner, EXAMPLES),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import entropylong
 from entropylong.codes import CODES
-from entropylong.evaluation.intervals import wilson
+from entropylong.evaluation.intervals import ratio_interval
 from entropylong.figure_names import lines
 from entropylong.inspect import FULL_COLOUR_NATS
 from entropylong.pages import render
@@ -50,6 +50,7 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
     return render(
         "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
         roots=roots, best=BEST, links=SHOWN, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures),
+        plan_keys=found.plan_keys,
         refused=found.refused, codes=CODES, examples=found.examples, examples_shown=EXAMPLES, figures=shown,
         version=entropylong.__version__,
     )  # fmt: skip
@@ -98,12 +99,12 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
         return f"{said} How many of them are chance is not known: there are no random controls to compare with."
     if not retrieved[0]:
         return f"{said} No context that was retrieved passes the rule."
-    (low, high), (least, most) = wilson(*random), wilson(*retrieved)
+    low, high = ratio_interval(random, retrieved)
     fdr = min(1.0, figures[f"fdr_{rule}"])
     said += (
         f" Under the same rule {_of(retrieved)} readings of retrieved contexts pass and {_of(random)} of random ones: by that "
         f"measure {fdr:.0%} of the dependencies are chance (95 % interval, were readings independent: "
-        f"{min(1.0, low / most):.0%} to {min(1.0, high / least):.0%})."
+        f"{min(1.0, low):.0%} to {min(1.0, high):.0%})."
     )
     if same_root is None:
         return said

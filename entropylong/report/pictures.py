@@ -98,9 +98,9 @@ def distances(bins: Bins) -> str:
     """How far a packed anchor's context lies in front of it."""
 
     def draw(axes: Axes) -> None:
-        places = sorted(bins)
-        axes.bar(range(len(places)), [bins[place] for place in places], 0.8, color=A)
-        axes.set_xticks(range(len(places)), [_tokens(2**place) for place in places])
+        places, counts = _steps(bins, 1)
+        axes.bar(places, counts, 0.8, color=A)
+        axes.set_xticks(places, [_tokens(2 ** int(place)) for place in places])
         axes.set(xlabel="tokens from context to anchor, at least", ylabel="dependencies")
 
     return _svg("distances", draw)
