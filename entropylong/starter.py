@@ -97,8 +97,7 @@ def what_was_seen(look: Look, base: Any) -> Iterator[tuple[str, str]]:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sample.others.most_common())
         yield "not read", f"{said}: files of another kind; give their own folder, or add a source to the config"
     yield "text", f"{look.text.column!r}: {look.text.why}"
-    say = "; --id NAME takes a column" if look.text.column else ""
-    yield "id", f"{look.doc_id.column!r}: {look.doc_id.why}" if look.doc_id.column else f"{look.doc_id.why}{say}"
+    yield "id", f"{look.doc_id.column!r}: {look.doc_id.why}" if look.doc_id.column else look.doc_id.why
     yield "length", f"median {look.median_chars:,.0f} characters, about {look.median_chars / tokens:,.0f} tokens"
     least = least_root(look, base)
     share = look.share_above(least * tokens)

@@ -87,6 +87,9 @@ def test_ids_must_be_set_and_unique() -> None:
     assert "not unique" in look_at_rows(twice).doc_id.why and look_at_rows(twice).doc_id.column is None
     holes = [{"text": "a b c", "id": 1}, {"text": "d e f", "id": None}]
     assert "not set" in look_at_rows(holes).doc_id.why
+    assert look_at_rows(twice).doc_id.why.endswith("--id NAME takes a column")
+    page = [row | {"n": number, "a page": f"p{number}"} for number, row in enumerate(twice)]
+    assert "--id 'a page' takes 'a page', a value of its own" in look_at_rows(page).doc_id.why, "numbers may be measures"
     assert look_at_rows(twice, doc_id="id").refused == {"CONFLICTING_ID": 1}, "named all the same: what a run would say"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -317,15 +318,26 @@ def _type(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     return kinds.get(type(value), type(value).__name__) if value != "" else "blank"
 
 
+_OWN_VALUE = "a value of its own in each record of the sample"
+
+
 def _id_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], text: str | None) -> Choice:
     """The known name with a value of its own in each record; without one, ids are hashes of the texts."""
     why = "no column is called like an id"
     for name in (name for known in ID_NAMES for name in names if name.lower() == known and name != text):
-        values = [row.get(name) for row in rows]
-        if any(value is None or value == "" or not isinstance(value, (str, int)) for value in values):
-            why = f"{name!r} is not set, or no text or number, in some records"
-        elif len(set(values)) < len(values):
-            why = f"{name!r} is not unique"
-        else:
-            return Choice(name, "a value of its own in each record of the sample")
-    return Choice(None, f"{why}: the hash of the text is the id")
+        if (unfit := _no_id(rows, name)) is None:
+            return Choice(name, _OWN_VALUE)
+        why = unfit
+    others = [name for name in names if name != text and _no_id(rows, name) is None]
+    # Not numbers: what is measured may differ in each record, too.
+    named = [name for name in others if all(isinstance(row[name], str) for row in rows)]
+    hint = f"--id {shlex.quote(named[0])} takes {named[0]!r}, {_OWN_VALUE}" if named else "--id NAME takes a column"
+    return Choice(None, f"{why}: the hash of the text is the id; {hint}")
+
+
+def _no_id(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """Why a column's values are no ids; None where they may be."""
+    values = [row.get(name) for row in rows]
+    if any(value is None or value == "" or not isinstance(value, (str, int)) for value in values):
+        return f"{name!r} is not set, or no text or number, in some records"
+    return f"{name!r} is not unique" if len(set(values)) < len(values) else None
