@@ -14,7 +14,11 @@ class Code:
     skipped: bool = False
 
 
-_MEND = "Mend the record in its file; the file is then read again as another one."
+_AGAIN = (
+    "The changed file is read again, what was read of it already is skipped as a copy. This row stays, as the record of what "
+    "was there: its origin has the file's size then."
+)
+_MEND = f"Mend the record in its file. {_AGAIN}"
 _RETRY = "Once the cause is gone (the detail says it): `entropylong quarantine STAGE --retry`, then `run`."
 
 CODES = {
@@ -39,7 +43,7 @@ CODES = {
     "DUPLICATE_TEXT": Code("An exact copy of another document.", "Nothing: one of them is used.", skipped=True),
     "EMPTY_UNIT": Code("A part of an input file without a record.", "Nothing.", skipped=True),
     "INVALID_JSON": Code("The line is not JSON, or not an object.", _MEND),
-    "INVALID_UTF8": Code("The text's bytes are not UTF-8.", "Convert the file to UTF-8; it is then read again as another one."),
+    "INVALID_UTF8": Code("The text's bytes are not UTF-8.", f"Convert the file to UTF-8. {_AGAIN}"),
     "LONE_SURROGATE": Code("The text holds half of a surrogate pair, which UTF-8 cannot hold.", _MEND),
     "MODEL_FAILED": Code("The model raised an error on this row alone.", _RETRY),
     "NO_ANCHOR": Code(
@@ -81,9 +85,7 @@ CODES = {
     "TOO_SHORT": Code(
         "Shorter than `roots.min_tokens`.", "Nothing: as corpus text it is used all the same. Many: lower the key.", skipped=True
     ),
-    "UNREADABLE_FILE": Code(
-        "The file cannot be read or decompressed to its end.", "Copy or write it anew; it is then read again as another one."
-    ),
+    "UNREADABLE_FILE": Code("The file cannot be read or decompressed to its end.", f"Copy or write it anew. {_AGAIN}"),
     "WORKER_DIED": Code(
         "The row killed its Python worker, alone, twice: memory, most often.",
         f"Give executors more memory overhead, or lower `run.batch_tokens`. {_RETRY}",

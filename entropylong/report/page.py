@@ -39,7 +39,7 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
     drawn = [
         (pictures.entropies(found.entropy, found.anchors, found.thresholds),
          "Where the model is uncertain, and where the threshold tau of a root cuts: the mean of its entropies and alpha standard "
-         "deviations more. The scale is logarithmic: the tail is small."),
+         "deviations more. The scale is logarithmic above 2: the tail is small."),
         (pictures.gains(found.gains, epsilon), gain_words(found.figures, rule)),
         (pictures.by_rank(found.ranks), rank_words(found.ranks)),
         (pictures.by_score(found.scores), "Whether the encoder's similarity knows what will help: bars rise where it does."),
@@ -131,8 +131,8 @@ def gain_words(figures: Mapping[str, float], rule: str) -> str:
     names = ("retrieved", "another anchor's", "random")
     said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
     return (
-        f"How much a context lowers the entropy; the scale is logarithmic. What stands right of epsilon, the least gain that "
-        f"counts, is not accepted by that alone; accepted are: {said or 'n/a'}. Where chunks have the same text, one reading "
+        f"How much a context lowers the entropy; the scale is logarithmic above 2 %. What stands right of epsilon, the least gain "
+        f"that counts, is not accepted by that alone; accepted are: {said or 'n/a'}. Where chunks have the same text, one reading "
         "stands for each of them."
     )
 
