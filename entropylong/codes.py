@@ -15,8 +15,8 @@ class Code:
 
 
 _AGAIN = (
-    "The changed file is read again, what was read of it already is skipped as a copy. This row stays, as the record of what "
-    "was there: its origin has the file's size then."
+    "A file whose size has changed is read again; what was read of it before is skipped as a copy. This row stays, as the record "
+    "of what was there: its origin has the size it had."
 )
 _MEND = f"Mend the record in its file. {_AGAIN}"
 _RETRY = "Once the cause is gone (the detail says it): `entropylong quarantine STAGE --retry`, then `run`."

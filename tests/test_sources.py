@@ -79,6 +79,15 @@ def test_committed_documents_win_against_later_ones(tmp_path: Path, open_runner:
     assert outcomes(runner)["0"] == [("skipped", "DUPLICATE_TEXT")]
 
 
+def test_a_mended_file_is_read_again_and_the_old_row_stays(tmp_path: Path, open_runner: OpenRunner) -> None:
+    file = tmp_path / "docs" / "1.jsonl"
+    for text in (None, "was broken"):
+        tiny.write_jsonl(file, [{"doc_id": "a", "text": "aaa"}, {"doc_id": "b", "text": text}])
+        runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=file.parent)
+        runner.run(["ingest"], announce=quiet)
+    assert outcomes(runner) == {"a": [("ok", None), ("skipped", "DUPLICATE_TEXT")], "b": [("error", "NO_TEXT"), ("ok", None)]}
+
+
 def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -> None:
     rows = [{"doc_id": str(i), "text": f"text {i}" if i else None} for i in range(10)]
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
