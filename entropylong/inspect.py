@@ -154,13 +154,18 @@ def context_read(tokenizer: Any, text: str, most: int) -> str:
     return text if len(ids) <= most else str(tokenizer.decode(ids[:most]))
 
 
+def chunk_rows(runner: Runner, chunk_ids: list[int]) -> dict[int, Any]:
+    """Chunks by their id: chunk_id, doc_id, text."""
+    table = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
+    rows = table.where(F.col("chunk_id").isin(chunk_ids)).select("chunk_id", "doc_id", "text").collect()
+    return {row.chunk_id: row for row in rows}
+
+
 def chunk_texts(runner: Runner, chunk_ids: list[int]) -> dict[int, str]:
     """Of chunks what the model read, each below the name of its document."""
     tokenizer, most = load(runner.ctx.causal_lm.tokenizer()), runner.config.contexts.max_tokens
-    frame = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
-    rows = frame.where(F.col("chunk_id").isin(chunk_ids)).select("chunk_id", "text", "doc_id").collect()
     found = {}
-    for row in rows:
+    for row in chunk_rows(runner, chunk_ids).values():
         text = context_read(tokenizer, row.text, most)
         cut = "" if text == row.text else f", the first {most} tokens of a chunk: what the model read (contexts.max_tokens)"
         found[row.chunk_id] = f"[{row.doc_id}{cut}]\n{text}"

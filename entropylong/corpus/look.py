@@ -328,10 +328,10 @@ def _id_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], text: st
         if (unfit := _no_id(rows, name)) is None:
             return Choice(name, _OWN_VALUE)
         why = unfit
-    others = [name for name in names if name != text and _no_id(rows, name) is None]
     # Not numbers: what is measured may differ in each record, too.
-    named = [name for name in others if all(isinstance(row[name], str) for row in rows)]
-    hint = f"--id {shlex.quote(named[0])} takes {named[0]!r}, {_OWN_VALUE}" if named else "--id NAME takes a column"
+    others = (n for n in names if n != text and _no_id(rows, n) is None and all(isinstance(row[n], str) for row in rows))
+    other = next(others, None)
+    hint = "--id NAME takes a column" if other is None else f"--id {shlex.quote(other)} takes {other!r}, {_OWN_VALUE}"
     return Choice(None, f"{why}: the hash of the text is the id; {hint}")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from entropylong.hashing import xxhash64
-from entropylong.inspect import FULL_COLOUR_NATS, context_read
+from entropylong.inspect import FULL_COLOUR_NATS, chunk_rows, context_read
 from entropylong.models.cache import load
 from entropylong.packing.stage import PACK
 from entropylong.report.pieces import Sentence, sentences, token_texts, weigh, without_each
@@ -90,7 +90,7 @@ def gallery(runner: Runner) -> list[Root]:
     scored = {row.root_id: row for row in frames["scored_documents"].where(is_chosen).collect()}
     anchors = {row.root_id: row.anchors for row in frames["anchors"].where(is_chosen).collect()}
     cells = runner.cells().where(is_chosen & (F.col("kind") == RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
-    chunks = _chunks(runner, [cell.chunk_id for cell in cells if cell.accepted])
+    chunks = chunk_rows(runner, [cell.chunk_id for cell in cells if cell.accepted])
     tokenizer = load(runner.ctx.causal_lm.tokenizer())
     links = {root: _to_show([cell for cell in cells if cell.root_id == root and cell.accepted]) for root in chosen}
     every = [cell for root in chosen for cell in links[root]]
@@ -119,11 +119,6 @@ def _to_show(accepted: list[Any]) -> list[Any]:
         if len(chosen) < SHOWN and all(c.position != cell.position and c.chunk_id != cell.chunk_id for c in chosen):
             chosen.append(cell)
     return sorted(chosen, key=lambda cell: cell.position)
-
-
-def _chunks(runner: Runner, ids: list[int]) -> dict[int, Any]:
-    table = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
-    return {row.chunk_id: row for row in table.where(F.col("chunk_id").isin(ids)).select("chunk_id", "doc_id", "text").collect()}
 
 
 def _weighed(runner: Runner, cells: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:

@@ -50,9 +50,8 @@ def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: st
     return render(
         "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
         roots=roots, best=BEST, links=SHOWN, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures),
-        plan_keys=found.plan_keys,
-        refused=found.refused, codes=CODES, examples=found.examples, examples_shown=EXAMPLES, figures=shown,
-        version=entropylong.__version__,
+        plan_keys=found.plan_keys, refused=found.refused, codes=CODES, examples=found.examples, examples_shown=EXAMPLES,
+        figures=shown, version=entropylong.__version__,
     )  # fmt: skip
 
 
