@@ -116,8 +116,7 @@ class Contexts(Section):
 
 
 class Screen(Section):
-    kind: Literal["none", "small_model", "left_window"]
-    model: str | None
+    kind: Literal["none", "left_window"]
     window: Positive
     min_gain: Annotated[float, Field(lt=1)]
     sample: Annotated[float, Field(ge=0, le=1)]
@@ -126,7 +125,6 @@ class Screen(Section):
 class Verify(Section):
     scope: Literal["all", "retrieved"]
     budget_tokens: Positive | None
-    order: Literal["rank", "learned"]
     screen: Screen
 
 

@@ -24,6 +24,13 @@ from entropylong.config import CATALOG_SCHEMA, NAME, NAMED, SOURCE_ENDINGS, TABL
 from entropylong.corpus.canaries import FACTS, ROOTS
 from entropylong.errors import ConfigError
 
+# Keys of earlier versions: the value that is retired (None: the whole key), and what to do.
+RETIRED: dict[str, tuple[str | None, str]] = {
+    "verify.order": (None, "a budget visits candidates by rank; remove the key"),
+    "verify.screen.model": (None, "no second model screens; remove the key"),
+    "verify.screen.kind": ("small_model", "give left_window or none, and remove verify.screen.model"),
+}
+
 
 def conf_dir() -> Path:
     """The folder of the shipped config files: inside the wheel, or beside the package in a checkout."""
@@ -213,6 +220,7 @@ def _check_keys(layer: _Layer) -> None:
     valid = set(keys_of(Config))
     for key, value in walk(layer.tree):
         plain = generic(key)
+        _check_retired(layer.origin, key, value)
         if plain in valid or (plain in NAMED and isinstance(value, Mapping)) or plain.startswith("spark.conf"):
             continue
         if any(name.startswith(f"{plain}.") for name in valid):
@@ -221,6 +229,16 @@ def _check_keys(layer: _Layer) -> None:
             raise ConfigError(f"{layer.origin}: key '{key}' is empty; give its keys or remove it")
         near = difflib.get_close_matches(plain, sorted(valid), n=1, cutoff=0.0)[0]
         raise ConfigError(f"{layer.origin}: unknown key '{key}'; the nearest valid key is '{near}' (conf/base.yaml lists all)")
+
+
+def _check_retired(origin: str, key: str, value: Any) -> None:
+    if key not in RETIRED:
+        return
+    retired, advice = RETIRED[key]
+    if retired is None:
+        raise ConfigError(f"{origin}: key '{key}' is retired: {advice}")
+    if value == retired:
+        raise ConfigError(f"{origin}: key '{key}': {retired} is retired: {advice}")
 
 
 def _resolve_workspace(tree: dict[str, Any], origins: Mapping[str, str]) -> None:
@@ -286,8 +304,6 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
         )
     if config.chunks.max_chars < config.chunks.target_chars:
         fail("chunks.max_chars", f"{config.chunks.max_chars} is below chunks.target_chars ({config.chunks.target_chars})")
-    if config.verify.order == "learned" and config.verify.budget_tokens is None:
-        fail("verify.order", "learned orders what verify.budget_tokens visits; give a budget, or order: rank")
     if config.train.mode == "sft" and config.train.anchor_weight is not None:
         fail("train.anchor_weight", "weighs verified anchors of sequences; conversations (train.mode sft) have none")
     if config.train.offload_activations and not config.train.checkpoint_activations:

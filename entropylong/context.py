@@ -34,12 +34,6 @@ def make_context(config: Config, spark: SparkSession) -> Context:
     causal_lm = WorkerModel(
         "causal_lm", specs["model"], prepared["model"].fingerprint, cache, model.dtype, model.document_start_id, threads
     )
-    screen_lm = None
-    if "screen" in specs:  # it runs in the exact model's dtype, which is resolved later
-        start_id = model.document_start_id
-        screen_lm = WorkerModel(
-            "screen_lm", specs["screen"], prepared["screen"].fingerprint, cache, document_start_id=start_id, threads=threads
-        )
     query_model = None
     if "query" in specs:
         query_model = WorkerModel("query_model", specs["query"], prepared["query"].fingerprint, cache, threads=threads)
@@ -51,7 +45,6 @@ def make_context(config: Config, spark: SparkSession) -> Context:
         cores=spark.sparkContext.defaultParallelism,
         meter=Meter(spark.sparkContext),
         shape=shape_of(prepared["model"].path),
-        screen_lm=screen_lm,
         query_model=query_model,
         excluded=prepare_excluded(config),
     )

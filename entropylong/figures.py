@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame
@@ -17,8 +16,6 @@ from entropylong.corpus.stage import has_canaries, is_canary
 from entropylong.figure_names import BANDS, FIGURES, lines
 from entropylong.files import write_whole
 from entropylong.hashing import digest
-from entropylong.models.prepare import prepare
-from entropylong.models.shape import shape_of
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import STEPS
 from entropylong.tables.schemas import ERROR, METRICS, OK
@@ -187,8 +184,7 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
     """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
     figures: dict[str, float] = {}
     for done in result.steps:
-        for name, value in (("seconds", done.seconds), ("keys", done.keys)):  # a step may have run in two parts
-            figures[f"{name}_{done.step.writes}"] = figures.get(f"{name}_{done.step.writes}", 0.0) + value
+        figures |= {f"seconds_{done.step.writes}": done.seconds, f"keys_{done.step.writes}": done.keys}
         figures |= {f"{name}_{done.step.writes}": value for name, value in done.usage.items()}
     forwarded = {
         "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
@@ -213,13 +209,8 @@ def _screen(runner: Runner) -> Mapping[str, float]:
     selection = selection_of(runner.ctx)
     if selection is None or selection.screen is None:
         return {}
-    small = runner.ctx.screen_lm
-    ratio = 1.0
-    if small is not None:
-        shape = shape_of(prepare(small.spec, Path(small.node_cache)).path)
-        ratio = shape.body_parameters / runner.ctx.shape.body_parameters
-    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection").isin(*selection.digests))
-    return screen_figures(rows, runner.cells(), selection.screen, ratio)
+    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection") == selection.digest)
+    return screen_figures(rows, runner.cells(), selection.screen)
 
 
 def _errors(runner: Runner) -> dict[str, float]:

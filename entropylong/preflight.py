@@ -7,7 +7,7 @@ from pathlib import Path
 
 from entropylong.config import SOURCE_ENDINGS, Config
 from entropylong.corpus.readers import find
-from entropylong.errors import ConfigError, ModelError
+from entropylong.errors import ModelError
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.window import check_window
 
@@ -20,29 +20,21 @@ def check_sources(config: Config) -> None:
 
 
 def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:
-    """The models on this machine: `model`, `encoder`, a screen's `screen`, Quest's `query`. A root with a context must fit.
+    """The models on this machine: `model`, `encoder`, Quest's `query`. A root with a context must fit.
 
     Raises:
-        ModelError: no such model, or the screen's has another tokenizer.
-        ConfigError: verify.screen lacks its model.
+        ModelError: no such model.
+        ConfigError: a root with a context does not fit the model's window.
     """
     cache = config.cache_folder
     specs = {
         name: ModelSpec(section.name, section.revision).absolute()
         for name, section in (("model", config.model), ("encoder", config.encoder))
     }
-    screen = config.verify.screen
-    if screen.kind == "small_model":
-        if screen.model is None:
-            raise ConfigError("key 'verify.screen.model': kind small_model needs a model with the tokenizer of model.name")
-        specs["screen"] = ModelSpec(screen.model).absolute()
     if config.pack.recipe == "quest" and config.quest.model is not None:
         specs["query"] = ModelSpec(config.quest.model).absolute()
     prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
     check_window(config, prepared["model"].path)
-    if "screen" in prepared:
-        check_window(config, prepared["screen"].path)
-        check_tokenizer("verify.screen", screen.model or "", prepared["model"].path, prepared["screen"].path)
     return specs, prepared
 
 

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from pyspark import StorageLevel
@@ -33,7 +32,6 @@ from entropylong.tables.artifacts import Artifact, Registry, fingerprint
 from entropylong.tables.store import Store
 from entropylong.tracking import Tracker
 from entropylong.verification.cells import judged_cells
-from entropylong.verification.learning import known_order, learn_first, learns
 from entropylong.workspace import Workspace
 
 
@@ -171,7 +169,7 @@ class Runner:
 
     def _require_whole(self, step: Stage) -> None:
         """What is computed from half of a table could not be told from a result later."""
-        for table in (*step.needs_whole, *(("pairs",) if self.ctx.order_sample is not None else ())):
+        for table in step.needs_whole:
             feeder = step_writing(table)
             if not self._is_whole(feeder):
                 raise NothingToDo(
@@ -205,8 +203,6 @@ class Runner:
         self.resolve_roots()
         if self.ctx.root_threshold is None:
             return Counts(0, 0, found)
-        if step.writes == "gains" and self.ctx.order is None and learns(self.config):
-            self.ctx = self.ctx.with_(order=known_order(self))
         rows_in, left = engines.key_counts(step, self.ctx, self.frames(step), self.store.read(step.writes, value))
         return Counts(rows_in, left, found)
 
@@ -249,7 +245,7 @@ class Runner:
         """Nothing that was seen before the lock was held may decide what a run does."""
         self.store.forget_versions()
         self.registry.reload()
-        self.ctx = self.ctx.with_(fingerprints={}, root_threshold=None, index=None, order=None, say=announce)
+        self.ctx = self.ctx.with_(fingerprints={}, root_threshold=None, index=None, say=announce)
         self._artifacts.clear()
         if self._cells is not None:
             self._cells.unpersist()
@@ -264,10 +260,10 @@ class Runner:
         with Tracker(self.config, result.run_id) as tracker:
             try:
                 for step in steps:
-                    sampled = learn_first(self, step, partial(self._run_step, step, tracker, announce))
                     done = self._run_step(step, tracker, announce)
                     finished.add(self.fingerprint(step.writes))
-                    result.steps += [part for part in (sampled, done) if part is not None]
+                    if done is not None:
+                        result.steps.append(done)
             finally:
                 self.registry.flush()
             self.store.refresh_views(self.ctx.fingerprints)
@@ -284,11 +280,10 @@ class Runner:
         counts = Counts(1, 1) if index_missing else self.counts(step)
         if counts is None:
             raise NothingToDo(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
-        if counts.left or self.ctx.order_sample is not None:  # an order is learned of all roots, measured or not
+        if counts.left:
             self._require_whole(step)
         self._require_input(step, counts)
         label = step.name if step.writes not in ("query_vectors",) else "search (queries)"
-        label += " (to learn the order)" if self.ctx.order_sample is not None else ""
         if counts.left == 0:
             announce(f"{label}: up to date")
             # After a kill at the very end all keys are there, only the note is not.

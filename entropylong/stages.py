@@ -23,7 +23,6 @@ from entropylong.udf import Meter
 if TYPE_CHECKING:
     from entropylong.corpus.exclusion import Excluded
     from entropylong.retrieval.index import IndexHandle
-    from entropylong.verification.ordering import Order
 
 
 class Kind(Enum):
@@ -51,7 +50,6 @@ class Context:
         cores: tasks that run at once.
         meter: adds up where the seconds of a step's tasks go.
         shape: of the causal LM, to tell what a sequence will cost.
-        screen_lm: the small model that screens candidates, if one does.
         query_model: the model that predicts a document's query, of recipe quest, if one does.
         excluded: the evaluation sets that no chunk and no root may share text with, if there are any.
         say: where a stage tells what it decided.
@@ -59,8 +57,6 @@ class Context:
         fingerprints: of each table, as far as they are resolved.
         root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
         index: the index files that searches use, once they exist.
-        order: in which a budget visits candidates, once it is learned.
-        order_sample: while it is learned: the largest hash of the roots that are measured whole for it.
         kept: frames that plans of a step read more than once, until `release`.
     """
 
@@ -71,7 +67,6 @@ class Context:
     cores: int
     meter: Meter
     shape: ModelShape
-    screen_lm: WorkerModel | None = None
     query_model: WorkerModel | None = None
     excluded: Excluded | None = None
     say: Callable[[str], None] = print
@@ -79,8 +74,6 @@ class Context:
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None
     index: IndexHandle | None = None
-    order: Order | None = None
-    order_sample: int | None = None
     kept: list[DataFrame] = field(default_factory=list)
 
     def sized(self, keys: int) -> Context:

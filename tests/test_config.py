@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from entropylong.config import NAMED, Config, generic, keys_of, operational_keys, walk
-from entropylong.config_files import conf_dir, load_config
+from entropylong.config_files import RETIRED, conf_dir, load_config
 from entropylong.errors import ConfigError
 from entropylong.pipeline import STEPS
 from entropylong.training.run import IDENTITY
@@ -154,6 +154,24 @@ BASE = "extends: base\n"
         (BASE, ["train.offload_activations=true", "train.checkpoint_activations=false"], "it would move the weights"),
         (BASE, ["accept.epsilon=.nan"], "key 'accept.epsilon'"),
         (BASE, ["alpha"], "must be key.sub=value"),
+        (
+            BASE + "verify:\n  order: rank\n",
+            [],
+            "key 'verify.order' is retired: a budget visits candidates by rank; remove the key",
+        ),
+        (BASE, ["verify.order=learned"], "key 'verify.order' is retired: a budget visits candidates by rank; remove the key"),
+        (
+            BASE + "verify:\n  screen:\n    model: null\n",
+            [],
+            "key 'verify.screen.model' is retired: no second model screens; remove",
+        ),
+        (BASE, ["verify.screen.model=x"], "key 'verify.screen.model' is retired: no second model screens; remove the key"),
+        (
+            BASE + "verify:\n  screen:\n    kind: small_model\n    model: x\n",
+            [],
+            "small_model is retired: give left_window or none",
+        ),
+        (BASE, ["verify.screen.kind=small_model"], "key 'verify.screen.kind': small_model is retired: give left_window or none"),
     ],
 )
 def test_mistakes_name_file_key_and_way_out(text: str, overrides: list[str], said: str, tmp_path: Path) -> None:
@@ -164,6 +182,11 @@ def test_mistakes_name_file_key_and_way_out(text: str, overrides: list[str], sai
     message = str(caught.value)
     assert said in message and "\n" not in message
     assert "mine.yaml" in message or (overrides and "override" in message)
+
+
+def test_what_is_retired_is_no_key_today() -> None:
+    assert {key for key, (value, _) in RETIRED.items() if value is None}.isdisjoint(keys_of(Config))
+    assert {key for key, (value, _) in RETIRED.items() if value is not None} <= set(keys_of(Config))
 
 
 def test_numbers_as_people_write_them(tmp_path: Path) -> None:

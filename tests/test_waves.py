@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropylong.errors import ConfigError, ModelError
+from entropylong.config_files import load_config
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline import step_writing
-from entropylong.preflight import prepare_models
+from entropylong.stages import Context
 from entropylong.verification import waves
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.calibration import recall_bound
 from entropylong.verification.measuring import Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
-from entropylong.verification.screening import Candidate, Screen, entropy_alone, screen_gains
+from entropylong.verification.screening import Candidate, Screen, screen_gains
+from entropylong.verification.stage import VERIFY, selection_of
 from entropylong.verification.waves import RootWaves, Visit
 from tests import tiny
-from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, quiet, rows_of
 
 PAPER = Rule("paper", 0.4, 0.2, 0.7, None)
 
@@ -84,27 +87,21 @@ def model(tiny_lm: Path) -> CausalLM:
     return CausalLM(tiny_lm, document_start_id=0, device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["small_model", "left_window"])
-def test_a_screen_equals_its_definition(model: CausalLM, kind: str) -> None:
+def test_a_screen_equals_its_definition(model: CausalLM) -> None:
     text = np.array(model.encode(3 * tiny.TEXT), np.int32)
     separator = model.encode("\n\n")
-    screen = Screen(kind, 0.2, 12, 0.1, 1)
+    screen = Screen("left_window", 0.2, 12, 0.1, 1)
     root, empty = text[:90], np.zeros(0, np.int32)
-    found, chunks = [], [text[90:120], text[100:150]]
-    asked = [np.array([40, 60], np.int32), np.array([5, 89], np.int32)]
-    alone = [r.entropy_with for _, r in measure(model, [Pair(root, empty, p) for p in asked], separator_ids=[], batch_tokens=9)]
-    baselines = {tuple(p): h for p, h in zip(asked, reversed(alone) if len(alone[0]) != 2 else alone, strict=True)}
-    for positions, chunk in zip(asked, chunks, strict=True):
+    found, candidates = [], []
+    asked = [(np.array([40, 60], np.int32), text[90:120]), (np.array([5, 89], np.int32), text[100:150])]
+    for positions, chunk in asked:
         ((_, base),) = measure(model, [Pair(root, empty, positions)], separator_ids=[], batch_tokens=500)
-        start = max(0, int(positions[0]) - 12) if kind == "left_window" else 0
+        start = max(0, int(positions[0]) - 12)
         ((_, after),) = measure(model, [Pair(root[start:], chunk, positions - start)], separator_ids=separator, batch_tokens=500)
         found.append((base.entropy_with - after.entropy_with) / base.entropy_with)
-        baselines[tuple(positions)] = base.entropy_with
-    candidates = [Candidate(root, chunk, p, baselines[tuple(p)].astype(np.float64)) for p, chunk in zip(asked, chunks, strict=True)]
+        candidates.append(Candidate(root, chunk, positions, base.entropy_with.astype(np.float64)))
     for gain, expected in zip(screen_gains(screen, model, candidates, separator, 300), found, strict=True):
         assert np.abs(gain - expected).max() < 1e-4
-    for small, positions in zip(entropy_alone(model, [(root, p) for p in asked], 300), asked, strict=True):
-        assert np.abs([small[p] for p in positions.tolist()] - baselines[tuple(positions)]).max() < 1e-4
 
 
 def test_recall_bound_is_wilsons() -> None:
@@ -163,38 +160,43 @@ def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, 
     assert left and all(sum(tokens[chunk] for chunk in accepted.get(root, ())) >= 40 for root in left)
 
 
-def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_runner: OpenRunner, tiny_lm: Path) -> None:
-    """The model as its own small model: its gains are the exact ones, so the recall is known."""
+def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_runner: OpenRunner) -> None:
+    """With a window that holds the whole root, the screen's gains are the exact ones, so the recall is known."""
     for lost in ("tables/gains", "checkpoints/gains"):
         shutil.rmtree(copied / lost)
-    keys = ["verify.screen.kind=small_model", f"verify.screen.model={tiny_lm}", "verify.screen.sample=0.5"]
+    keys = ["verify.screen.kind=left_window", "verify.screen.window=300", "verify.screen.sample=0.5"]
     runner = open_runner(copied, *keys, "verify.screen.min_gain=0.02")
     result = runner.run(["verify", "pack"], announce=quiet)
     rows = rows_of(runner, "gains", ("outcome", "code", "root_id", "kind", "readings"))
     out = [r for r in rows if r[1] == "SCREENED_OUT"]
     assert out and all(r[3] == "candidate" for r in out)
     assert all(max(p.screen_gain for p in r[4] if p.screen_gain is not None) < 0.02 for r in out)
-    screen = Screen("small_model", 0.02, 128, 0.5, runner.config.seed)
+    screen = Screen("left_window", 0.02, 300, 0.5, runner.config.seed)
     sample = {r[2] for r in rows if screen.is_sample(r[2])}
     assert sample and not sample & {r[2] for r in out}, "held-out roots are measured whole"
     figures = result.figures
     assert figures["screen_positives"] > 0 and figures["screen_recall"] == 1.0
-    assert 0 < figures["screen_recall_low"] < 1 and figures["screen_saving"] < 0.01, (
-        "a model as dear as the exact one saves nothing"
-    )
+    assert 0 < figures["screen_recall_low"] < 1 and figures["screen_saving"] < 0.01, "a window as long as the root saves nothing"
     strict = open_runner(copied, *keys, "verify.screen.min_gain=0.9")
-    assert strict.counts(next(s for s in _steps() if s.writes == "gains")).left > 0, "another screen looks again"
+    assert strict.counts(step_writing("gains")).left > 0, "another screen looks again"
 
 
-def _steps() -> tuple[object, ...]:
-    from entropylong.pipeline import STEPS
-
-    return STEPS
-
-
-def test_screens_that_cannot_be(make_config: MakeConfig, tmp_path: Path, corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"verify\.screen\.model': kind small_model needs a model"):
-        prepare_models(make_config(tmp_path / "w", corpus, "verify.screen.kind=small_model"))
-    other = tiny.make_causal_lm(tmp_path / "other", vocabulary=270)
-    with pytest.raises(ModelError, match="another tokenizer"):
-        prepare_models(make_config(tmp_path / "w", corpus, "verify.screen.kind=small_model", f"verify.screen.model={other}"))
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([], None),
+        (["verify.budget_tokens=4096"], "3aebacb47d53a9c5"),
+        (["verify.screen.kind=left_window"], "7269e2cb9f3870f9"),
+        (["verify.budget_tokens=4096", "verify.screen.kind=left_window"], "62769dacae483620"),
+    ],
+)
+def test_a_selection_keeps_the_digest_that_its_rows_have(keys: list[str], expected: str | None) -> None:
+    """Another digest would read again all that a budget or a screen left out in the workspaces that exist."""
+    stated = [
+        "seed=7", "accept.rule=specific", "accept.epsilon=0.4", "accept.min_excess=0.2", "accept.min_nll_drop=0.7",
+        "accept.max_copy_tokens=8", "verify.screen.window=128", "verify.screen.min_gain=0.2", "verify.screen.sample=0.05",
+    ]  # fmt: skip
+    ctx = cast(Context, SimpleNamespace(config=load_config("base", [*stated, *keys]), fingerprints={"pairs": "f" * 12}))
+    selection = selection_of(ctx)
+    assert (selection and selection.digest) == expected
+    assert VERIFY.choice(ctx) == expected, "what a checkpoint is chosen by"

@@ -1,4 +1,4 @@
-"""One model of a kind a Python worker (a screen's small LM is a kind of its own).
+"""One model of a kind a Python worker.
 
 It is loaded at first use, kept for the next task and stage, and replaced by another of its kind.
 Runs on executors. A specification travels there instead of a model; nothing is pickled but names.
@@ -21,7 +21,7 @@ from entropylong.models.prepare import ModelSpec, prepare
 class WorkerModel:
     """What a worker needs to load a model: its kind, name, the fingerprint that the driver saw, and how to run it."""
 
-    kind: Literal["causal_lm", "encoder", "tokenizer", "screen_lm", "query_model"]
+    kind: Literal["causal_lm", "encoder", "tokenizer", "query_model"]
     spec: ModelSpec
     fingerprint: str
     node_cache: str

@@ -110,9 +110,8 @@ def make_plan(config: Config, sample_table: Callable[[str, Source], Sampled]) ->
     sizes = sizes_of(config, corpus)
     shape = model_shape(config, config.model.name, config.model.revision)
     encoder = model_shape(config, config.encoder.name, config.encoder.revision)
-    small = config.verify.screen.model if config.verify.screen.kind == "small_model" else None
     rate = rate_of(config, shape)
-    ways = ways_to_verify(config, sizes, shape, model_shape(config, small, None) if small else None)
+    ways = ways_to_verify(config, sizes, shape)
     retrieval = plan_retrieval(config, sizes.chunks, sizes.queries, encoder.width)
     stages = _stages(config, corpus, sizes, shape, encoder, rate, next(way for way in ways if way.configured), retrieval)
     return Plan(sizes, stages, ways, rate, _assumptions(config, corpus, rate, retrieval), _warnings(config, sizes, stages))

@@ -54,30 +54,29 @@ class Way:
     configured: bool
 
 
-def ways_to_verify(config: Config, sizes: Sizes, shape: ModelShape, screen_shape: ModelShape | None) -> list[Way]:
+def ways_to_verify(config: Config, sizes: Sizes, shape: ModelShape) -> list[Way]:
     """The literal way first, then ours.
 
     Args:
         config: with or without a budget and a screen.
         sizes: of the run.
         shape: of the causal LM.
-        screen_shape: of the small model that screens; None for left_window.
     """
     verify = config.verify
     budget, has_budget, has_screen = verify.budget_tokens or BUDGET_TOKENS, bool(verify.budget_tokens), verify.screen.kind != "none"
     visited = visited_pairs(config, sizes, budget)
     share = f"{visited / sizes.pairs_a_root:.0%} of the pairs"
-    screen = f"small model {verify.screen.model}" if screen_shape else f"left window of {verify.screen.window} tokens"
+    screen = f"left window of {verify.screen.window} tokens"
     proposed = f"{config.plan.proposed_share:.0%} confirmed"
     controls = _controls(sizes, shape)
-    screened = _screened(config, sizes, shape, screen_shape)
+    screened = _screened(config, sizes, shape)
     whole = _exact(config, sizes, shape)
     part = visited / sizes.pairs_a_root
     return [
         Way(LITERAL, "one whole pass with full logits a (anchor, candidate)", _literal(sizes, shape), False),
         Way(EXACT, f"one pass a pair, cut after its last anchor, head there alone; {_sharing(config, sizes, shape)}",
             _reused(config, sizes, shape, whole) + controls, not has_budget and not has_screen),
-        Way(WAVES, f"exact, in {verify.order} order until {budget:,} tokens a root are accepted: {share}",
+        Way(WAVES, f"exact, in rank order until {budget:,} tokens a root are accepted: {share}",
             _times(whole, part) + controls, has_budget and not has_screen),
         Way(SCREENED, f"{screen} looks at every pair, {proposed}", screened + controls, has_screen and not has_budget),
         Way(BOTH, f"{screen} until {budget:,} tokens a root are accepted: {share}, of them {proposed}",
@@ -124,16 +123,12 @@ def _controls(sizes: Sizes, shape: ModelShape) -> Work:
     return _passes(shape, sizes.controls, sizes.front_tokens + sizes.root_tokens * _last_of(sizes.anchors), sizes.anchors)
 
 
-def _screened(config: Config, sizes: Sizes, shape: ModelShape, screen_shape: ModelShape | None) -> Work:
+def _screened(config: Config, sizes: Sizes, shape: ModelShape) -> Work:
     """The screen's passes over all pairs, and exact ones over what it proposes and over the held-out sample."""
     screen, together = config.verify.screen, min(config.plan.anchors_per_pair, sizes.anchors)
     last = sizes.root_tokens * _last_of(together)
-    if screen_shape is not None:
-        look = _passes(screen_shape, sizes.pairs, sizes.front_tokens + last, together)
-        look += _passes(screen_shape, sizes.roots, 1 + sizes.root_tokens * _last_of(sizes.anchors), sizes.anchors)
-    else:
-        span = sizes.root_tokens * (together - 1) / (together + 1)
-        look = _passes(shape, sizes.pairs, sizes.front_tokens + min(last, span + screen.window), together)
+    span = sizes.root_tokens * (together - 1) / (together + 1)
+    look = _passes(shape, sizes.pairs, sizes.front_tokens + min(last, span + screen.window), together)
     confirmed = config.plan.proposed_share * (1 - screen.sample) + screen.sample
     return look + _times(_exact(config, sizes, shape), confirmed)
 

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from entropylong.hashing import share_threshold
 from entropylong.tables.schemas import OK
-from entropylong.verification.screening import LEFT_WINDOW, Screen
+from entropylong.verification.screening import Screen
 
 # One-sided: with 95 % confidence the recall is at least the bound.
 Z = 1.6449
@@ -24,14 +24,13 @@ def recall_bound(found: int, positives: int) -> float:
     return max(0.0, (middle - spread) / (1 + Z * Z / positives))
 
 
-def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen, cost_ratio: float) -> Mapping[str, float]:
+def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mapping[str, float]:
     """Figures of a screen from committed rows.
 
     Args:
         gains: all rows of `gains` under its fingerprint that this selection wrote.
         judged: judged cells of the current roots.
         screen: the screen.
-        cost_ratio: what the small model costs a token, of the exact one; 1 for left_window.
 
     Returns:
         `screen_positives` (dependencies of the held-out roots), `screen_recall` of them with `screen_recall_low`, and
@@ -57,7 +56,7 @@ def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen, cost_rat
             ),
         )
     )
-    spent = F.col("screened_to") - F.col("skipped") if screen.kind == LEFT_WINDOW else F.col("screened_to") * cost_ratio
+    spent = F.col("screened_to") - F.col("skipped")
     held_out = seen.where("is_sample").join(
         judged.where("accepted").select("root_id", "chunk_id", "position"), ["root_id", "chunk_id"], how="inner"
     )

@@ -1,8 +1,8 @@
 """Screens: a cheaper reading proposes which candidates the exact model shall confirm. Not exact, off by default. Pure torch.
 
-`small_model`: another causal LM with the same tokenizer reads root and chunk, and the root alone. `left_window`: the exact model
-reads the chunk with only the last tokens of the root before its anchors; its baseline is that of Stage 1, so its gain is a
-cautious one. What a screen costs in recall is measured on roots that are read exactly all the same (`calibration.py`).
+`left_window`: the exact model reads the chunk with only the last tokens of the root before its anchors. Its baseline is that of
+Stage 1, so its gain is a cautious one. What a screen costs in recall is measured on roots that are read exactly all the same
+(`calibration.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from entropylong.entropy.engine import entropy_at
 from entropylong.hashing import share_threshold, xxhash64
 from entropylong.models.causal_lm import CausalLM
 
-SMALL_MODEL, LEFT_WINDOW = "small_model", "left_window"
+LEFT_WINDOW = "left_window"
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -28,9 +28,9 @@ class Screen:
     """The keys of `verify.screen`.
 
     Attributes:
-        kind: small_model or left_window.
+        kind: left_window.
         min_gain: a candidate is proposed if its gain is that large at one of the anchors that retrieved it.
-        window: tokens of the root before the first of these anchors. Kind left_window.
+        window: tokens of the root before the first of these anchors.
         sample: share of roots that are measured exactly besides, to know the screen's recall.
         seed: chooses them.
     """
@@ -48,10 +48,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate to screen: ids of its root and chunk, the positions that retrieved it (ascending), and H there without it.
-
-    H is that of Stage 1, or of the small model where it screens.
-    """
+    """A candidate to screen: ids of its root and chunk, the positions that retrieved it (ascending), and H of Stage 1 there."""
 
     root_ids: Ints
     chunk_ids: Ints
@@ -66,13 +63,12 @@ def screen_gains(
 
     Args:
         screen: which screen.
-        model: the small model, or the exact one for left_window.
+        model: the exact model.
         candidates: what to screen.
         separator_ids: what joins chunk and root.
         batch_tokens: tokens of a forward batch.
     """
-    has_window = screen.kind == LEFT_WINDOW
-    starts = [max(0, int(c.positions[0]) - screen.window) if has_window else 0 for c in candidates]
+    starts = [max(0, int(c.positions[0]) - screen.window) for c in candidates]
     with_chunk = _read(model, candidates, starts, separator_ids, batch_tokens)
     return [(c.entropy - after) / c.entropy for c, after in zip(candidates, with_chunk, strict=True)]
 
@@ -86,15 +82,3 @@ def _read(
         sequences.append(np.concatenate([front, candidate.root_ids[start:]]))
         positions.append(candidate.positions + np.int32(len(front) - start))
     return [r.entropy.astype(np.float64) for r in entropy_at(model, sequences, positions, batch_tokens=batch_tokens)]
-
-
-def entropy_alone(model: CausalLM, roots: Sequence[tuple[Ints, Ints]], batch_tokens: int) -> list[dict[int, float]]:
-    """Position -> H without any chunk, for each (root ids, ascending positions): the baseline of a small model, one pass a root."""
-    front = np.array(model.prefix, np.int32)
-    sequences = [np.concatenate([front, ids]) for ids, _ in roots]
-    positions = [wanted + np.int32(len(front)) for _, wanted in roots]
-    readings = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
-    return [
-        dict(zip(wanted.tolist(), reading.entropy.tolist(), strict=True))
-        for (_, wanted), reading in zip(roots, readings, strict=True)
-    ]

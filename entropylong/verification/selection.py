@@ -14,9 +14,8 @@ import numpy as np
 from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.acceptance import Rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
-from entropylong.verification.ordering import Order, features
 from entropylong.verification.planning import CANDIDATE
-from entropylong.verification.screening import LEFT_WINDOW, Candidate, Screen, entropy_alone, screen_gains
+from entropylong.verification.screening import Candidate, Screen, screen_gains
 from entropylong.verification.waves import RootWaves, Visit
 
 BUDGET_FULL, SCREENED_OUT = "BUDGET_FULL", "SCREENED_OUT"
@@ -36,18 +35,13 @@ class Selection:
         budget: `verify.budget_tokens`.
         rule: the acceptance rule, which says when a budget is full.
         screen: `verify.screen`, or None.
-        order: which candidates a budget visits first; None goes by rank.
-        window: `query.window` and `query.side`, of which an anchor's query was made.
-        digests: stand for it in the rows that are its own: first all of it and the plan that it chose among, in what it writes;
-            then the same without a budget, if an order was learned that way.
+        digest: the hash of all of it and of the plan that it chose among; the rows that it wrote have it.
     """
 
     budget: int | None
     rule: Rule
     screen: Screen | None
-    order: Order | None
-    window: tuple[int, str]
-    digests: tuple[str, ...]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,6 @@ class Outcome:
 
 def measure_selected(
     model: CausalLM,
-    screen_model: CausalLM | None,
     roots: Iterable[RootWork],
     selection: Selection,
     *,
@@ -88,10 +81,9 @@ def measure_selected(
 ) -> Iterator[Outcome]:
     """An outcome for each pair that holds something unread."""
     for together in _together(roots):
-        waves = [(work, _waves(work, selection)) for work in together]
-        baselines = _baselines(screen_model or model, together, selection.screen, batch_tokens)
+        waves = [(work, RootWaves(work.visits, selection.rule, selection.budget)) for work in together]
         while wave := [(work, visit) for work, root in waves for visit in root.next_wave()]:
-            gains = _screen(screen_model or model, wave, baselines, selection.screen, separator_ids, batch_tokens)
+            gains = _screen(model, wave, selection.screen, separator_ids, batch_tokens)
             asked = []
             for (work, visit), gain in zip(wave, gains, strict=True):
                 positions = np.array(visit.unread, np.int32)
@@ -106,17 +98,6 @@ def measure_selected(
         for work, root in waves:
             for visit in root.unvisited():
                 yield Outcome(work, visit.key, np.array(visit.unread, np.int32), code=BUDGET_FULL)
-
-
-def _waves(work: RootWork, selection: Selection) -> RootWaves:
-    order = selection.order
-    if order is None:
-        return RootWaves(work.visits, selection.rule, selection.budget)
-
-    def odds(visit: Visit) -> float:
-        return float(order.log_odds([features(visit.anchors, work.root_ids, work.chunk_ids[visit.key], selection.window)])[0])
-
-    return RootWaves(work.visits, selection.rule, selection.budget, odds)
 
 
 def _together(roots: Iterable[RootWork]) -> Iterator[list[RootWork]]:
@@ -137,28 +118,9 @@ def _is_refused(work: RootWork, gain: dict[int, float], screen: Screen | None) -
     return all(value < screen.min_gain for value in gain.values())
 
 
-Baselines = dict[str, dict[int, float]]
-
-
-def _baselines(model: CausalLM, works: Sequence[RootWork], screen: Screen | None, batch_tokens: int) -> Baselines:
-    """Root -> position -> H without a chunk at all anchors that retrieved one: read once a root, whatever its waves."""
-    if screen is None:
-        return {}
-    known = {
-        work.root_id: {a.position: a.entropy for visit in work.visits for a in visit.anchors if a.rank is not None}
-        for work in works
-    }
-    if screen.kind == LEFT_WINDOW:
-        return known
-    asked = [(work.root_ids, np.array(sorted(known[work.root_id]), np.int32)) for work in works if known[work.root_id]]
-    alone = iter(entropy_alone(model, asked, batch_tokens))
-    return {root: next(alone) if positions else {} for root, positions in known.items()}
-
-
 def _screen(
     model: CausalLM,
     wave: Sequence[tuple[RootWork, Visit]],
-    baselines: Baselines,
     screen: Screen | None,
     separator_ids: Sequence[int],
     batch_tokens: int,
@@ -172,7 +134,7 @@ def _screen(
         retrieved = [anchor for anchor in visit.anchors if anchor.rank is not None]
         if visit.kind == CANDIDATE and retrieved:
             positions = np.array([anchor.position for anchor in retrieved], np.int32)
-            entropy = np.array([baselines[work.root_id][anchor.position] for anchor in retrieved])
+            entropy = np.array([anchor.entropy for anchor in retrieved])
             places.append(i)
             candidates.append(Candidate(work.root_ids, work.chunk_ids[visit.key], positions, entropy))
     gains = screen_gains(screen, model, candidates, separator_ids, batch_tokens)

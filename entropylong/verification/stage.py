@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +11,6 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.balance import spread
-from entropylong.config import Config
 from entropylong.hashing import digest
 from entropylong.isolate import refused
 from entropylong.models.cache import load
@@ -23,7 +21,7 @@ from entropylong.verification.cells import acceptance_rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
 from entropylong.verification.reuse import Decision, decide
-from entropylong.verification.screening import SMALL_MODEL, Screen
+from entropylong.verification.screening import Screen
 from entropylong.verification.selection import REASONS, Outcome, RootWork, Selection, measure_selected
 from entropylong.verification.waves import Measured, Visit
 
@@ -81,42 +79,28 @@ def selection_of(ctx: Context) -> Selection | None:
     verify, rule = ctx.config.verify, acceptance_rule(ctx.config.accept)
     chosen = verify.screen
     screens = chosen.kind != "none"
-    budget = verify.budget_tokens if ctx.order_sample is None else None
+    budget = verify.budget_tokens
     if budget is None and not screens:
         return None
     screen = Screen(chosen.kind, chosen.min_gain, chosen.window, chosen.sample, ctx.config.seed) if screens else None
-    small = ctx.screen_lm.fingerprint if ctx.screen_lm is not None else None
-    order = ctx.order if budget is not None else None
     # The plan too: what filled a budget under other anchors or candidates leaves nothing out under these.
-    parts: list[Any] = [ctx.fingerprints.get("pairs"), budget, vars(screen) if screen else None, small]
+    # The fourth place held the fingerprint of a second model that screened. No model screens today, and the None keeps the digests
+    # that rows of existing workspaces have.
+    parts: list[Any] = [ctx.fingerprints.get("pairs"), budget, vars(screen) if screen else None, None]
     if budget is not None:
         parts.append(vars(rule))
-    if budget is not None and verify.order == "learned":
-        parts.append(order.stated() if order is not None else "not learned yet")
-    # What the screen left out of the roots that an order was learned from is left out for good.
-    before = selection_of(ctx.with_(order_sample=0)) if order is not None else None
-    digests = (digest(parts), *(before.digests if before is not None else ()))
-    return Selection(budget, rule, screen, order, (ctx.config.query.window, ctx.config.query.side), digests)
-
-
-def order_hash(config: Config) -> Column:
-    """By which roots are chosen: not the hash that `roots` chooses by, whose smallest are the roots there are."""
-    return F.xxhash64(F.lit(config.seed).cast("bigint"), F.lit("order"), "root_id")
+    return Selection(budget, rule, screen, digest(parts))
 
 
 def _verify_selected(ctx: Context, frames: Frames, selection: Selection) -> DataFrame:
-    """Whole roots, so that a task knows when a root's budget is full. Executors: both models, once a worker."""
+    """Whole roots, so that a task knows when a root's budget is full. Executors: the causal LM, once a worker."""
     worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
-    small = replace(ctx.screen_lm, dtype=worker.dtype) if ctx.screen_lm is not None else None
-    needs_small = selection.screen is not None and selection.screen.kind == SMALL_MODEL
 
     def run(rows: Iterator[Row]) -> Iterator[Row]:
         model = load(worker)
-        screen_model = load(small) if needs_small and small is not None else None
         works = (_root_work(root_id, list(pairs)) for root_id, pairs in groupby(rows, key=lambda row: str(row["root_id"])))
         separator_ids = model.encode(separator)
-        outcomes = measure_selected(model, screen_model, works, selection, separator_ids=separator_ids, batch_tokens=batch_tokens)
-        for outcome in outcomes:
+        for outcome in measure_selected(model, works, selection, separator_ids=separator_ids, batch_tokens=batch_tokens):
             yield _selected_row(outcome.work.tags[outcome.place], outcome, selection)
 
     readings = frames["gains"].groupBy("pair_id").agg(F.flatten(F.collect_list("readings")).alias("known"))
@@ -143,7 +127,7 @@ def _selected_row(row: Row, outcome: Outcome, selection: Selection) -> Row:
         result["readings"] = [{"position": position} for position in outcome.positions.tolist()]
     for reading in result["readings"]:
         reading["screen_gain"] = outcome.screen_gain.get(reading["position"])
-    return result | {"selection": selection.digests[0]}
+    return result | {"selection": selection.digest}
 
 
 # --- rows of `gains` --------------------------------------------------------------------------------------------------
@@ -180,15 +164,13 @@ def _refusal(ctx: Context, rows: DataFrame) -> DataFrame:
 def _to_read(ctx: Context, frames: Frames) -> DataFrame:
     """Pairs with something unread; under a selection all pairs, as a root's other readings say how full its budget is."""
     pairs = frames["pairs"]
-    if ctx.order_sample is not None:
-        pairs = pairs.where(order_hash(ctx.config) <= ctx.order_sample)
     return pairs if selection_of(ctx) is not None else pairs.where(F.size("positions") > 0)
 
 
 def _done(ctx: Context, rows: DataFrame) -> DataFrame:
     """Readings, refused ones too; what another selection left out is not done."""
     selection = selection_of(ctx)
-    mine = F.lit(False) if selection is None else F.col("selection").isin(*selection.digests)
+    mine = F.lit(False) if selection is None else F.col("selection") == selection.digest
     return rows.where((F.col("outcome") != SKIPPED) | mine).select("pair_id", F.explode("readings.position").alias("position"))
 
 
@@ -202,8 +184,7 @@ def _subtract_readings(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequ
 
 def _choice(ctx: Context) -> object:
     selection = selection_of(ctx)
-    chosen = selection.digests[0] if selection is not None else None
-    return chosen if ctx.order_sample is None else [chosen, ctx.order_sample]
+    return selection.digest if selection is not None else None
 
 
 VERIFY = Stage(
@@ -220,7 +201,7 @@ VERIFY = Stage(
     keys_done=_done,
     subtract=_subtract_readings,
     choice=_choice,
-    selects=("verify.budget_tokens", "verify.order", "verify.screen", "accept"),
+    selects=("verify.budget_tokens", "verify.screen", "accept"),
     only_unmeasured=True,
     upstream=(),
     models=("model",),

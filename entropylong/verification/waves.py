@@ -6,7 +6,7 @@ waves is provisional, as a later wave brings more controls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,14 +67,11 @@ class RootWaves:
         visits: its pairs.
         rule: the acceptance rule that says when the budget is full.
         budget: tokens of accepted contexts; None visits all pairs in one wave.
-        odds: of a candidate: the likelier first, before its rank counts.
     """
 
-    def __init__(
-        self, visits: Sequence[Visit], rule: Rule, budget: int | None, odds: Callable[[Visit], float] = lambda visit: 0.0
-    ) -> None:
+    def __init__(self, visits: Sequence[Visit], rule: Rule, budget: int | None) -> None:
         controls = [visit for visit in visits if visit.kind == RANDOM_PAIR]
-        candidates = sorted((visit for visit in visits if visit.kind != RANDOM_PAIR), key=lambda visit: (-odds(visit), visit.order))
+        candidates = sorted((visit for visit in visits if visit.kind != RANDOM_PAIR), key=lambda visit: visit.order)
         size = WAVE if budget is not None else max(1, len(candidates))
         first, *later = [candidates[start : start + size] for start in range(0, len(candidates), size)] or [[]]
         self._waves = [controls + first, *later]
