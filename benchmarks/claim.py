@@ -24,15 +24,15 @@ import torch
 
 from entropylong.experiments import training as claim
 from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Scores
-from entropylong.feed.order import epoch_order, rank_share
-from entropylong.feed.reader import FeedRow, FeedState
-from entropylong.hashing import file_sha256, share_threshold, xxhash64
 from entropylong.models.causal_lm import CausalLM
+from entropylong.packing.document_runs import Strand, pack_strands
 from entropylong.packing.groups import Context, Dependency, Group
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
-from entropylong.packing.strands import Strand, pack_strands
 from entropylong.training import loop
+from entropylong.training.data.order import epoch_order, rank_share
+from entropylong.training.data.reader import FeedRow, FeedState
 from entropylong.training.settings import RESULT, TrainSettings
+from entropylong.utils.hashing import file_sha256, share_threshold, xxhash64
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.measuring import Pair, measure
 
@@ -45,10 +45,10 @@ RULE = Rule("specific", 0.4, 0.2, math.log(2), 24)
 
 def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     """Roots, chunks and planned pairs of a workspace, as gzipped JSON."""
-    from entropylong.cli_common import open_runner
     from entropylong.models.cache import load
     from entropylong.models.causal_lm import encode_plain
-    from entropylong.pipeline import STAGE_NAMES
+    from entropylong.pipeline.open import open_runner
+    from entropylong.pipeline.steps import STAGE_NAMES
 
     stages = STAGE_NAMES[: STAGE_NAMES.index("verify")]
     runner = open_runner(config, list(overrides), None, stages)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from entropylong.config_files import load_config
-from entropylong.corpus.demo import demo_documents
-from entropylong.hashing import xxhash64
+from entropylong.config import load_config
+from entropylong.corpus.sources.demo import demo_documents
 from entropylong.models.prepare import ModelSpec, prepare
+from entropylong.utils.hashing import xxhash64
 
 ROOT = Path(__file__).parent.parent
 DEMO = load_config(ROOT / "conf" / "demo.yaml")

@@ -19,18 +19,19 @@ from pyspark.sql import functions as F
 
 from benchmarks.common import ROOT
 from benchmarks.timing import record, say, seconds
-from entropylong import index_engine
-from entropylong.config_files import load_config
+from entropylong.config import load_config
+from entropylong.core.context import Context
+from entropylong.core.handles import IndexHandle
+from entropylong.core.udf import Meter
 from entropylong.models.cache import WorkerModel
+from entropylong.pipeline.drivers.index import drive_index, recall
 from entropylong.retrieval.grid import to_grid
-from entropylong.retrieval.index import IndexHandle, OpenIndex, node_copy
+from entropylong.retrieval.index import OpenIndex, node_copy
 from entropylong.retrieval.partitioned import search_range
-from entropylong.spark import session
-from entropylong.stages import Context
-from entropylong.tables.artifacts import Artifact
-from entropylong.tables.store import Store
-from entropylong.udf import Meter
-from entropylong.workspace import Workspace
+from entropylong.spark.session import session
+from entropylong.storage.artifacts import Artifact
+from entropylong.storage.store import Store
+from entropylong.storage.workspace import Workspace
 
 D, CLUSTER_SIZE, SPREAD = 384, 500, 0.9
 TOP_K, NPROBE = 32, 32
@@ -135,7 +136,7 @@ def queries_of(runner: Any, n: int, count: int) -> DataFrame:
 
 def open_here(runner: Any) -> OpenIndex:
     """The index in this process."""
-    from entropylong.hashing import file_sha256
+    from entropylong.utils.hashing import file_sha256
 
     directory = runner.workspace.index("benchmark-index")
     handle = IndexHandle(str(directory), "benchmark-index", file_sha256(directory / "manifest.json"), runner.config.node_cache)
@@ -164,9 +165,9 @@ def main() -> None:
         runner, artifact = runner_over(spark, n)
         start = time.perf_counter()
         with WorkerMemory() as memory:
-            index_engine.drive_index(runner, artifact)
+            drive_index(runner, artifact)
         spent = time.perf_counter() - start
-        found = index_engine.recall(runner.workspace.index("benchmark-index"), NPROBE)
+        found = recall(runner.workspace.index("benchmark-index"), NPROBE)
         record("index_build", [spent], [], size=n, vectors_per_second_and_core=round(n / spent / cores), cells=cells_of(n),
                recall=round(found, 4), worker_gib=round(memory.peak / 2**30, 3))  # fmt: skip
         counts = (given.queries // 2, given.queries, 2 * given.queries) if n == given.vectors else (given.queries,)

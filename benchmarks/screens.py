@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.common import DEMO, LM, START_ID, model_folder
 from benchmarks.material import Material, Root
 from benchmarks.timing import record, say, seconds
-from entropylong.config_files import load_config
+from entropylong.config import load_config
 from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.acceptance import RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.calibration import recall_bound

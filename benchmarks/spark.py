@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.common import ROOT
 from benchmarks.timing import record
-from entropylong.config_files import load_config
-from entropylong.runner import Runner
-from entropylong.spark import session
+from entropylong.config import load_config
+from entropylong.pipeline.runner import Runner
+from entropylong.spark.session import session
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 
 from benchmarks.common import LM, ROOT, model_folder
 from benchmarks.timing import record, say, seconds
-from entropylong.config_files import load_config
-from entropylong.feed.manifest import FeedManifest, write_manifest
-from entropylong.feed.reader import Feed
-from entropylong.feed.rows import FILE_TOKENS, feed_table, write_file
+from entropylong.config import load_config
 from entropylong.models.shape import KNOWN
+from entropylong.training.data.manifest import FeedManifest, write_manifest
+from entropylong.training.data.reader import Feed
+from entropylong.training.data.rows import FILE_TOKENS, feed_table, write_file
 from entropylong.training.describe import describe
 from entropylong.training.loop import train
 from entropylong.training.loss import IGNORED, blockwise_cross_entropy

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from entropylong.pipeline import STEPS, step_writing
-from entropylong.runner import Runner
+from entropylong.pipeline.runner import Runner
+from entropylong.pipeline.steps import STEPS, step_writing
 
 TOLERANCE = 1e-5
 PAIR = ("pair_id", "root_id", "chunk_id")

@@ -15,7 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from entropylong import udf, worker_daemon
+from entropylong import worker_daemon
+from entropylong.core import udf
 from entropylong.packing import stage as packing
 
 _original, _original_row = udf._record_batches, packing._row

@@ -11,10 +11,9 @@ import threading
 import time
 from pathlib import Path
 
-from entropylong.config import Config
-from entropylong.config_files import load_config
-from entropylong.runner import Runner
-from entropylong.spark import session
+from entropylong.config import Config, load_config
+from entropylong.pipeline.runner import Runner
+from entropylong.spark.session import session
 from faults import daemon
 from faults.compare import tables_of
 from tests import tiny

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import Row
 
-from entropylong.check import check_workspace
-from entropylong.config_files import load_config
+from entropylong.config import load_config
 from entropylong.entropy.anchors import find_anchors
 from entropylong.errors import IndexFileError
+from entropylong.maintenance.check import check_workspace
 from entropylong.models.prepare import ModelSpec, prepare
-from entropylong.runner import Runner
-from entropylong.tables.schemas import OK
+from entropylong.pipeline.runner import Runner
+from entropylong.storage.schemas import OK
 from faults import daemon
 from faults.compare import compare, tables_of
 from faults.harness import CLUSTER, PLACE, ROOT, STAGES, Harness, said_by

@@ -13,12 +13,12 @@ import threading
 import time
 from pathlib import Path
 
-from entropylong import maintenance
 from entropylong.config import Config
 from entropylong.errors import EntropyLongError
-from entropylong.runner import Runner
-from entropylong.spark import session
-from entropylong.tables.store import Store
+from entropylong.maintenance import tables
+from entropylong.pipeline.runner import Runner
+from entropylong.spark.session import session
+from entropylong.storage.store import Store
 
 
 def main() -> None:
@@ -30,8 +30,8 @@ def main() -> None:
         {"files": kill_at_files, "commit": kill_at_commit}[sys.argv[3]](sys.argv[4], Path(config.tables), jvm)
     try:
         if stage == "compact":
-            maintenance.FEW_FILES = 1
-            maintenance.compact(Runner(config, spark), vacuum=False)
+            tables.FEW_FILES = 1
+            tables.compact(Runner(config, spark), vacuum=False)
         else:
             Runner(config, spark).run([stage], announce=lambda line: print(line, flush=True))
     except EntropyLongError as error:

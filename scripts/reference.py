@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from entropylong.codes import CODES
-from entropylong.pipeline import STEPS
-from entropylong.tables.schemas import COMMON, TABLES, TableSchema
+from entropylong.pipeline.steps import STEPS
+from entropylong.storage.codes import CODES
+from entropylong.storage.schemas import COMMON, TABLES, TableSchema
 
 DOCS = Path(__file__).parent.parent / "docs"
 _NOTE = "<!-- Written by scripts/reference.py from the code; `make docs` writes it anew. -->\n"

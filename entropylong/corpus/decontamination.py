@@ -21,8 +21,6 @@ import numpy.typing as npt
 import xxhash
 
 GRAM = 13
-# Code of the rows that are refused for it.
-CONTAMINATED = "CONTAMINATED"
 _BY_CHARACTER = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_BY_CHARACTER}]|[^\\W_{_BY_CHARACTER}]+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)

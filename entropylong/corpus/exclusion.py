@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,17 @@ import numpy as np
 import xxhash
 
 from entropylong.config import Config
+from entropylong.core.handles import Excluded
 from entropylong.corpus.decontamination import GRAM, Grams, strings_in
-from entropylong.corpus.readers import Damaged, Unit, json_lines, list_units
+from entropylong.corpus.sources.readers import Damaged, Unit, json_lines, list_units
 from entropylong.errors import SourceError
-from entropylong.files import write_whole
-from entropylong.hashing import digest, file_sha256
-from entropylong.locks import locked
-from entropylong.retrieval.index import MANIFEST, copy_once, read_array, read_manifest, write_array
+from entropylong.storage.array_files import MANIFEST, copy_once, read_array, read_manifest, write_array
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import digest, file_sha256
+from entropylong.utils.locks import locked
 
 EXCLUDE = "corpus.exclude"
 _ARRAYS = ("hashes", "owners")
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Where the 13-grams of the evaluation sets are. Travels to executors.
-
-    Attributes:
-        content: hash of the grams, whatever files they come from: what fingerprints depend on.
-    """
-
-    directory: str
-    content: str
-    manifest_sha256: str
-    node_cache: str
 
 
 def prepare_excluded(config: Config) -> Excluded | None:

@@ -12,21 +12,24 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from entropylong.config import Config, Source
-from entropylong.corpus.canaries import PREFIX
+from entropylong.config import Config
+from entropylong.config.schema import Source
+from entropylong.core.context import Context, Frames
+from entropylong.core.stage import Kind, Stage
+from entropylong.core.udf import Rows, map_rows, record_batches
 from entropylong.corpus.chunking import chunk_text
-from entropylong.corpus.decontamination import CONTAMINATED
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
-from entropylong.corpus.readers import Unit, list_units, read_unit, to_record
-from entropylong.entropy.roots import PIECE, SPLIT
+from entropylong.corpus.sampling import SAMPLE_TEXTS, Sampled
+from entropylong.corpus.selection import has_canaries, is_canary
+from entropylong.corpus.sources.canaries import PREFIX
+from entropylong.corpus.sources.readers import Unit, list_units, read_unit, to_record
 from entropylong.errors import SourceError
-from entropylong.hashing import share_threshold, xxhash64
-from entropylong.isolate import refused
-from entropylong.plan.corpus import SAMPLE_TEXTS, Sampled
-from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
-from entropylong.tables.store import quoted
-from entropylong.udf import Rows, local_frame, map_rows, record_batches
+from entropylong.storage.codes import CONTAMINATED
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
+from entropylong.storage.store import quoted
+from entropylong.utils.hashing import xxhash64
+from entropylong.utils.isolation import refused
 
 _UNIT = "source STRING, kind STRING, path STRING, name STRING, n_bytes BIGINT, start BIGINT, end BIGINT"
 _RECORD = (
@@ -177,42 +180,6 @@ def _refuse(frame: DataFrame, condition: Column, outcome: str, code: str, detail
             "detail": F.when(condition, F.concat_ws(": ", "origin", reason).substr(1, 512)).otherwise(F.col("detail")),
         }
     )
-
-
-def is_root(ctx: Context, doc_id: Column) -> Column:
-    """Whether `roots` chooses a document: its hash is at or below the resolved threshold, or it is a canary."""
-    chosen = root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
-    return chosen | is_canary(doc_id) if has_canaries(ctx.config) else chosen
-
-
-def is_held_out(config: Config, doc_id: Column) -> Column:
-    """Whether `pack.held_out` leaves a document out. Its hash has nothing to do with the one that chooses roots."""
-    hashed = F.xxhash64(F.lit(config.seed).cast("bigint"), F.lit("held_out"), doc_id)
-    return hashed > F.lit(share_threshold(1.0 - config.pack.held_out))
-
-
-def has_canaries(config: Config) -> bool:
-    """Whether a source plants any."""
-    return any(source.kind == "canaries" for source in config.sources.values())
-
-
-def is_canary(doc_id: Column) -> Column:
-    """Whether a document, or the root that it is, was planted."""
-    return doc_id.startswith(PREFIX)
-
-
-def root_doc_id(config: Config, root_id: str = "root_id") -> Column:
-    """The document that a root is, or is a piece of."""
-    return F.regexp_replace(root_id, PIECE, "") if config.roots.long == SPLIT else F.col(root_id)
-
-
-def is_chosen(ctx: Context) -> Column:
-    """Whether `roots` chooses the document of a `root_id`."""
-    return is_root(ctx, root_doc_id(ctx.config))
-
-
-def root_hash(config: Config, doc_id: Column) -> Column:
-    return F.xxhash64(F.lit(config.seed).cast("bigint"), doc_id)
 
 
 def chunk(ctx: Context, frames: Frames) -> DataFrame:

@@ -17,9 +17,9 @@ import torch
 
 from entropylong.entropy.head import entropy_rows
 from entropylong.errors import ModelError
-from entropylong.isolate import reason_of
 from entropylong.models.causal_lm import CausalLM, Ids, KeyValues
-from entropylong.models.clock import FORWARD
+from entropylong.utils.isolation import reason_of
+from entropylong.utils.timing import FORWARD
 
 Floats = npt.NDArray[np.float32]
 

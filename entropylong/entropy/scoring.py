@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entropylong.corpus.decontamination import CONTAMINATED, Shared
+from entropylong.corpus.decontamination import Shared
+from entropylong.corpus.roots import SPLIT, root_ids, split_ids
 from entropylong.entropy.engine import Reading, Request, read_stream
-from entropylong.entropy.roots import SPLIT, root_ids, split_ids
-from entropylong.isolate import reason_of
 from entropylong.models.causal_lm import CausalLM, Ids
-from entropylong.prefetch import prefetch
+from entropylong.storage.codes import CONTAMINATED
+from entropylong.utils.isolation import reason_of
+from entropylong.utils.prefetch import prefetch
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,18 +9,19 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.balance import spread
+from entropylong.core.balance import spread
+from entropylong.core.context import CHARS_A_TOKEN, Context, Frames
+from entropylong.core.stage import Kind, Stage
+from entropylong.core.udf import Row, Rows, map_rows, map_stream
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
-from entropylong.corpus.stage import is_root
+from entropylong.corpus.roots import PIECE, SPLIT, doc_id_of
+from entropylong.corpus.selection import is_root
 from entropylong.entropy.anchors import find_anchors
-from entropylong.entropy.roots import PIECE, SPLIT, doc_id_of
 from entropylong.entropy.scoring import Refusal, score_texts
-from entropylong.entropy.words import word_starts
-from entropylong.isolate import refused
+from entropylong.entropy.word_starts import word_starts
 from entropylong.models.cache import load
-from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
-from entropylong.tables.schemas import ANCHORS, OK, SCORED_DOCUMENTS
-from entropylong.udf import Row, Rows, map_rows, map_stream
+from entropylong.storage.schemas import ANCHORS, OK, SCORED_DOCUMENTS
+from entropylong.utils.isolation import refused
 
 
 def score(ctx: Context, frames: Frames) -> DataFrame:

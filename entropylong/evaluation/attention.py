@@ -17,8 +17,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
 from entropylong.errors import EvaluationError
+from entropylong.models.attention_mask import causal
 from entropylong.models.causal_lm import Ids
-from entropylong.training.attention import causal
 
 NAME = "last_row"
 

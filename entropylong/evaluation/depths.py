@@ -19,12 +19,12 @@ from rich.table import Table
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.attention import Span, last_token, shares_by_depth
 from entropylong.evaluation.generation import Result
-from entropylong.evaluation.intervals import mean_interval
 from entropylong.evaluation.ruler.material import Material, prompts
 from entropylong.evaluation.ruler.tasks import TASKS, Setting
-from entropylong.hashing import digest
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
+from entropylong.utils.hashing import digest
+from entropylong.utils.intervals import mean_interval
 
 PICTURE = "attention.png"
 LABEL = "share of the last token's attention on a needle's number, mean over heads and layers, in RULER-compatible niah_single_1"

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from entropylong.errors import EvaluationError, UsageError
-from entropylong.files import write_whole
-from entropylong.hashing import digest, xxhash64
-from entropylong.locks import locked
 from entropylong.models.causal_lm import Ids, pad_and_start
 from entropylong.models.window import window_of
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import digest, xxhash64
+from entropylong.utils.locks import locked
 
 SCORES, ITEMS = "scores.json", "items.json"
 # By question: its score and what that weighs in the benchmark's figure.

@@ -20,10 +20,10 @@ from rich.table import Table
 from entropylong.entropy.engine import Floats, entropy_at
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
-from entropylong.evaluation.intervals import mean_interval
-from entropylong.hashing import digest, xxhash64
 from entropylong.models.cache import WorkerModel
 from entropylong.models.causal_lm import CausalLM, Ids
+from entropylong.utils.hashing import digest, xxhash64
+from entropylong.utils.intervals import mean_interval
 
 LABEL = "gain in place: (H of the root alone - H in the whole sequence) / H of the root alone, at the anchors of dependencies"
 NAMES = ("entropy_alone", "entropy_in_place", "entropy_without", "verified", "in_place", "own", "survive", "helped")

@@ -20,8 +20,8 @@ from rich.table import Table
 
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Backend, Prompt, Result, generate, run_folder
-from entropylong.evaluation.intervals import wilson
-from entropylong.hashing import digest
+from entropylong.utils.hashing import digest
+from entropylong.utils.intervals import wilson
 
 # Tokens of a prompt for a model of 128K, its chat template not counted; tokens of an answer; how the benchmark draws it.
 MAX_LEN, NEW_TOKENS, TEMPERATURE = 120_000, 128, 0.1

@@ -18,11 +18,11 @@ import numpy as np
 from entropylong.entropy.engine import Floats, Reading, entropy_at
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
-from entropylong.files import write_whole
-from entropylong.hashing import digest
-from entropylong.locks import locked
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import CausalLM, Ids, encode_plain
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import digest
+from entropylong.utils.locks import locked
 
 
 class Rule(TypedDict, total=False):
@@ -240,7 +240,7 @@ def read_documents(path: Path) -> list[str]:
         SourceError: no such file.
         EvaluationError: a line without a text, or no text at all.
     """
-    from entropylong.corpus.readers import list_units, read_unit  # which need pyarrow
+    from entropylong.corpus.sources.readers import list_units, read_unit  # which need pyarrow
 
     texts = []
     for unit in list_units("documents", "jsonl", str(path), ALL):

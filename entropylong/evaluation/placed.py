@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import functions as F
 
-from entropylong.corpus.stage import root_doc_id
+from entropylong.corpus.selection import root_doc_id
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.in_place import Placed
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import Ids, encode_plain
 from entropylong.packing.sequences import CONTEXT, ROOT
-from entropylong.tables.schemas import struct_of
-from entropylong.udf import local_frame
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import struct_of
 
 if TYPE_CHECKING:
-    from entropylong.runner import Runner
+    from entropylong.pipeline.runner import Runner
 
 # Chunks among which one is found for each context.
 OTHERS = 256

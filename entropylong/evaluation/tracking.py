@@ -6,8 +6,8 @@ from pathlib import Path
 
 from entropylong.config import Config
 from entropylong.evaluation.generation import SCORES, Result
-from entropylong.hashing import digest
-from entropylong.tracking import keep_run, kept_run, log_once
+from entropylong.tracking.mlflow import keep_run, kept_run, log_once
+from entropylong.utils.hashing import digest
 
 # Of a run: which folder it is of, as a hash, so that it is found also where the folder does not remember it.
 TAG = "entropylong.result"

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from entropylong.entropy.engine import entropy_at
 from entropylong.evaluation.longppl import finite
-from entropylong.hashing import xxhash64
 from entropylong.models.causal_lm import CausalLM
+from entropylong.utils.hashing import xxhash64
 
 VERIFIED, PAPER, NOVERIFY, PERMUTED = "verified", "paper's rule", "noverify", "permuted"
 ARMS = (VERIFIED, PAPER, NOVERIFY, PERMUTED)

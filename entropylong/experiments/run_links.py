@@ -14,22 +14,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.config import Config
-from entropylong.corpus.canaries import PREFIX, fact_of
-from entropylong.corpus.demo import demo_documents
+from entropylong.corpus.sources.canaries import PREFIX, fact_of
+from entropylong.corpus.sources.demo import demo_documents
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import links as claim
 from entropylong.experiments.links import ARMS, NOVERIFY, PAPER, PERMUTED, VERIFIED, Figure, JudgedCell, Link, Sums, Text, figure
 from entropylong.experiments.see_also import choose, linked
-from entropylong.files import write_whole
-from entropylong.hashing import digest, xxhash64
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
-from entropylong.pipeline import MEASURED, step_writing
+from entropylong.pipeline.steps import MEASURED, step_writing
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import digest, xxhash64
 from entropylong.verification.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
-    from entropylong.runner import Runner
+    from entropylong.pipeline.runner import Runner
 
 PLANTED, SEE_ALSO = "planted facts", "See Also"
 # The figures of an arm, and the differences that decide the claim.

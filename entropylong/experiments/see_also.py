@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from entropylong.hashing import xxhash64
+from entropylong.utils.hashing import xxhash64
 
 _SECTION = re.compile(r"^See Also\n-+\n(.*?)(?=\n\n?[^\n]+\n-{3,}|\Z)", re.MULTILINE | re.DOTALL)
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")

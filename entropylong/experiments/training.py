@@ -19,8 +19,8 @@ from entropylong.evaluation.longppl import Rule, finite, key_tokens, long_ppl
 from entropylong.evaluation.ruler.material import Material
 from entropylong.evaluation.ruler.prepare import rows_of
 from entropylong.evaluation.ruler.tasks import TASKS
-from entropylong.hashing import digest, xxhash64
 from entropylong.models.causal_lm import CausalLM
+from entropylong.utils.hashing import digest, xxhash64
 
 # Fixed before the experiment was run.
 ARMS = ("verified", "noverify", "permuted")

@@ -111,7 +111,7 @@ def _load(model: WorkerModel, device: str | None) -> Any:
     if model.kind == "tokenizer":
         return transformers.AutoTokenizer.from_pretrained(prepared.path, trust_remote_code=False)
     if model.kind == "query_model":
-        from entropylong.recipes.queries import QueryModel
+        from entropylong.models.query_model import QueryModel
 
         return QueryModel(prepared.path, device)
     from entropylong.models.causal_lm import CausalLM

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from entropylong.hashing import digest
 from entropylong.models.linear import best_seconds, linear
 from entropylong.models.prepare import remembered
 from entropylong.models.shape import ModelShape
+from entropylong.utils.hashing import digest
 
 ROWS = 1024
 # bfloat16 moves single entropies by up to 0.7 nats: it must be worth that.

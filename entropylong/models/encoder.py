@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.errors import ModelError
-from entropylong.models.clock import FORWARD
 from entropylong.models.linear import pack_linears
+from entropylong.utils.timing import FORWARD
 
 
 class Encoder:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from entropylong.errors import ModelError
-from entropylong.hashing import digest, files_sha256
-from entropylong.locks import locked
+from entropylong.utils.hashing import digest, files_sha256
+from entropylong.utils.locks import locked
 
 WHEEL = re.compile(r"^wheel:([A-Za-z_][A-Za-z0-9_]*)/([^/][^:]*)$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from entropylong.hashing import xxhash64
+from entropylong.utils.hashing import xxhash64
 
 
 @dataclass(frozen=True)

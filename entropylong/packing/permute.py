@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entropylong.hashing import xxhash64
 from entropylong.packing.groups import Group
+from entropylong.utils.hashing import xxhash64
 
 # Contexts of the next lengths that are tried as partners.
 TRIES = 2000

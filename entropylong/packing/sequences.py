@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from entropylong.hashing import xxhash64
 from entropylong.packing.groups import Context, Group, fit_group, merge_copies, order_contexts
 from entropylong.packing.permute import swapped
+from entropylong.utils.hashing import xxhash64
 
 START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "separator", "filler", "pad"
 

@@ -11,17 +11,18 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config
-from entropylong.corpus.stage import has_canaries, is_canary, is_held_out, root_doc_id
+from entropylong.core.context import Context, Frames
+from entropylong.core.stage import Kind, Stage
+from entropylong.corpus.selection import has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
+from entropylong.packing.document_runs import Strand, pack_strands
 from entropylong.packing.groups import Context as Chunk
 from entropylong.packing.groups import Dependency, Group
+from entropylong.packing.recipes.baselines import STRANDS, within_budget
+from entropylong.packing.recipes.contexts import RECIPES
 from entropylong.packing.sequences import PAD, PackedSequence, PackRule, Piece, pack_groups
-from entropylong.packing.strands import Strand, pack_strands
-from entropylong.recipes.baselines import STRANDS, within_budget
-from entropylong.recipes.contexts import RECIPES
-from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.schemas import OK, SEQUENCES
+from entropylong.storage.schemas import OK, SEQUENCES
 from entropylong.verification.planning import RANDOM
 
 # What a chunk may be to a root: the attributes of a group.

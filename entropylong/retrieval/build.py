@@ -10,16 +10,16 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from entropylong.balance import partition_salts
+from entropylong.core.balance import partition_salts
+from entropylong.core.context import Context
+from entropylong.core.udf import Rows, map_rows
 from entropylong.errors import NothingToDo
-from entropylong.hashing import share_threshold
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, from_bytes, grid_from_bytes, to_grid
 from entropylong.retrieval.scoring import Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_VECTORS
-from entropylong.stages import Context
-from entropylong.tables.schemas import INDEX_CELLS, OK
-from entropylong.udf import Rows, map_rows
+from entropylong.storage.schemas import INDEX_CELLS, OK
+from entropylong.utils.hashing import share_threshold
 
 # Chunks that recall is measured with, each as a query whose own text is left out.
 RECALL_QUERIES = 256

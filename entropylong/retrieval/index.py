@@ -7,7 +7,6 @@ mode also all vectors, sorted by cell; in partitioned mode those stay in the tab
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -15,31 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from entropylong.core.handles import IndexHandle
 from entropylong.errors import IndexFileError
-from entropylong.files import write_whole
-from entropylong.hashing import file_sha256, xxhash64
-from entropylong.locks import locked
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, cosine
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS, BROADCAST, POOL
-
-MANIFEST = "manifest.json"
+from entropylong.storage.array_files import MANIFEST, copy_once, read_array, read_manifest, write_array
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import file_sha256, xxhash64
 
 COMMON = ("centroids", "sizes", "pool_ids", "pool_hashes", "probes_needed")
 _BROADCAST_FILES = ("vectors", "chunk_ids", "text_hashes", "offsets")
-
-
-@dataclass(frozen=True)
-class IndexHandle:
-    """Where the files of an index are and how to trust them. Travels to executors."""
-
-    directory: str
-    fingerprint: str
-    manifest_sha256: str
-    node_cache: str
 
 
 @dataclass(frozen=True)
@@ -54,14 +41,6 @@ class Hit:
 def ranked(scores: Sequence[float], ids: Sequence[int]) -> list[Hit]:
     """Hits of one query from scores on the grid, best first; places without a chunk are left out."""
     return [Hit(i, rank, cosine(s)) for rank, (s, i) in enumerate(zip(scores, ids, strict=True), start=1) if i != NO_ID]
-
-
-def write_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """One array, whole or not at all."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("wb") as out:
-        np.save(out, array, allow_pickle=False)
-    aside.replace(path)
 
 
 def write_vectors(directory: Path, n: int, d: int, cells: int, parts: Iterable[tuple[Ints, Ints, Ints, Grid]]) -> None:
@@ -97,18 +76,6 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     write_whole(directory / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of an index.
-
-    Raises:
-        IndexFileError: it is missing or not JSON.
-    """
-    try:
-        return dict(json.loads((directory / MANIFEST).read_text()))
-    except (OSError, ValueError):
-        raise IndexFileError(f"{directory}: no readable {MANIFEST}; run `entropylong run index` to build it again") from None
-
-
 def node_copy(handle: IndexHandle) -> Path:
     """The index files on this node's disk, copied and verified once under a lock.
 
@@ -117,64 +84,6 @@ def node_copy(handle: IndexHandle) -> Path:
     """
     target = Path(handle.node_cache) / "index" / f"{handle.fingerprint}-{handle.manifest_sha256[:16]}"
     return copy_once(Path(handle.directory), handle.manifest_sha256, target, "run `entropylong run index`")
-
-
-def copy_once(source: Path, manifest_sha256: str, target: Path, again: str) -> Path:
-    """The files of a manifest on this node's disk, copied and verified once under a lock.
-
-    Args:
-        source: their folder.
-        manifest_sha256: of the manifest in it.
-        target: their folder on this node; it is there only with all of them.
-        again: what makes them anew once `source` is removed.
-
-    Raises:
-        IndexFileError: a file does not match the manifest.
-    """
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(f"{target}.lock"):
-        if target.is_dir():
-            return target
-        building = Path(f"{target}.building")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir()
-        if file_sha256(source / MANIFEST) != manifest_sha256:
-            raise IndexFileError(f"{source / MANIFEST}: changed since the run started; remove {source} and {again}")
-        for entry in read_manifest(source)["files"]:
-            copy = building / Path(entry["path"]).name  # never a path out of the folder
-            try:
-                shutil.copyfile(source / copy.name, copy)
-            except FileNotFoundError:
-                raise IndexFileError(f"{source / copy.name}: is gone; remove {source} and {again}") from None
-            if file_sha256(copy) != entry["sha256"]:
-                raise IndexFileError(f"{source / copy.name}: does not match its manifest; remove {source} and {again}")
-        shutil.copyfile(source / MANIFEST, building / MANIFEST)
-        building.replace(target)
-    return target
-
-
-def read_array(path: Path, dtype: Any, *shape: int | None) -> npt.NDArray[Any]:
-    """A plain array, memory-mapped; its pages are shared by the workers of a node.
-
-    Args:
-        path: an .npy file.
-        dtype: that it must have.
-        shape: that it must have; None: any length.
-
-    Raises:
-        IndexFileError: it is not such an array, whatever its manifest says of it.
-    """
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise IndexFileError(f"{path}: not a plain array: {' '.join(str(error).split())[:160]}") from None
-    fits = array.ndim == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
-    if array.dtype != dtype or not fits:
-        wanted = " x ".join("n" if n is None else str(n) for n in shape)
-        raise IndexFileError(f"{path}: must hold {wanted} numbers of type {np.dtype(dtype)}; build the index again")
-    return array
 
 
 class OpenIndex:

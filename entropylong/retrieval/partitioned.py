@@ -14,16 +14,17 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.balance import WAVES, lpt, partition_salts
-from entropylong.isolate import refused
+from entropylong.core.balance import WAVES, lpt, partition_salts
+from entropylong.core.context import Context, Frames
+from entropylong.core.udf import Row, Rows, map_rows
 from entropylong.retrieval.build import vectors_of
 from entropylong.retrieval.grid import SCALE, from_bytes, grid_from_bytes, to_grid
 from entropylong.retrieval.index import open_index
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS
-from entropylong.stages import Context, Frames
-from entropylong.tables.schemas import OK, QUERY_CELLS, struct_of
-from entropylong.udf import Row, Rows, local_frame, map_rows
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import OK, QUERY_CELLS, struct_of
+from entropylong.utils.isolation import refused
 
 # A cell with more queries is searched by several tasks.
 PART_QUERIES = 16 * BLOCK_QUERIES
@@ -38,7 +39,7 @@ _FOUND_ARROW = pa.schema(
 def routes(ctx: Context, frames: Frames) -> DataFrame:
     """Queries -> their cells, with all that a search of them needs. Executors: the centroids."""
     handle, nprobe, rule = ctx.index, ctx.config.retrieval.nprobe, ctx.config.chunks
-    from entropylong.retrieval.stage import keys_of_queries, own_hashes, with_queries
+    from entropylong.retrieval.queries import keys_of_queries, own_hashes, with_queries
 
     def run(rows: Rows) -> Iterator[Row]:
         cells = open_index(handle).cells  # type: ignore[arg-type]

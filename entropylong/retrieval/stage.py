@@ -11,20 +11,18 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.balance import spread
-from entropylong.config import Chunks
-from entropylong.corpus.chunking import chunk_text
-from entropylong.corpus.stage import is_chosen, root_doc_id
-from entropylong.hashing import xxhash64
-from entropylong.isolate import isolated, refused
+from entropylong.core.balance import spread
+from entropylong.core.context import CHARS_A_TOKEN, Context, Frames
+from entropylong.core.stage import Kind, Stage
+from entropylong.core.udf import Row, Rows, map_rows, map_stream
 from entropylong.models.cache import load
 from entropylong.retrieval.grid import from_bytes, to_grid
 from entropylong.retrieval.index import open_index, ranked
 from entropylong.retrieval.partitioned import merge, routes
+from entropylong.retrieval.queries import anchor_positions, keys_of_queries, own_hashes, with_queries
 from entropylong.retrieval.windows import window_text
-from entropylong.stages import CHARS_A_TOKEN, Context, Frames, Kind, Stage
-from entropylong.tables.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
-from entropylong.udf import Row, Rows, map_rows, map_stream
+from entropylong.storage.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
+from entropylong.utils.isolation import isolated, refused
 
 # Batches of texts that are sorted by length together.
 BUFFER_BATCHES = 16
@@ -79,11 +77,6 @@ def _keys_of_positions(row: Row) -> Rows:
     return [{"root_id": row["root_id"], "position": position} for position in row["positions"]]
 
 
-def keys_of_queries(row: Row) -> Rows:
-    """Of a root with its queries."""
-    return [{"root_id": row["root_id"], "position": query["position"]} for query in row["queries"]]
-
-
 def candidates(ctx: Context, frames: Frames) -> DataFrame:
     """Query vectors -> their nearest chunks. Executors: the index, memory-mapped; pure numpy and faiss."""
     handle, retrieval, rule = ctx.index, ctx.config.retrieval, ctx.config.chunks
@@ -103,29 +96,6 @@ def candidates(ctx: Context, frames: Frames) -> DataFrame:
                 yield key | refused("NO_CANDIDATE", "the probed cells hold no chunk but the root's own", "skipped")
 
     return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run, keys_of_queries)
-
-
-def own_hashes(text: str, rule: Chunks) -> list[int]:
-    """Hashes of the texts of a document's own chunks: what its roots never retrieve, and neither any copy of it."""
-    own = chunk_text(text, unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
-    return [xxhash64(chunk) for chunk in own]
-
-
-def with_queries(ctx: Context, frames: Frames) -> DataFrame:
-    """Roots with their queries and their document's text."""
-    queries = frames["anchors"].groupBy("root_id").agg(F.collect_list(F.struct("position", "vector")).alias("queries"))
-    return with_text(ctx, queries, frames)
-
-
-def with_text(ctx: Context, roots: DataFrame, frames: Frames) -> DataFrame:
-    """Roots with their document's id and text, from which own chunks are recognised."""
-    documents = frames["documents"].select("doc_id", "text")
-    return roots.withColumn("doc_id", root_doc_id(ctx.config)).join(documents, "doc_id", how="inner")
-
-
-def anchor_positions(ctx: Context, frames: Frames) -> DataFrame:
-    """(root_id, position) of the anchors of chosen roots."""
-    return frames["anchors"].where(is_chosen(ctx)).select("root_id", F.explode("anchors.position").alias("position"))
 
 
 def _with_vectors(ctx: Context, frames: Frames) -> DataFrame:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from entropylong.errors import CheckpointError
-from entropylong.files import write_whole
+from entropylong.utils.files import write_whole
 
 COMPLETE, STATE = "complete.json", "state.json"
 # torch's own is no Exception.

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from entropylong.config import Config
 from entropylong.errors import ModelError
+from entropylong.models.hardware import HERE, PEAKS, peak_here, this_device
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import KNOWN, ModelShape, is_tied, shape_of
-from entropylong.plan.devices import HERE, PEAKS, peak_here, this_device
 from entropylong.training.optimizer import warmup_steps
 from entropylong.training.settings import check_ranks, training_flops
 

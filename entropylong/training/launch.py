@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entropylong.errors import EnvironmentProblem, TrainingError
-from entropylong.spark import settings_of, task_threads
+from entropylong.spark.session import settings_of, task_threads
 from entropylong.training.steps import STOP, read_log
 
 if TYPE_CHECKING:

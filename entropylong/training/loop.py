@@ -21,13 +21,13 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from entropylong.errors import ModelError, TrainingError
-from entropylong.feed.reader import Feed, FeedRow, FeedState
-from entropylong.feed.segments import spans
+from entropylong.models.attention_mask import check_kernel
+from entropylong.models.hardware import peak_here
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import shape_of
-from entropylong.plan.devices import peak_here
-from entropylong.training.attention import check_kernel
 from entropylong.training.checkpoint import Checkpoints
+from entropylong.training.data.reader import Feed, FeedRow, FeedState
+from entropylong.training.data.segments import spans
 from entropylong.training.export import export_model
 from entropylong.training.loss import anchor_weights, shifted_labels
 from entropylong.training.model import Batch, TrainingModel, gradients, load_for_training, shard

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from entropylong.errors import ModelError
-from entropylong.feed.segments import spans
+from entropylong.training.data.segments import spans
 from entropylong.training.loss import blockwise_cross_entropy
 from entropylong.training.rope import check_rope, with_rope_base
 from entropylong.training.ulysses import NAME, Ulysses

@@ -15,23 +15,24 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from entropylong.config import Config, Train
+from entropylong.config import Config
+from entropylong.config.schema import Train
 from entropylong.errors import ConfigError, EntropyLongError, EnvironmentProblem, ModelError, WorkspaceError
-from entropylong.feed.sources import Feeds, SealedFeed
-from entropylong.hashing import digest
-from entropylong.locks import locked
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.shape import shape_of
 from entropylong.models.window import window_of
-from entropylong.preflight import check_tokenizer
+from entropylong.pipeline.preflight import check_tokenizer
+from entropylong.storage.workspace import Workspace
+from entropylong.training.data.sources import Feeds, SealedFeed
 from entropylong.training.describe import model_of
 from entropylong.training.launch import default_ranks, launch, rank_threads
 from entropylong.training.model import check_trainable
 from entropylong.training.settings import RESULT, TrainSettings, check_ranks
 from entropylong.training.steps import StepFigures, is_whole
 from entropylong.training.track import TrainingRun
-from entropylong.workspace import Workspace
+from entropylong.utils.hashing import digest
+from entropylong.utils.locks import locked
 
 VERSION = 1
 # The section whose semantic keys decide what a run gives.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from entropylong.errors import ConfigError, TrainingError
-from entropylong.files import write_whole
 from entropylong.models.shape import ModelShape
+from entropylong.utils.files import write_whole
 
 FILE, RESULT = "settings.json", "model"
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from entropylong.files import write_whole
 from entropylong.training.settings import RESULT, TrainSettings
+from entropylong.utils.files import write_whole
 
 STEPS, STOP = "steps.jsonl", "stop"
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from entropylong.config import Config, walk
-from entropylong.feed.sources import SealedFeed
-from entropylong.tracking import connect, dataset, keep_run, kept_run, log
+from entropylong.config import Config
+from entropylong.config.schema import walk
+from entropylong.tracking.mlflow import connect, dataset, keep_run, kept_run, log
+from entropylong.training.data.sources import SealedFeed
 from entropylong.training.steps import StepFigures, read_steps
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.nn.functional import all_to_all_single
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from entropylong.training.attention import Bounds, causal, segmented, varlen
+from entropylong.models.attention_mask import Bounds, causal, segmented, varlen
 
 NAME = "ulysses"
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.hashing import share_threshold
-from entropylong.tables.schemas import OK
+from entropylong.storage.schemas import OK
+from entropylong.utils.hashing import share_threshold
 from entropylong.verification.screening import Screen
 
 # One-sided: with 95 % confidence the recall is at least the bound.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from entropylong.entropy.engine import Reading, Request, read_after, read_stream
 from entropylong.models.causal_lm import CausalLM
-from entropylong.prefetch import prefetch
+from entropylong.utils.prefetch import prefetch
 from entropylong.verification.copying import copy_lengths
 from entropylong.verification.reuse import pays
 

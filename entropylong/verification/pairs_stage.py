@@ -8,15 +8,16 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.corpus.stage import is_chosen
-from entropylong.isolate import refused
+from entropylong.core.context import Context, Frames
+from entropylong.core.stage import Kind, Stage
+from entropylong.core.udf import Rows, map_rows
+from entropylong.corpus.selection import is_chosen
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.retrieval.index import open_index
-from entropylong.retrieval.stage import own_hashes, with_text
-from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.schemas import OK, PAIRS
-from entropylong.udf import Rows, map_rows
+from entropylong.retrieval.queries import own_hashes, with_text
+from entropylong.storage.schemas import OK, PAIRS
+from entropylong.utils.isolation import refused
 from entropylong.verification.planning import Anchor, plan_root
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.entropy.engine import entropy_at
-from entropylong.hashing import share_threshold, xxhash64
 from entropylong.models.causal_lm import CausalLM
+from entropylong.utils.hashing import share_threshold, xxhash64
 
 LEFT_WINDOW = "left_window"
 

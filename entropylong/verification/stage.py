@@ -10,16 +10,17 @@ import numpy as np
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from entropylong.balance import spread
-from entropylong.hashing import digest
-from entropylong.isolate import refused
+from entropylong.core.balance import spread
+from entropylong.core.context import Context, Frames
+from entropylong.core.stage import Kind, Stage
+from entropylong.core.udf import Row, map_stream
 from entropylong.models.cache import load
-from entropylong.stages import Context, Frames, Kind, Stage
-from entropylong.tables.schemas import GAINS, OK, SKIPPED
-from entropylong.udf import Row, map_stream
-from entropylong.verification.cells import acceptance_rule
+from entropylong.storage.schemas import GAINS, OK, SKIPPED
+from entropylong.utils.hashing import digest
+from entropylong.utils.isolation import refused
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
+from entropylong.verification.readings import acceptance_rule
 from entropylong.verification.reuse import Decision, decide
 from entropylong.verification.screening import Screen
 from entropylong.verification.selection import REASONS, Outcome, RootWork, Selection, measure_selected

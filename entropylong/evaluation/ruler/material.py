@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from entropylong.errors import EvaluationError
-from entropylong.hashing import file_sha256
+from entropylong.utils.hashing import file_sha256
 
 WHERE = {
     "essays": "Paul Graham's essays: PaulGrahamEssays.json of RULER's download script, {\"text\": ...}, or a plain text file",

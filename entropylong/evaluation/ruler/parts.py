@@ -13,9 +13,9 @@ from entropylong.errors import EvaluationError
 from entropylong.evaluation.ruler.material import Material, prompts
 from entropylong.evaluation.ruler.prepare import GENERATOR, Row, rows_of
 from entropylong.evaluation.ruler.tasks import Task
-from entropylong.files import write_whole
-from entropylong.hashing import digest
-from entropylong.locks import locked
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import digest
+from entropylong.utils.locks import locked
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from entropylong.evaluation.intervals import Interval, mean_interval, wilson
 from entropylong.evaluation.ruler.prepare import Row
 from entropylong.evaluation.ruler.tasks import TASKS
+from entropylong.utils.intervals import Interval, mean_interval, wilson
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 # RULER averages of the EntropyLong paper: Llama-3-8B trained at 128K, lengths 8K to 128K (8192 ... 131072).

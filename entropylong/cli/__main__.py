@@ -1,0 +1,5 @@
+"""`python -m entropylong.cli`."""
+
+from entropylong.cli import main
+
+main()

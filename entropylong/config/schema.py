@@ -1,0 +1,357 @@
+"""The configuration: one frozen typed `Config` (config_files.py reads it from YAML and `key.sub=value` overrides).
+
+conf/base.yaml holds every key with its default and its meaning; the models here hold types, bounds and which keys are
+*operational* (they change speed or place, never a result, and are left out of fingerprints).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+OPERATIONAL = "operational"
+Operational = Field(json_schema_extra={OPERATIONAL: True})
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+# Names as catalogs have them; they are quoted wherever SQL sees them, so a hyphen is no minus.
+_PART = "[A-Za-z0-9_][A-Za-z0-9_-]*"
+CATALOG_SCHEMA = re.compile(rf"^{_PART}\.{_PART}$")
+TABLE = re.compile(rf"^{_PART}(\.{_PART}){{0,2}}$")
+# Both sides of planted documents, as the path of a canaries source names them.
+CANARY_ROOTS, CANARY_FACTS = "roots", "facts"
+# How the files of a source kind end.
+SOURCE_ENDINGS: dict[str, tuple[str, ...]] = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson"),
+    "text": (".txt", ".md", ".rst"),
+}
+
+
+class Section(BaseModel):
+    """A group of keys. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Columns(Section):
+    """Which columns of a source hold the text and the id (doc_id null: a hash of the text)."""
+
+    text: str = "text"
+    doc_id: str | None = "doc_id"
+
+
+class Source(Section):
+    """One named input. The name is semantic, the path is not: the same data may move."""
+
+    kind: Literal["parquet", "jsonl", "text", "delta", "demo", "canaries"]
+    path: Annotated[str | None, Operational] = None
+    table: Annotated[str | None, Operational] = None
+    columns: Columns = Columns()
+    role: Literal["root", "corpus", "both"] = "both"
+
+
+class Corpus(Section):
+    exclude: Annotated[list[str], Operational]
+
+
+class Ingest(Section):
+    max_chars: Positive
+    unit_bytes: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+
+
+class Roots(Section):
+    share: Share
+    limit: Positive | None
+    min_tokens: Positive
+    max_tokens: Positive
+    long: Literal["truncate", "split", "skip"]
+
+
+class Chunks(Section):
+    unit: Literal["packed_chars", "document"]
+    target_chars: Positive
+    max_chars: Positive
+
+
+class Model(Section):
+    name: str
+    revision: str | None
+    dtype: Literal["auto", "float32", "bfloat16"]
+    document_start_id: Annotated[int | None, Field(ge=0)]
+
+
+class Encoder(Section):
+    name: str
+    revision: str | None
+    query_prompt: str
+    passage_prompt: str
+
+
+class Anchors(Section):
+    alpha: float
+    min_position: Annotated[int, Field(ge=0)]
+    min_gap: Positive
+    word_start_only: bool
+    max_per_root: Positive | None
+
+
+class Query(Section):
+    window: Positive
+    side: Literal["both", "left"]
+
+
+class Retrieval(Section):
+    top_k: Positive
+    mode: Annotated[Literal["auto", "broadcast", "partitioned"], Operational]
+    cells: Positive | None
+    nprobe: Positive
+    min_recall: Annotated[float, Field(ge=0, le=1, json_schema_extra={OPERATIONAL: True})]
+
+
+class Contexts(Section):
+    max_tokens: Positive
+
+
+class Screen(Section):
+    kind: Literal["none", "left_window"]
+    window: Positive
+    min_gain: Annotated[float, Field(lt=1)]
+    sample: Annotated[float, Field(ge=0, le=1)]
+
+
+class Verify(Section):
+    scope: Literal["all", "retrieved"]
+    budget_tokens: Positive | None
+    screen: Screen
+
+
+class Controls(Section):
+    per_root: Annotated[int, Field(ge=0)]
+
+
+class Accept(Section):
+    rule: Literal["specific", "paper"]
+    epsilon: Annotated[float, Field(lt=1)]
+    min_excess: float
+    min_nll_drop: float
+    max_copy_tokens: Annotated[int | None, Field(ge=0)]
+
+
+Recipe = Literal["verified", "noverify", "permuted", "nextlong", "quest", "knn", "standard"]
+
+
+class Pack(Section):
+    recipe: Recipe
+    length: Annotated[int, Field(ge=2)]
+    layout: Literal["spread", "grouped"]
+    order: Literal["shuffle", "anchor_order"]
+    filler: Literal["none", "rejected", "random"]
+    max_chunk_uses: Positive | None
+    buckets: Positive
+    held_out: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Quest(Section):
+    model: str | None
+    prompt: Annotated[str, Field(pattern=r"\{document\}")]
+
+
+class Experiment(Section):
+    seeds: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    learning_rates: Annotated[list[float], Field(min_length=1, json_schema_extra={OPERATIONAL: True})]
+    items: Annotated[int, Field(ge=2, json_schema_extra={OPERATIONAL: True})]
+    distance: Annotated[tuple[int, int], Field(strict=False, json_schema_extra={OPERATIONAL: True})]
+    lengths: Annotated[list[int], Operational]
+    samples: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+
+
+class Quarantine(Section):
+    max_rate: Annotated[float, Field(ge=0, le=1, json_schema_extra={OPERATIONAL: True})]
+
+
+class Tracking(Section):
+    uri: Annotated[str, Operational]
+    artifacts: Annotated[str, Operational]
+    experiment: Annotated[str, Operational]
+
+
+class Spark(Section):
+    master: Annotated[str, Operational]
+    driver_memory: Annotated[str, Operational]
+    conf: Annotated[dict[str, str], Operational]
+
+
+class Run(Section):
+    batch_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    task_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    files_per_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    roots_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    encode_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    vectors_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+
+
+class Plan(Section):
+    documents: Annotated[int | None, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    document_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    chars_per_token: Annotated[float, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
+    root_tokens: Annotated[int | None, Field(ge=2, json_schema_extra={OPERATIONAL: True})]
+    anchors_per_root: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
+    anchors_per_pair: Annotated[float, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    accepted_share: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    proposed_share: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    device: Annotated[Literal["here", "B200", "H200", "H100", "A100", "L40S", "L4", "MI300X"], Operational]
+    utilisation: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    tokens_per_second: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
+
+
+class TrainData(Section):
+    """One of the things to train on. What it resolves to (a sealed feed) identifies it, wherever it lies."""
+
+    kind: Literal["sequences", "documents", "chat"]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    recipe: Recipe | None = None
+    tables: Annotated[str | None, Operational] = None
+    fingerprint: str | None = None
+    share: Share = 1.0
+    path: Annotated[str | None, Operational] = None
+
+
+class Train(Section):
+    mode: Literal["pretrain", "sft"]
+    model: str | None
+    data: dict[str, TrainData]
+    loss_on: Literal["all", "assistant"]
+    chat_template: str | None
+    seed: int | None
+    steps: Positive
+    batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_rate: Annotated[float, Field(ge=0, le=1)]
+    warmup: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: Annotated[float, Field(gt=0)]
+    rope_base: Annotated[float | None, Field(gt=0)]
+    dtype: Literal["float32", "bfloat16"]
+    anchor_weight: Annotated[float | None, Field(ge=1)]
+    launch: Annotated[Literal["local", "cluster"], Operational]
+    ranks: Annotated[int | None, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    sequence_parallel: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    attention: Annotated[Literal["sdpa", "varlen"], Operational]
+    logits_block: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    checkpoint_activations: Annotated[bool, Operational]
+    offload_activations: Annotated[bool, Operational]
+    compile: Annotated[bool, Operational]
+    save_every: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    keep: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    mfu: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+
+
+class Evaluate(Section):
+    essays: Annotated[str | None, Operational]
+    squad: Annotated[str | None, Operational]
+    hotpotqa: Annotated[str | None, Operational]
+    words: Annotated[str | None, Operational]
+
+
+class Config(Section):
+    """The whole configuration. `conf/base.yaml` documents each key."""
+
+    workspace: Annotated[str, Operational]
+    tables: Annotated[str, Operational]
+    node_cache: Annotated[str, Operational]
+    seed: int
+    separator: str
+    sources: dict[str, Source]
+    canaries: Annotated[int, Field(ge=0, json_schema_extra={OPERATIONAL: True})]
+    corpus: Corpus
+    ingest: Ingest
+    roots: Roots
+    chunks: Chunks
+    model: Model
+    encoder: Encoder
+    anchors: Anchors
+    query: Query
+    retrieval: Retrieval
+    contexts: Contexts
+    verify: Verify
+    controls: Controls
+    accept: Accept
+    pack: Pack
+    quest: Quest
+    train: Train
+    evaluate: Evaluate
+    experiment: Experiment
+    quarantine: Quarantine
+    tracking: Tracking
+    spark: Spark
+    run: Run
+    plan: Plan
+
+    @property
+    def cache_folder(self) -> Path:
+        """`node_cache`, for a process with any working directory."""
+        return Path(self.node_cache).expanduser().absolute()
+
+    def with_keys(self, **sections: dict[str, Any]) -> Config:
+        """The same with some keys of its sections changed, which are not validated again."""
+        changed = {name: getattr(self, name).model_copy(update=keys) for name, keys in sections.items()}
+        return self.model_copy(update=changed)
+
+    def semantic(self, *paths: str) -> dict[str, Any]:
+        """The values of the semantic keys at or below the dotted paths, for a fingerprint."""
+        values = dict(walk(self.model_dump()))
+        operational = set(operational_keys())
+        return {
+            key: value
+            for key, value in values.items()
+            if generic(key) not in operational
+            and any(name == p or name.startswith(f"{p}.") for p in paths for name in (key, generic(key)))
+        }
+
+    def sources_with_role(self, role: Literal["root", "corpus"]) -> list[str]:
+        """Names of the sources that serve as roots, or as corpus, in name order."""
+        return sorted(name for name, source in self.sources.items() if source.role in (role, "both"))
+
+
+# Sections whose keys the user names, and what is below each name.
+NAMED: dict[str, type[Section]] = {"sources": Source, "train.data": TrainData}
+
+
+def generic(key: str) -> str:
+    """`sources.docs.path` -> `sources.*.path`: a key without the user's own names."""
+    return re.sub(r"^(sources|train\.data)\.[^.]+", r"\1.*", key)
+
+
+def walk(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of each leaf. An empty mapping is a leaf."""
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value and path != "spark.conf":
+            yield from walk(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def keys_of(model: type[BaseModel], prefix: str = "", only_operational: bool = False) -> Iterator[str]:
+    """Dotted keys of a model, `sources.*` standing for any source, `train.data.*` for any data."""
+    for name, field in model.model_fields.items():
+        annotation: Any = field.annotation
+        if (named := NAMED.get(f"{prefix}{name}")) is not None:
+            yield from keys_of(named, f"{prefix}{name}.*.", only_operational)
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from keys_of(annotation, f"{prefix}{name}.", only_operational)
+        else:
+            extra = field.json_schema_extra
+            marked = isinstance(extra, dict) and bool(extra.get(OPERATIONAL))
+            if marked or not only_operational:
+                yield f"{prefix}{name}"
+
+
+def operational_keys() -> list[str]:
+    """Keys that are left out of fingerprints."""
+    return list(keys_of(Config, only_operational=True))

@@ -1,0 +1,83 @@
+"""Work cut into tasks of equal cost, not of equal rows: the longest first, each to the task that has least (LPT).
+
+Runs on the driver: keys and costs of one unit of work pass through its memory (a few hundred thousand at most), rows do not.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import LongType, StructField, StructType
+
+from entropylong.core.context import Context
+from entropylong.storage.frames import local_frame
+
+# Tasks of each core at least, as far as there are rows: the last ones to run are then small against the whole.
+WAVES = 4
+
+_MASK = 2**32 - 1
+_PLACED = StructType([StructField("spread_key", LongType()), StructField("spread_task", LongType())])
+
+
+def spread(ctx: Context, rows: DataFrame, key: Sequence[str], cost: Column) -> DataFrame:
+    """The rows in partitions of nearly equal cost; rows of one key stay together."""
+    by_key = rows.groupBy(F.xxhash64(*key).alias("spread_key")).agg(F.sum(cost).cast("double").alias("cost")).collect()
+    costs = [row.cost for row in by_key]
+    tasks = task_count(sum(costs), len(costs), ctx.cores, ctx.config.run.task_tokens)
+    salts = partition_salts(tasks)
+    placed = [
+        {"spread_key": row.spread_key, "spread_task": salts[task]} for row, task in zip(by_key, lpt(costs, tasks), strict=True)
+    ]
+    where = F.broadcast(local_frame(ctx.spark, placed, _PLACED))
+    return (
+        rows.withColumn("spread_key", F.xxhash64(*key))
+        .join(where, "spread_key", how="inner")
+        .repartition(tasks, "spread_task")
+        .drop("spread_key", "spread_task")
+    )
+
+
+def task_count(cost: float, keys: int, cores: int, task_tokens: int) -> int:
+    """Tasks of at most `task_tokens` each, a whole number of waves over the cores, and no more tasks than keys."""
+    waves = max(WAVES, -(-int(cost) // (task_tokens * cores)))
+    return max(1, min(keys, waves * cores))
+
+
+def lpt(costs: Sequence[float], tasks: int) -> list[int]:
+    """The task of each item, longest processing time first: the slowest task costs at most 4/3 of the least possible."""
+    loads = [(0.0, task) for task in range(tasks)]
+    placed = [0] * len(costs)
+    for item in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        load, task = heapq.heappop(loads)
+        placed[item] = task
+        heapq.heappush(loads, (load + costs[item], task))
+    return placed
+
+
+def partition_salts(partitions: int) -> list[int]:
+    """For each partition a number that Spark's hash partitioning sends there, as Spark has no way to name a partition."""
+    salts: dict[int, int] = {}
+    number = 0
+    while len(salts) < partitions:
+        salts.setdefault(spark_hash(number) % partitions, number)
+        number += 1
+    return [salts[partition] for partition in range(partitions)]
+
+
+def spark_hash(value: int) -> int:
+    """Spark's `hash` of a BIGINT: Murmur3 of its two halves, seed 42. Signed; Python's % is Spark's pmod."""
+    state = 42
+    for half in (value & _MASK, (value >> 32) & _MASK):
+        mixed = half * 0xCC9E2D51 & _MASK
+        mixed = (mixed << 15 | mixed >> 17) * 0x1B873593 & _MASK
+        state ^= mixed
+        state = (state << 13 | state >> 19) & _MASK
+        state = (state * 5 + 0xE6546B64) & _MASK
+    state ^= 8
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        state = (state ^ state >> shift) * factor & _MASK
+    state ^= state >> 16
+    return state - 2**32 if state >= 2**31 else state

@@ -1,0 +1,1 @@
+"""The kinds of sources that documents are read from."""

@@ -1,0 +1,220 @@
+"""`entropylong check`: does a workspace hold what it says? Conservation, keys, index files, sequences, dependencies. Spark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from entropylong.corpus.selection import has_canaries, is_canary
+from entropylong.errors import IndexFileError
+from entropylong.models.cache import load
+from entropylong.models.causal_lm import encode_plain, pad_and_start
+from entropylong.packing.recipes.baselines import STRANDS
+from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR, START
+from entropylong.packing.stage import content_tokens, packable
+from entropylong.pipeline.steps import STEPS, step_writing
+from entropylong.storage.array_files import read_manifest
+from entropylong.storage.schemas import TABLES
+from entropylong.utils.hashing import file_sha256
+
+if TYPE_CHECKING:
+    from entropylong.pipeline.runner import Runner
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: how many of it, how many are wrong, and what the first of these is."""
+
+    name: str
+    looked_at: int
+    wrong: int = 0
+    example: str = ""
+
+
+def check_workspace(runner: Runner) -> list[Check]:
+    """Every check of the active fingerprints, as far as their tables exist. Holds the workspace: nothing moves meanwhile.
+
+    Raises:
+        WorkspaceError: a run is at work in it.
+    """
+    with runner.workspace.locked():
+        found = [*_conservation(runner), *_keys(runner), *_registered(runner), *_index_files(runner)]
+        if (value := runner.fingerprint("sequences")) is not None and runner.store.exists("sequences"):
+            sequences = runner.store.read_ok("sequences", value).persist()
+            found += [_covered(runner, sequences), reassembled(runner, sequences), *_dependencies(runner, sequences)]
+            if has_canaries(runner.config):
+                found.append(_no_canary(runner, sequences))
+            sequences.unpersist()
+        return found
+
+
+def _conservation(runner: Runner) -> list[Check]:
+    """Keys in = keys out, refused ones among them, of each step that has an input."""
+    found = []
+    for step in STEPS:
+        counts = runner.counts(step)
+        if counts is not None and counts.rows_in:
+            found.append(Check(f"{step.writes}: every key that went in came out", counts.rows_in, counts.left))
+    return found
+
+
+def _keys(runner: Runner) -> list[Check]:
+    """No key twice, refused rows among them. Not of `gains`: two chunks of one text are one pair, and may both be read."""
+    found = []
+    for table, rows in _active(runner):
+        key = TABLES[table].key
+        if table != "gains":
+            doubled = rows.dropna(subset=list(key)).groupBy(*key).agg(F.count(F.lit(1)).alias("n"))
+            found.append(_counted(f"{table}: no {' + '.join(key)} twice", doubled, F.col("n") > 1, F.concat_ws(", ", *key)))
+    return found
+
+
+def _active(runner: Runner) -> list[tuple[str, DataFrame]]:
+    every = ["index_cells", *(step.writes for step in STEPS if step.writes != "index")]
+    tables = [table for table in every if runner.store.exists(table)]
+    return [(t, runner.store.read(t, value)) for t in tables if (value := runner.fingerprint(t)) is not None]
+
+
+def _registered(runner: Runner) -> list[Check]:
+    """Every fingerprint in a table stands in `artifacts`: rows that nothing explains could never be read or dropped."""
+    values = {
+        (table, row.fingerprint)
+        for step in STEPS
+        for table in {step.writes, *step.beside} - {"index"}
+        for row in runner.store.read(table).select("fingerprint").distinct().collect()
+    }
+    unknown = sorted(f"{table} {value}" for table, value in values if runner.registry.get(value) is None)
+    return [Check("fingerprints: all stand in artifacts", len(values), len(unknown), unknown[0] if unknown else "")]
+
+
+def _index_files(runner: Runner) -> list[Check]:
+    value = runner.fingerprint("index")
+    if value is None:
+        return []
+    directory = runner.workspace.index(value)
+    try:
+        facts = read_manifest(directory)
+    except IndexFileError as error:
+        return [Check("index: its manifest can be read", 1, 1, str(error))]
+    paths = {directory / Path(f["path"]).name: f["sha256"] for f in facts["files"]}
+    wrong = [path.name for path, sha256 in paths.items() if not path.is_file() or file_sha256(path) != sha256]
+    cells = runner.store.read_ok("index_cells", value)
+    strangers = cells.join(_of_chunks(runner), "chunk_id", how="left_anti").count()
+    missing = abs(int(facts["n"]) - cells.count()) + strangers
+    return [
+        Check("index: its files are those of its manifest", len(paths), len(wrong), wrong[0] if wrong else ""),
+        Check("index_cells: a row each chunk of the index, and no other", int(facts["n"]), missing),
+    ]
+
+
+def _of_chunks(runner: Runner) -> DataFrame:
+    return runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-").select("chunk_id")
+
+
+def _covered(runner: Runner, sequences: DataFrame) -> Check:
+    """Segments follow each other from 0 to pack.length, without gap or overlap."""
+    follows = F.expr("forall(segments, s -> s.start = 0 OR exists(segments, p -> p.end = s.start))")
+    spans = F.expr("aggregate(segments, 0, (n, s) -> n + s.end - s.start)")
+    is_whole = follows & (spans == F.size("input_ids")) & (F.size("input_ids") == runner.config.pack.length)
+    return _counted("sequences: segments cover pack.length tokens", sequences, ~is_whole, F.col("sequence_id").cast("string"))
+
+
+def reassembled(runner: Runner, sequences: DataFrame) -> Check:
+    """The ids of every segment are those of the root, chunk, separator, start or padding that it names."""
+    config, words = runner.config, load(runner.ctx.causal_lm.tokenizer())
+    start, pad = pad_and_start(words, config.model.document_start_id)
+    fixed = {START: list(start), SEPARATOR: encode_plain(words, config.separator)}
+    frames = runner.frames(step_writing("sequences"))
+    if config.pack.recipe in STRANDS:
+        return _strands_reassembled(runner, sequences)
+    roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("root_ids"))
+    chunks = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
+    pieces = (
+        sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
+        .select("sequence_id", "s.*", F.slice("input_ids", F.col("s.start") + 1, F.col("s.end") - F.col("s.start")).alias("piece"))
+        .join(roots, "root_id", how="left")
+        .join(chunks, "chunk_id", how="left")
+    )
+    kind = F.col("kind")
+    expected = F.when(kind == ROOT, F.col("root_ids")).when(kind.isin(CONTEXT, FILLER), F.col("chunk_ids"))
+    for name, ids in fixed.items():
+        expected = expected.when(kind == name, F.array(*map(F.lit, ids)).cast("array<int>"))
+    is_padding = (kind == PAD) & (F.array_distinct("piece") == F.array(F.lit(pad)))
+    # What fills a rest is cut to it, and so is a context that was swapped with a shorter one.
+    may_be_cut = (kind == FILLER) | ((kind == CONTEXT) & F.lit(config.pack.recipe == "permuted"))
+    is_right = F.coalesce(is_padding | (F.col("piece") == expected) | (may_be_cut & _begins(expected)), F.lit(False))
+    place = F.concat_ws(" ", F.col("sequence_id").cast("string"), "kind", F.col("start").cast("string"))
+    return _counted("sequences: every segment reassembles", pieces, ~is_right, place)
+
+
+def _begins(ids: Column) -> Column:
+    """Whether a segment's ids are the first of these."""
+    return F.col("piece") == F.slice(ids, 1, F.size("piece"))
+
+
+def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
+    """Of a baseline: every piece begins what its strand holds there, made anew."""
+    producer = STRANDS[runner.config.pack.recipe]
+    frames = packable(runner.config, {**runner.frames(step_writing("sequences")), "cells": runner.cells()})
+    made = producer(runner.ctx, frames, content_tokens(sequences))
+    known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
+    pieces = (
+        sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
+        .where(F.col("s.kind").isin(ROOT, CONTEXT))
+        .select("sequence_id", "s.*", F.slice("input_ids", F.col("s.start") + 1, F.col("s.end") - F.col("s.start")).alias("piece"))
+    )
+    same = [pieces[name].eqNullSafe(known[name]) for name in ("root_id", "chunk_id")]
+    joined = pieces.join(known, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
+    place = F.concat_ws(" ", F.col("sequence_id").cast("string"), F.col("start").cast("string"))
+    found = _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
+    runner.ctx.release()
+    return found
+
+
+def _no_canary(runner: Runner, sequences: DataFrame) -> Check:
+    """Nothing that was planted is in a sequence."""
+    planted = runner.frames(step_writing("sequences"))["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id")
+    held = sequences.select(F.explode("segments").alias("s")).select("s.*").where(F.col("kind").isin(ROOT, CONTEXT, FILLER))
+    is_planted = is_canary(F.coalesce("root_id", F.lit(""))) | F.col("planted")
+    marked = held.join(planted.withColumn("planted", F.lit(True)), "chunk_id", how="left").fillna(False, ["planted"])
+    return _counted("sequences: no canary among them", marked, is_planted, F.coalesce("root_id", F.col("chunk_id").cast("string")))
+
+
+def _dependencies(runner: Runner, sequences: DataFrame) -> list[Check]:
+    links = sequences.select("sequence_id", "segments", F.explode("dependencies").alias("d")).select(
+        "sequence_id", "segments", "d.*"
+    )
+    chunks = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-").select("chunk_id", F.lit(True).alias("known"))
+    exists = links.join(chunks, "chunk_id", how="left")
+    is_placed = F.expr(
+        f"exists(segments, s -> s.kind = '{CONTEXT}' AND s.chunk_id = chunk_id AND s.end = context_end) AND "
+        f"exists(segments, s -> s.kind = '{ROOT}' AND s.root_id = root_id AND s.start <= anchor AND anchor < s.end) AND "
+        "distance = anchor - context_end AND distance >= 0"
+    )
+    place = F.concat_ws(" ", F.col("sequence_id").cast("string"), "root_id", F.col("chunk_id").cast("string"))
+    return [
+        _counted("dependencies: their chunks exist", exists, F.col("known").isNull(), place),
+        _counted("dependencies: context before anchor, both where they say", links, ~is_placed, place),
+    ]
+
+
+def _counted(name: str, rows: DataFrame, is_wrong: Column, place: Column) -> Check:
+    seen = rows.agg(F.count(F.lit(1)), F.count_if(is_wrong), F.min(F.when(is_wrong, place))).collect()[0]
+    return Check(name, int(seen[0]), int(seen[1]), seen[2] or "")
+
+
+def check_table(checks: list[Check]) -> Table:
+    """The same for people."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("check", "looked at", "wrong", "first"):
+        table.add_column(column, justify="right" if column in ("looked at", "wrong") else "left", overflow="fold")
+    for check in checks:
+        style = "red" if check.wrong else ""
+        table.add_row(check.name, f"{check.looked_at:,}", f"{check.wrong:,}", check.example, style=style)
+    return table

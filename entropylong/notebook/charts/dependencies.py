@@ -1,0 +1,162 @@
+"""Dependencies to read, and what each threshold keeps and refuses, against the controls. Spark reads, the rest is pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from entropylong.models.cache import load
+from entropylong.notebook.charts.entropy import MOST_ROOTS, sampled
+from entropylong.notebook.views import View, not_yet
+from entropylong.packing.stage import PACK
+from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.reporting.inspect import chunk_texts, dependency_texts
+from entropylong.reporting.report.page import Step, funnel
+from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RANDOM, RETRIEVED, SAME_ROOT, Rule, first_unmet
+from entropylong.verification.readings import acceptance_rule
+
+if TYPE_CHECKING:
+    from entropylong.pipeline.runner import Runner
+
+KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
+ACCEPTED = "accepted"
+# Why a cell is refused, by the first condition that it does not meet.
+WHY = {
+    GAIN: "gain too small",
+    EXCESS: "controls gain as much",
+    NLL: "true token no likelier",
+    COPY: "verbatim copy",
+}
+# Values of each threshold to look at.
+TRIED: dict[str, list[float]] = {
+    "epsilon": [round(0.05 * n, 2) for n in range(20)],
+    "min_excess": [round(0.05 * n, 2) for n in range(-4, 17)],
+    "min_nll_drop": [round(0.25 * n, 2) for n in range(-4, 17)],
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Cells of a sample of roots, retrieved ones and controls, and the rule that they were judged by.
+
+    Attributes:
+        cells: a row a cell; `why` is the first condition that it does not meet, or `accepted`, of controls that pass the rule too.
+        rule: of the config.
+    """
+
+    cells: pd.DataFrame
+    rule: Rule
+
+
+def steps(runner: Runner) -> list[Step]:
+    """The report's funnel.
+
+    Raises:
+        NothingToDo: nothing is packed.
+    """
+    figures = latest_figures(runner)
+    if not figures:
+        raise not_yet("nothing is packed")
+    return funnel(figures)
+
+
+def judged(runner: Runner, most: int = MOST_ROOTS) -> Judged:
+    """The cells of the chosen roots, of at most so many.
+
+    Raises:
+        NothingToDo: none is verified.
+    """
+    roots = runner.frames(PACK)["anchors"].orderBy(sampled(runner), "root_id").limit(most).select("root_id")
+    cells = runner.cells().join(roots, "root_id", how="left_semi").toPandas()
+    if cells.empty:
+        raise not_yet("no candidate is verified")
+    rule = acceptance_rule(runner.config.accept)
+    cells["nll_drop"] = cells["nll"] - cells["nll_with"]
+    cells["why"] = reasons(cells, rule)
+    return Judged(cells.sort_values(["root_id", "position", "kind", "chunk_id"], ignore_index=True), rule)
+
+
+def reasons(cells: pd.DataFrame, rule: Rule) -> npt.NDArray[Any]:
+    """Of each cell the first condition of a rule that it does not meet, in words; `accepted` if it meets all."""
+    gain, excess, drop = (cells[name].to_numpy(np.float64) for name in ("gain", "excess_gain", "nll_drop"))
+    unmet = first_unmet(rule, gain, excess, drop, cells["copy_len"].to_numpy())
+    return np.array([WHY.get(name, ACCEPTED) for name in unmet.tolist()], dtype=object)
+
+
+def refusals(found: Judged) -> pd.DataFrame:
+    """Shares of the cells of each kind by what became of them: a row a reason, a column a kind."""
+    counted = pd.crosstab(found.cells["why"], found.cells["kind"], normalize="columns")
+    order = [name for name in (*WHY.values(), ACCEPTED) if name in counted.index]
+    return counted.reindex(index=order, columns=[kind for kind in KINDS if kind in counted.columns])
+
+
+def by_thresholds(found: Judged) -> dict[str, pd.DataFrame]:
+    """`by_threshold` of each threshold of the rule, over the values of `TRIED`."""
+    keys = TRIED if found.rule.rule == "specific" else ("epsilon",)
+    return {key: by_threshold(found, key, TRIED[key]) for key in keys}
+
+
+def by_threshold(found: Judged, key: str, values: Sequence[float]) -> pd.DataFrame:
+    """What other values of a threshold would let through, the others as configured.
+
+    Args:
+        found: cells and rule.
+        key: epsilon, min_excess or min_nll_drop.
+        values: to try.
+
+    Returns:
+        A row a value: pass rate of each kind, `dependencies`, and `FDR`, the pass rate of random controls by that of candidates.
+    """
+    kind, rows = found.cells["kind"].to_numpy(), []
+    for value in values:
+        changed: dict[str, Any] = {key: value}
+        good = reasons(found.cells, replace(found.rule, **changed)) == ACCEPTED
+        row = {name: float(good[kind == name].mean()) if (kind == name).any() else np.nan for name in KINDS}
+        rows.append(
+            {key: value, **row, "dependencies": int(good[kind == RETRIEVED].sum()),
+             "FDR": row[RANDOM] / row[RETRIEVED] if row[RETRIEVED] > 0 else np.nan}
+        )  # fmt: skip
+    return pd.DataFrame(rows).set_index(key)
+
+
+def near_misses(found: Judged, count: int = 8) -> pd.DataFrame:
+    """Refused candidates with the largest gains, and why they were refused."""
+    cells = found.cells
+    refused = cells[(cells["kind"] == RETRIEVED) & (cells["why"] != ACCEPTED)]
+    shown = ["root_id", "position", "rank", "score", "gain", "excess_gain", "nll_drop", "copy_len", "why"]
+    return refused.nlargest(count, "gain")[shown].round(2).reset_index(drop=True)
+
+
+def strongest(runner: Runner, count: int = 5) -> View:
+    """The dependencies with the largest gains, of different roots: the anchor in its text beside its context.
+
+    Raises:
+        NothingToDo: none was accepted.
+    """
+    best = Window.partitionBy("root_id").orderBy(F.desc("gain"), "position", "chunk_id")
+    accepted = runner.cells().where("accepted").withColumn("place", F.row_number().over(best)).where("place = 1")
+    cells = accepted.orderBy(F.desc("gain"), "root_id").limit(count).collect()
+    if not cells:
+        raise not_yet("no candidate is accepted")
+    scored = runner.frames(PACK)["scored_documents"].where(F.col("root_id").isin([cell.root_id for cell in cells]))
+    ids = {row.root_id: list(row.input_ids) for row in scored.select("root_id", "input_ids").collect()}
+    chunks = chunk_texts(runner, [cell.chunk_id for cell in cells])
+    tokenizer = load(runner.ctx.causal_lm.tokenizer())
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True, padding=(0, 1))
+    table.add_column("anchor, in its root", width=46)
+    table.add_column("context that was put in front", width=56)
+    for cell in cells:
+        place, context, measured = dependency_texts(cell, tokenizer, ids[cell.root_id], chunks[cell.chunk_id])
+        about = Text().append(f"{cell.root_id}\n", style="bold").append(f"{measured}\n\n", style="dim").append(place)
+        table.add_row(about, context)
+    return View(table)

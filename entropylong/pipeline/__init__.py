@@ -1,0 +1,1 @@
+"""The pipeline: the stages in order, what of them is pending, and the drivers that do it."""

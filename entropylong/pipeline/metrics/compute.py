@@ -1,0 +1,294 @@
+"""The figures of a run: what was found, what passed, what passed by chance, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from rich.table import Table
+
+from entropylong.corpus.selection import has_canaries, is_canary
+from entropylong.packing.recipes.contexts import GROUPED
+from entropylong.packing.stage import PACK
+from entropylong.pipeline.metrics.names import BANDS, FIGURES, lines
+from entropylong.pipeline.steps import STEPS
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import ERROR, METRICS, OK
+from entropylong.utils.files import write_whole
+from entropylong.utils.hashing import digest
+from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.calibration import screen_figures
+from entropylong.verification.stage import selection_of
+
+if TYPE_CHECKING:
+    from entropylong.config import Config
+    from entropylong.core.context import Frames
+    from entropylong.core.results import RunResult
+    from entropylong.pipeline.runner import Runner
+
+RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
+KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
+
+
+def compute_figures(runner: Runner, result: RunResult) -> dict[str, float]:
+    """All figures of the current fingerprints, by name. A rate over nothing is left out, never a made-up number."""
+    figures: dict[str, float] = {}
+    cells = runner.cells()
+    if has_canaries(runner.config):
+        figures |= _canaries(runner, cells)
+        cells = cells.where(~is_canary(F.col("root_id")))
+    figures |= _corpus(runner)
+    figures |= _rates(cells)
+    figures |= _dependencies(cells)
+    figures |= _sequences(runner)
+    figures |= _cost(runner, result)
+    figures |= _screen(runner)
+    figures |= _errors(runner)
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def _one(frame: DataFrame) -> dict[str, float]:
+    return dict(frame.collect()[0].asDict())
+
+
+def _corpus(runner: Runner) -> dict[str, float]:
+    frames = runner.frames(PACK)
+    value = runner.fingerprint
+    documents = runner.store.read_ok("documents", value("documents") or "-").count()
+    chunks = runner.store.read_ok("chunks", value("chunks") or "-").count()
+    roots = _one(frames["scored_documents"].agg(F.count(F.lit(1)).alias("roots"), F.sum("n_tokens").alias("root_tokens")))
+    per_root = frames["anchors"].select(F.size("anchors").alias("n"))
+    anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
+    candidates = _current_candidates(frames).select(F.sum(F.size("hits")).alias("candidates"))
+    pairs = frames["pairs"].agg(F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == RANDOM).alias("pairs_random"))
+    gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
+    passes = gains.agg(F.count(F.lit(1)).alias("passes"))
+    return {"documents": documents, "chunks": chunks, **roots, **anchors, **_one(candidates), **_one(pairs), **_one(passes)}
+
+
+def _current_candidates(frames: Frames) -> DataFrame:
+    """Those of the current anchors: beside them stand hits of other anchors that a sweep searched for."""
+    anchors = frames["anchors"].select("root_id", F.explode("anchors.position").alias("position"))
+    return frames["candidates"].join(anchors, ["root_id", "position"], how="left_semi")
+
+
+def _rates(cells: DataFrame) -> dict[str, float]:
+    """Pass rates of candidates and controls under both rules, FDR, and by position band."""
+    totals = [F.count_if(F.col("kind") == kind).alias(kind) for kind in KINDS]
+    passed = [
+        F.count_if((F.col("kind") == kind) & F.col(column)).alias(f"{kind}_{rule}") for rule, column in RULES for kind in KINDS
+    ]
+    places = [F.when((F.col("position") >= low) & (F.col("position") < high), name) for name, low, high in BANDS]
+    counted = cells.groupBy(F.coalesce(*places).alias("band")).agg(*totals, *passed).collect()
+    bands = {row.band: row.asDict() for row in counted}
+    nothing = dict.fromkeys([*KINDS, *(f"{kind}_{rule}" for rule, _ in RULES for kind in KINDS)], 0)
+    whole = {name: sum(band[name] for band in bands.values()) for name in nothing}
+    figures: dict[str, float] = {f"cells_{kind}": whole[kind] for kind in KINDS}
+    for rule, _ in RULES:
+        for kind in KINDS:
+            if whole[kind]:
+                figures[f"pass_rate_{kind}_{rule}"] = whole[f"{kind}_{rule}"] / whole[kind]
+        retrieved, random = (figures.get(f"pass_rate_{kind}_{rule}") for kind in (RETRIEVED, RANDOM))
+        if retrieved and random is not None:
+            figures[f"fdr_{rule}"] = random / retrieved
+    for name, _, _ in BANDS:
+        band = bands.get(name, nothing)
+        for rule, _ in RULES:
+            for kind in KINDS:
+                if band[kind]:
+                    figures[f"band_{name}_{kind}_{rule}"] = band[f"{kind}_{rule}"] / band[kind]
+        for kind in KINDS:
+            figures[f"band_{name}_{kind}_cells"] = band[kind]
+    return figures
+
+
+def _canaries(runner: Runner, cells: DataFrame) -> dict[str, float]:
+    """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are.
+
+    Retrieval is counted by what was retrieved, not by what a budget or a screen let through. A root that is split is one.
+    """
+    frames = runner.frames(PACK)
+    of = F.regexp_replace("root_id", ":root.*$", "")
+    planted = frames["scored_documents"].where(is_canary(F.col("root_id"))).select(of).distinct().count()
+    knows = F.regexp_replace("doc_id", ":fact$", "").alias("knows")
+    facts = frames["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id", knows)
+    hits = _current_candidates(frames).where(is_canary(F.col("root_id")))
+    found = hits.select(of.alias("asks"), F.explode("hits.chunk_id").alias("chunk_id")).join(facts, "chunk_id", how="inner")
+    retrieved = found.where("asks = knows").select("asks").distinct().count()
+    accepted = (
+        cells.where(is_canary(F.col("root_id")) & F.col("accepted")).select("root_id", "chunk_id", of.alias("asks")).distinct()
+    )
+    is_gold = F.coalesce(F.col("asks") == F.col("knows"), F.lit(False))
+    pairs = accepted.join(facts, "chunk_id", how="left").withColumn("gold", F.when(is_gold, F.col("asks")))
+    counted = _one(
+        pairs.agg(F.countDistinct("gold").alias("found"), F.count("gold").alias("right"), F.count("asks").alias("verified"))
+    )
+    shares = {
+        "canary_recall_retrieval": (retrieved, planted),
+        "canary_recall_verification": (counted["found"], retrieved),
+        "canary_precision": (counted["right"], counted["verified"]),
+    }
+    return {"canary_planted": planted} | {name: part / whole for name, (part, whole) in shares.items() if whole}
+
+
+def _dependencies(cells: DataFrame) -> dict[str, float]:
+    accepted = cells.where("accepted")
+    figures = _one(
+        accepted.agg(
+            F.count(F.lit(1)).alias("dependencies"),
+            F.countDistinct("root_id").alias("roots_with_dependency"),
+            F.avg("gain").alias("gain_mean"),
+            F.avg("excess_gain").alias("excess_gain_mean"),
+        )
+    )
+    if figures["roots_with_dependency"]:
+        figures["dependencies_a_root"] = figures["dependencies"] / figures["roots_with_dependency"]
+    return figures
+
+
+def _sequences(runner: Runner) -> dict[str, float]:
+    table = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+    distances = table.select(F.explode("dependencies.distance").alias("d"))
+    spans = table.select(F.size("input_ids").alias("n"), F.explode("segments").alias("s"))
+    tokens = _one(table.agg(F.count(F.lit(1)).alias("sequences"), F.sum(F.size("input_ids")).alias("sequence_tokens")))
+    summed = (F.sum(F.col("s.end") - F.col("s.start")).alias("tokens"), F.countDistinct("s.root_id").alias("roots"))
+    kinds = spans.groupBy("s.kind").agg(*summed).collect()
+    by_kind = {row.kind: row.tokens for row in kinds}
+    unique = spans.where("s.kind IN ('context', 'filler', 'root')").select(
+        F.coalesce(F.col("s.chunk_id").cast("string"), F.col("s.root_id")).alias("piece"),
+        (F.col("s.end") - F.col("s.start")).alias("tokens"),
+    )
+    unique_tokens = unique.groupBy("piece").agg(F.max("tokens").alias("tokens")).agg(F.sum("tokens")).collect()[0][0]
+    figures = dict(tokens)
+    if total := tokens["sequence_tokens"]:
+        figures["filler_share"] = by_kind.get("filler", 0) / total
+        figures["padding_share"] = by_kind.get("pad", 0) / total
+        figures["unique_token_share"] = (unique_tokens or 0) / total
+        if (roots := sum(row.roots for row in kinds if row.kind == "root")) and runner.config.pack.recipe in GROUPED:
+            figures["group_tokens"] = (by_kind["root"] + by_kind.get("context", 0)) / roots
+        figures |= _one(
+            distances.agg(
+                F.count(F.lit(1)).alias("packed_dependencies"),
+                F.percentile("d", F.lit(0.5)).alias("distance_median"),
+                F.percentile("d", F.lit(0.9)).alias("distance_p90"),
+            )
+        )
+    return figures
+
+
+def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
+    """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
+    figures: dict[str, float] = {}
+    for done in result.steps:
+        figures |= {f"seconds_{done.step.writes}": done.seconds, f"keys_{done.step.writes}": done.keys}
+        figures |= {f"{name}_{done.step.writes}": value for name, value in done.usage.items()}
+    forwarded = {
+        "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
+        "gains": runner.frames(PACK)["pairs"]
+        .where(F.size("positions") > 0)
+        # What a budget or a screen left out was not forwarded.
+        .join(runner.frames(PACK)["gains"].select("pair_id").distinct(), "pair_id", how="left_semi")
+        .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
+    }
+    # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
+    shares = {d.step.writes: figures[f"keys_{d.step.writes}"] / d.keys_in for d in result.steps if d.keys_in}
+    for table, frame in forwarded.items():
+        tokens = frame.collect()[0][0] or 0
+        figures[f"forwarded_tokens_{table}"] = tokens
+        if seconds := figures.get(f"seconds_{table}"):
+            figures[f"tokens_per_second_{table}"] = tokens * shares.get(table, 0.0) / seconds
+    return figures
+
+
+def _screen(runner: Runner) -> Mapping[str, float]:
+    """Recall and saving of a screen, if one is in force."""
+    selection = selection_of(runner.ctx)
+    if selection is None or selection.screen is None:
+        return {}
+    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection") == selection.digest)
+    return screen_figures(rows, runner.cells(), selection.screen)
+
+
+def _errors(runner: Runner) -> dict[str, float]:
+    figures: dict[str, float] = {"error_rows": 0.0}
+    for table, outcomes in runner.outcomes.items():
+        for (outcome, code), number in outcomes.items():
+            if code is not None:
+                figures[f"{outcome}_{table}_{code}"] = number
+            if outcome == ERROR:
+                figures["error_rows"] += number
+    return figures
+
+
+def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> None:
+    """One row a figure into `metrics`, under the fingerprint of the sequences; and the file of them."""
+    now = datetime.now(UTC)
+    rows = [
+        {"run_id": run_id, "stage": _stage_of(name), "name": name, "value": float(value), "at": now, "outcome": OK}
+        for name, value in sorted(figures.items())
+    ]
+    frame = local_frame(runner.spark, rows, METRICS.struct)
+    value = runner.fingerprint("sequences") or digest(run_id)
+    runner.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
+    keep_figures(runner, figures)
+
+
+def keep_figures(runner: Runner, figures: Mapping[str, float]) -> None:
+    """A file of the figures of the current sequences and of what they are of, by which runs are compared."""
+    value = runner.fingerprint("sequences")
+    if value is None:
+        return
+    file = runner.workspace.figures(runner.config.pack.recipe, value) / FIGURES
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"facts": facts_of(runner.config, value), "figures": dict(sorted(figures.items()))}
+    write_whole(file, json.dumps(kept, indent=1))
+
+
+def facts_of(config: Config, value: str | None) -> dict[str, Any]:
+    """What figures are of: the settings that people compare runs by, and the fingerprint of the sequences."""
+    return {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
+            "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
+            "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
+
+
+def _stage_of(name: str) -> str:
+    tables = {step.writes: step.name for step in STEPS}
+    return next((stage for table, stage in tables.items() if table in name), "run")
+
+
+def latest_figures(runner: Runner) -> dict[str, float]:
+    """The figures of the last run that packed the current sequences."""
+    return latest_run(runner)[1]
+
+
+def latest_run(runner: Runner) -> tuple[str, dict[str, float]]:
+    """The id of the last run that packed the current sequences ("" where none did), and its figures."""
+    value = runner.fingerprint("sequences")
+    rows = runner.store.read(METRICS.name, value or "-").orderBy("at").collect()
+    last = rows[-1].run_id if rows else ""
+    return last, {row.name: row.value for row in rows if row.run_id == last}
+
+
+def best_root(runner: Runner) -> str | None:
+    """The packed root with the most dependencies, to look at first."""
+    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+    roots = sequences.select(F.explode("dependencies.root_id").alias("root_id")).groupBy("root_id").count()
+    first = roots.orderBy(F.desc("count"), "root_id").head()
+    return str(first.root_id) if first is not None else None
+
+
+def figures_table(figures: Mapping[str, float]) -> Table:
+    """The figures people look for first, for the terminal."""
+    table = Table(title="EntropyLong: what was found", show_header=True, header_style="bold")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for label, value in lines(figures):
+        if value is None:
+            table.add_section()
+        else:
+            table.add_row(label, value)
+    return table

@@ -1,0 +1,34 @@
+"""The stages in order. The names are contracts: users type them, jobs and tasks carry them."""
+
+from __future__ import annotations
+
+from entropylong.core.stage import Stage
+from entropylong.corpus.stage import CHUNK, INGEST
+from entropylong.entropy.stage import ANCHOR, SCORE
+from entropylong.errors import UsageError
+from entropylong.packing.stage import PACK
+from entropylong.retrieval.stage import EMBED, INDEX, QUERIES, SEARCH
+from entropylong.verification.pairs_stage import PLAN_PAIRS
+from entropylong.verification.stage import VERIFY
+
+STEPS: tuple[Stage, ...] = (INGEST, CHUNK, EMBED, INDEX, SCORE, ANCHOR, QUERIES, SEARCH, PLAN_PAIRS, VERIFY, PACK)
+STAGE_NAMES: tuple[str, ...] = tuple(dict.fromkeys(step.name for step in STEPS))
+# All that measures: up to the gains, from which each recipe packs.
+MEASURED = STAGE_NAMES[: STAGE_NAMES.index("pack")]
+
+
+def steps_of(names: list[str] | tuple[str, ...]) -> list[Stage]:
+    """The steps of the named stages in pipeline order; all for no name.
+
+    Raises:
+        UsageError: a name is not a stage.
+    """
+    for name in names:
+        if name not in STAGE_NAMES:
+            raise UsageError(f"no stage {name!r}; the stages are: {', '.join(STAGE_NAMES)}")
+    return [step for step in STEPS if not names or step.name in names]
+
+
+def step_writing(table: str) -> Stage:
+    """The step that writes a table, or writes to it on its way."""
+    return next(step for step in STEPS if table in (step.writes, *step.beside))

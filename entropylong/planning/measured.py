@@ -1,0 +1,34 @@
+"""What a finished run knows better than the defaults of `plan` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from entropylong.verification.acceptance import RETRIEVED
+
+if TYPE_CHECKING:
+    from entropylong.pipeline.runner import Runner
+
+
+def measured(runner: Runner, figures: Mapping[str, float]) -> dict[str, float]:
+    """Keys of the config's section `plan`.
+
+    Args:
+        runner: of the workspace.
+        figures: of the run, with roots and retrieved candidates.
+    """
+    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "-")
+    roots = figures["roots"]
+    pairs = runner.cells().where(F.col("kind") == RETRIEVED).groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("yes"))
+    counted = pairs.agg(F.count(F.lit(1)).alias("pairs"), F.count_if("yes").alias("accepted")).collect()[0]
+    chars = documents.agg(F.avg("n_chars")).collect()[0][0]
+    return {
+        "plan.document_tokens": max(1, round(chars / runner.config.plan.chars_per_token)),
+        "plan.root_tokens": max(1, round(figures["root_tokens"] / roots)),
+        "plan.anchors_per_root": round(figures["anchors"] / roots, 2),
+        "plan.anchors_per_pair": max(1.0, round(figures["cells_retrieved"] / counted.pairs, 3)),
+        "plan.accepted_share": round(max(counted.accepted, 0.5) / counted.pairs, 4),
+    }

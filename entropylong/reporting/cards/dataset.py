@@ -1,0 +1,157 @@
+"""The card of the packed sequences. `gather_facts` reads tables (Spark), `dataset_card` writes Markdown (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+import entropylong
+from entropylong.config import Config
+from entropylong.corpus.decontamination import GRAM
+from entropylong.packing.recipes.contexts import GROUPED
+from entropylong.packing.sequences import ROOT
+from entropylong.pipeline.metrics.compute import KINDS
+from entropylong.pipeline.steps import STEPS
+from entropylong.reporting import wording
+from entropylong.reporting.cards.front import check_license, front_matter, public_name, size_category
+from entropylong.reporting.report.gather import packed_figures, refused_rows
+from entropylong.storage.array_files import read_manifest
+from entropylong.storage.schemas import ARTIFACTS, SEQUENCES
+from entropylong.templates import render_markdown
+
+if TYPE_CHECKING:
+    from entropylong.pipeline.runner import Runner
+
+RULES = (("paper", "the paper's: entropy alone"), ("specific", "ours: entropy, controls and the true token"))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A table behind the sequences: its rows stand under a fingerprint, at a Delta version."""
+
+    table: str
+    fingerprint: str
+    version: int | None
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a card says, from tables.
+
+    Attributes:
+        config: under which the sequences were packed.
+        figures: of the run that packed them.
+        groups: roots with their contexts; None of a recipe without.
+        sources: name, kind, role, documents that were read.
+        origins: in the order of the data.
+        models: what it does, its public name, its hash and dtype.
+        excluded: names of evaluation sets that were kept out.
+        versions: of this package, that wrote the tables.
+    """
+
+    config: Config
+    figures: Mapping[str, float]
+    groups: int | None
+    sources: list[tuple[str, str, str, int]]
+    origins: list[Origin]
+    models: list[tuple[str, str, str]]
+    excluded: list[str]
+    versions: list[str]
+
+
+def gather_facts(runner: Runner) -> DatasetFacts:
+    """All of it, under the current config.
+
+    Raises:
+        NothingToDo: nothing is packed under this config.
+    """
+    config, figures = runner.config, packed_figures(runner, "card dataset")
+    sequences = runner.fingerprint("sequences") or ""
+    behind = {step.writes: value for step in STEPS if (value := runner.fingerprint(step.writes)) is not None}
+    made = [artifact for value in behind.values() if (artifact := runner.registry.get(value)) is not None]
+    hashes = {name: value for artifact in made for name, value in artifact.models.items()}
+    names = {"model": config.model.name, "encoder": config.encoder.name}
+    roles = {"model": "measures entropy", "encoder": "retrieves"}
+    written = (
+        runner.store.read(ARTIFACTS.name).where(F.col("fingerprint").isin(list(behind.values()))).select("code_version").distinct()
+    )
+    groups = None
+    if config.pack.recipe in GROUPED:
+        pieces = runner.store.read_ok("sequences", sequences).select(F.explode("segments.kind").alias("kind"))
+        groups = pieces.where(F.col("kind") == ROOT).count()
+    return DatasetFacts(
+        config=config,
+        figures=figures,
+        groups=groups,
+        sources=list(_sources(runner)),
+        origins=[
+            Origin(table, value, runner.store.version(table) if runner.store.exists(table) else None)
+            for table, value in behind.items()
+        ],
+        models=[(roles[name], public_name(names[name]), value) for name, value in sorted(hashes.items()) if name in names],
+        excluded=excluded_names(runner),
+        versions=sorted(row.code_version for row in written.collect()),
+    )
+
+
+def excluded_names(runner: Runner) -> list[str]:
+    """The evaluation sets that were kept out, by file name."""
+    excluded = runner.ctx.excluded
+    return sorted({PurePath(name).name for name in read_manifest(Path(excluded.directory))["names"]}) if excluded else []
+
+
+def _sources(runner: Runner) -> Iterator[tuple[str, str, str, int]]:
+    """Name, kind, role and documents; not what was planted, which is never packed."""
+    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "-")
+    counts = {row.source: row["count"] for row in documents.groupBy("source").count().collect()}
+    for name, source in sorted(runner.config.sources.items()):
+        if source.kind != "canaries":
+            yield name, source.kind, source.role, counts.get(name, 0)
+
+
+def dataset_card(facts: DatasetFacts, license_id: str | None = None) -> str:
+    """The card's text; the same facts give the same text.
+
+    Raises:
+        UsageError: the licence has no identifier's form.
+    """
+    config, figures = facts.config, facts.figures
+    recipe = config.pack.recipe
+    front = front_matter(
+        {
+            "license": check_license(license_id),
+            "pretty_name": f"EntropyLong sequences ({recipe})",
+            "size_categories": [size_category(int(figures["sequences"]))],
+            "task_categories": ["text-generation"],
+            "tags": ["entropylong", "long-context", "pretraining"],
+        }
+    )
+    rates = [
+        (name, name == config.accept.rule, said, [figures.get(f"pass_rate_{kind}_{name}") for kind in KINDS],
+         figures.get(f"fdr_{name}"))
+        for name, said in RULES
+        if f"pass_rate_retrieved_{name}" in figures
+    ]  # fmt: skip
+    text = render_markdown(
+        "dataset_card.md.j2",
+        facts=facts,
+        figures=wording.shown_figures(recipe, figures),
+        license=license_id,
+        recipe=recipe,
+        recipe_said=wording.RECIPES[recipe],
+        anchors=wording.anchors_rule(config),
+        accepted=wording.acceptance_rule(config),
+        settings=wording.settings(config),
+        rates=rates,
+        chance=wording.chance(config, figures) if recipe == "verified" else None,
+        columns=SEQUENCES.columns,
+        refused=refused_rows(figures),
+        limits=wording.limits(config),
+        gram=GRAM,
+        version=entropylong.__version__,
+    )
+    return front + text

@@ -1,0 +1,209 @@
+"""What `entropylong compare` puts side by side: of each run the figures of its data and its evaluations. Pure Python.
+
+In: `[NAME=]PLACE` words. Out: a `Run` each. Below a place every figures.json and scores.json counts, but for MLflow's copies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from entropylong.errors import ComparisonError, UsageError
+from entropylong.evaluation.generation import ITEMS, SCORES
+from entropylong.pipeline.metrics.names import FIGURES
+from entropylong.reporting.comparison.paired import Answered
+from entropylong.utils.hashing import digest
+
+BENCHMARKS = {"ruler": "RULER", "longbench_v2": "LongBench-v2", "longppl": "LongPPL"}
+# In which two RULER results of one model may differ and still be one: its lengths may be asked one by one.
+_PARTS = ("lengths", "tasks", "material", "prompts")
+# Which questions were asked, by the facts that say so.
+_ASKED = {"ruler": ("prompts",), "longbench_v2": ("prompts",), "longppl": ("documents", "keys")}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on a benchmark.
+
+    Attributes:
+        folders: it was read from; of RULER there may be several.
+        facts: what its scores depend on.
+        figures: scores by name.
+        scores: in detail, as the benchmark keeps them.
+        questions: each one's score.
+    """
+
+    folders: tuple[Path, ...]
+    facts: Mapping[str, Any]
+    figures: Mapping[str, float]
+    scores: Sequence[Mapping[str, Any]]
+    questions: Mapping[str, Answered]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A run of the pipeline: what its figures are of, and the figures."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is in one column.
+
+    Attributes:
+        name: what it is called.
+        places: where it was looked for.
+        data: figures of its data, if there are some.
+        evaluations: by benchmark.
+        left_out: other benchmarks it has, which are not compared.
+    """
+
+    name: str
+    places: tuple[Path, ...]
+    data: Data | None
+    evaluations: Mapping[str, Evaluation]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of its name, its places and all that is shown of it."""
+        data = None if self.data is None else [dict(self.data.facts), dict(self.data.figures)]
+        kept = {name: [dict(e.facts), dict(e.figures), {k: vars(a) for k, a in e.questions.items()}]
+                for name, e in self.evaluations.items()}  # fmt: skip
+        return digest([self.name, [str(place) for place in self.places], data, kept])
+
+
+def collect(words: Sequence[str]) -> list[Run]:
+    """Runs to compare, in their order.
+
+    Args:
+        words: `[NAME=]PLACE`; a place is a folder of results, or one above several. Places of one name are one run.
+
+    Raises:
+        UsageError: fewer than two, or no such folder.
+        ComparisonError: a run's places hold no result, a damaged one or several of a kind; or nothing is in two of them.
+    """
+    named: dict[str, list[Path]] = {}
+    for word in words:
+        name, place = _named(word)
+        named.setdefault(name, []).append(place)
+    if len(named) < 2:
+        raise UsageError(f"{len(named)} run given, and nothing to compare it with; give two or more folders of results")
+    runs = [_run(name, places) for name, places in named.items()]
+    kinds = [{*run.evaluations, *(["data figures"] if run.data else [])} for run in runs]
+    if not any(sum(kind in own for own in kinds) > 1 for kind in set().union(*kinds)):
+        said = "; ".join(f"{run.name} has {', '.join(sorted({*own, *run.left_out}))}" for run, own in zip(runs, kinds, strict=True))
+        raise ComparisonError(f"nothing to compare, no two runs have figures or one of {', '.join(BENCHMARKS)}: {said}")
+    return runs
+
+
+def _named(word: str) -> tuple[str, Path]:
+    name, found, place = word.partition("=")
+    if found and name and place and not Path(word).is_dir():
+        return name, Path(place)
+    return word.rstrip("/") or word, Path(word)
+
+
+def _run(name: str, places: Sequence[Path]) -> Run:
+    for place in places:
+        if not place.is_dir():
+            raise UsageError(f"{place}: no such folder; give one of results, or one above them, like a workspace")
+    searched = ", ".join(map(str, places))
+    files = sorted({file for own in places for file in _files(own)})
+    if not files:
+        raise ComparisonError(
+            f"{searched}: holds no {FIGURES} of a pipeline run and no {SCORES} of an evaluation; run or evaluate there first"
+        )
+    data = [_data(file) for file in files if file.name == FIGURES]
+    if len(data) > 1:
+        raise _several(searched, "figures of data", {d.folder: d.facts for d in data}, ("recipe", "alpha", "epsilon", "layout"))
+    found: dict[str, list[Evaluation]] = {}
+    for file in files:
+        if file.name == SCORES:
+            evaluation = _evaluation(file)
+            found.setdefault(str(evaluation.facts["benchmark"]), []).append(evaluation)
+    evaluations = {benchmark: _one(searched, benchmark, found[benchmark]) for benchmark in BENCHMARKS if benchmark in found}
+    return Run(name, tuple(places), data[0] if data else None, evaluations, tuple(sorted(found.keys() - evaluations.keys())))
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """Results at or below a place. Tables are not searched; MLflow's copies (in folders named artifacts) are no second result."""
+    for folder, below, names in os.walk(place):
+        below[:] = [] if "_delta_log" in below else [name for name in below if name != "artifacts" and not name.startswith(".")]
+        yield from (Path(folder) / name for name in names if name in (FIGURES, SCORES))
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ComparisonError(
+            f"{file}: not there, so models cannot be paired; evaluate again, which asks nothing that was answered"
+        ) from None
+    except (OSError, ValueError):
+        raise ComparisonError(f"{file}: not readable as JSON; remove its folder, and run or evaluate again") from None
+
+
+def _data(file: Path) -> Data:
+    kept = _read(file)
+    try:
+        return Data(file.parent, dict(kept["facts"]), {name: float(value) for name, value in kept["figures"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ComparisonError(f"{file}: holds no figures of a pipeline run; remove it, and run again") from None
+
+
+def _evaluation(file: Path) -> Evaluation:
+    kept, items = _read(file), _read(file.with_name(ITEMS))
+    try:
+        facts = dict(kept["facts"])
+        asked = [facts[name] for name in _ASKED.get(facts["benchmark"], ())]
+        questions = {key: Answered(float(value), float(weight), _asked(asked, key)) for key, (value, weight) in items.items()}
+        figures = {name: float(value) for name, value in kept["figures"].items()}
+        return Evaluation((file.parent,), facts, figures, list(kept["scores"]), questions)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ComparisonError(f"{file}: holds no scores of an evaluation; remove its folder, and evaluate again") from None
+
+
+def _asked(facts: Sequence[Any], key: str) -> str:
+    """A hash of what was asked under a key. RULER says it of each task and length, so that these pair whatever else was asked."""
+    return digest([fact[key.rpartition("/")[0]] if isinstance(fact, dict) else fact for fact in facts])
+
+
+def _one(place: str, benchmark: str, found: Sequence[Evaluation]) -> Evaluation:
+    """The result of a benchmark; RULER results of one model and other lengths or tasks are one."""
+    kinds = {digest({k: v for k, v in e.facts.items() if k not in _PARTS}) for e in found}
+    questions: dict[str, Answered] = {}
+    for evaluation in found:
+        questions |= evaluation.questions
+    is_one = benchmark == "ruler" and len(kinds) == 1 and len(questions) == sum(len(e.questions) for e in found)
+    if len(found) > 1 and not is_one:
+        told = ("model", "dtype", "samples", "length", "lengths")
+        raise _several(place, BENCHMARKS[benchmark], {e.folders[0]: e.facts for e in found}, told)
+    facts, figures = dict(found[0].facts), dict(found[0].figures)
+    for other in found[1:]:
+        figures |= other.figures
+        facts |= {name: _joined(facts[name], other.facts[name]) for name in _PARTS if facts.get(name) != other.facts.get(name)}
+    folders = tuple(folder for evaluation in found for folder in evaluation.folders)
+    return Evaluation(folders, facts, figures, [score for e in found for score in e.scores], questions)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, dict):
+        return first | second
+    every = [*(first if isinstance(first, list) else [first]), *(second if isinstance(second, list) else [second])]
+    return list(dict.fromkeys(every))
+
+
+def _several(place: str, kind: str, found: Mapping[Path, Mapping[str, Any]], told: Sequence[str]) -> ComparisonError:
+    def what(facts: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {facts[name]}" for name in told if name in facts)
+
+    listed = "; ".join(f"{folder} ({what(facts)})" for folder, facts in found.items())
+    return ComparisonError(f"{place}: {len(found)} {kind} results below it; give one of them: {listed}")

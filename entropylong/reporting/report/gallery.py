@@ -1,0 +1,164 @@
+"""Roots to read: entropy as colour, anchors, and of each dependency shown the sentence of its context that answers. Spark.
+
+Which sentence answers is measured, not guessed: the context is read again without each of its sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from entropylong.models.cache import load
+from entropylong.packing.stage import PACK
+from entropylong.reporting.inspect import FULL_COLOUR_NATS, chunk_rows, context_read
+from entropylong.reporting.report.sentences import Sentence, sentences, token_texts, weigh, without_each
+from entropylong.utils.hashing import xxhash64
+from entropylong.verification.acceptance import RETRIEVED
+from entropylong.verification.measuring import Pair, measure
+
+if TYPE_CHECKING:
+    from entropylong.pipeline.runner import Runner
+
+# Roots: those with the most dependencies, and as many drawn by hash, so that not only the best are seen.
+BEST, DRAWN = 3, 3
+# Dependencies of a root whose sentences are told apart.
+SHOWN = 2
+_ASKED = "number INT, root_ids ARRAY<INT>, context STRING, position INT"
+_READ = "number INT, piece INT, entropy DOUBLE"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a root: its text, entropy (None where it has none), and the number of its anchor, from 1; 0: no anchor."""
+
+    text: str
+    entropy: float | None
+    anchor: int
+
+    @property
+    def heat(self) -> int:
+        """Strength of its colour, 0 to 10."""
+        return round(10 * min(1.0, max(0.0, self.entropy or 0.0) / FULL_COLOUR_NATS))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A dependency: the number of its anchor, the token there and text before it, what was measured, its context."""
+
+    anchor: int
+    before: str
+    token: str
+    entropy: float
+    entropy_with: float
+    gain: float
+    excess: float | None
+    rank: int
+    score: float
+    source: str
+    context: list[Sentence]
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root of the gallery; `drawn`: by hash, not for its many dependencies."""
+
+    root_id: str
+    drawn: bool
+    tokens: list[Token]
+    anchors: int
+    candidates: int
+    dependencies: int
+    shown: list[Shown]
+
+
+def gallery(runner: Runner) -> list[Root]:
+    """The roots, the richest first, then those drawn."""
+    value = runner.fingerprint("sequences") or "-"
+    packed = runner.store.read_ok("sequences", value).select(F.explode("dependencies.root_id").alias("root_id"))
+    counted = {row.root_id: row["count"] for row in packed.groupBy("root_id").count().collect()}
+    best = sorted(counted, key=lambda root: (-counted[root], root))[:BEST]
+    rest = [root for root in counted if root not in best]
+    drawn = sorted(rest, key=lambda root: (xxhash64(runner.config.seed, "gallery", root), root))[:DRAWN]
+    chosen = [*best, *drawn]
+    frames = runner.frames(PACK)
+    is_chosen = F.col("root_id").isin(chosen)
+    scored = {row.root_id: row for row in frames["scored_documents"].where(is_chosen).collect()}
+    anchors = {row.root_id: row.anchors for row in frames["anchors"].where(is_chosen).collect()}
+    cells = runner.cells().where(is_chosen & (F.col("kind") == RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
+    chunks = chunk_rows(runner, [cell.chunk_id for cell in cells if cell.accepted])
+    tokenizer = load(runner.ctx.causal_lm.tokenizer())
+    links = {root: _to_show([cell for cell in cells if cell.root_id == root and cell.accepted]) for root in chosen}
+    every = [cell for root in chosen for cell in links[root]]
+    contexts = [context_read(tokenizer, chunks[cell.chunk_id].text, runner.config.contexts.max_tokens) for cell in every]
+    told = iter(_weighed(runner, every, [list(scored[cell.root_id].input_ids) for cell in every], contexts))
+    found = []
+    for root in chosen:
+        row, positions = scored[root], [anchor.position for anchor in anchors[root]]
+        numbers = {position: number for number, position in enumerate(positions, start=1)}
+        texts = token_texts(tokenizer, list(row.input_ids))
+        profile = np.frombuffer(row.entropy, "<f4")
+        tokens = [
+            Token(text, float(h) if np.isfinite(h) else None, numbers.get(place, 0))
+            for place, (text, h) in enumerate(zip(texts, profile.tolist(), strict=True))
+        ]
+        shown = [_shown(cell, numbers, texts, chunks[cell.chunk_id].doc_id, next(told)) for cell in links[root]]
+        candidates = len({cell.chunk_id for cell in cells if cell.root_id == root})
+        found.append(Root(root, root in drawn, tokens, len(positions), candidates, counted[root], shown))
+    return found
+
+
+def _to_show(accepted: list[Any]) -> list[Any]:
+    """The strongest, of different anchors and contexts."""
+    chosen: list[Any] = []
+    for cell in accepted:
+        if len(chosen) < SHOWN and all(c.position != cell.position and c.chunk_id != cell.chunk_id for c in chosen):
+            chosen.append(cell)
+    return sorted(chosen, key=lambda cell: cell.position)
+
+
+def _weighed(runner: Runner, cells: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:
+    """Of each dependency its context's sentences. Executors: the causal LM reads it whole and without each of them."""
+    if not cells:
+        return []
+    ctx = runner.ctx
+    worker, separator, batch_tokens = ctx.causal_lm, runner.config.separator, runner.config.run.batch_tokens
+    rows = [(n, root, context, cell.position) for n, (cell, root, context) in enumerate(zip(cells, roots, contexts, strict=True))]
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        model = load(worker)
+        asked = []
+        for batch in batches:
+            for row in batch.to_pylist():
+                root, at = np.array(row["root_ids"], np.int32), np.array([row["position"]], np.int32)
+                texts = [row["context"], *without_each(sentences(row["context"]))]
+                asked += [
+                    Pair(root, np.array(model.encode(text), np.int32), at, (row["number"], n)) for n, text in enumerate(texts)
+                ]
+        found = measure(model, asked, separator_ids=model.encode(separator), batch_tokens=batch_tokens)
+        for pair, reading in found:
+            number, piece = pair.tag
+            yield pa.RecordBatch.from_pydict(
+                {"number": pa.array([number], pa.int32()), "piece": pa.array([piece], pa.int32()),
+                 "entropy": pa.array([float(reading.entropy_with[0])], pa.float64())}
+            )  # fmt: skip
+
+    frame = ctx.spark.createDataFrame(rows, _ASKED).repartition(min(ctx.cores, len(rows)), "number")
+    read = {(row.number, row.piece): row.entropy for row in frame.mapInArrow(run, _READ).collect()}
+    told = []
+    for n, (cell, context) in enumerate(zip(cells, contexts, strict=True)):
+        pieces = sentences(context)
+        told.append(weigh(pieces, cell.entropy, read[n, 0], [read[n, piece + 1] for piece in range(len(pieces))]))
+    return told
+
+
+def _shown(cell: Any, numbers: dict[int, int], texts: list[str], source: str, context: list[Sentence]) -> Shown:
+    before = "".join(texts[max(0, cell.position - 24) : cell.position])
+    return Shown(
+        numbers[cell.position], before, texts[cell.position], cell.entropy, cell.entropy_with, cell.gain, cell.excess_gain,
+        cell.rank, cell.score, source, context,
+    )  # fmt: skip

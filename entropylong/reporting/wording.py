@@ -1,0 +1,117 @@
+"""What the keys of a config mean, in sentences: the recipe, the acceptance rule, what was not measured. Pure Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from entropylong.config import Config
+
+_SHARED = "as many tokens as the verified recipe packs from the same corpus"
+RECIPES = {
+    "verified": "Each root document stands behind contexts that were verified for it: with the context in front, the model is "
+    "less uncertain at positions of the root where it was uncertain without.",
+    "noverify": "Ablation: the roots of the verified recipe, each with as many contexts as were verified for it, taken by rank of "
+    "retrieval. No link was verified.",
+    "permuted": "Ablation: the verified sequences, with contexts swapped between them, so that the links are broken.",
+    "nextlong": f"Baseline NExtLong: documents in pieces, after each its nearest chunks; {_SHARED}. No link was verified.",
+    "knn": f"Baseline KNN: documents followed by their nearest chunks; {_SHARED}. No link was verified.",
+    "quest": f"Baseline Quest: documents that share a keyword of the query predicted for them; {_SHARED}. No link was verified.",
+    "standard": f"Baseline: random documents; {_SHARED}. No link was verified.",
+}
+
+
+def shown_figures(recipe: str | None, figures: Mapping[str, float]) -> Mapping[str, float]:
+    """Without those of dependencies where nothing was verified: a link by rank is none."""
+    of_links = ("packed_dependencies", "distance_median", "distance_p90")
+    return figures if recipe == "verified" else {name: value for name, value in figures.items() if name not in of_links}
+
+
+def roots_rule(config: Config) -> str:
+    """Which documents are roots."""
+    own = config.roots
+    many = "all" if own.limit is None else f"at most {own.limit:,}"
+    return f"{many}, of {own.min_tokens:,} to {own.max_tokens:,} tokens; longer ones: {own.long}"
+
+
+def anchors_rule(config: Config) -> str:
+    """Where a root is said to be uncertain."""
+    own = config.anchors
+    said = f"H > mean + {own.alpha:g} standard deviations of the root's entropy, from token {own.min_position} on"
+    if own.min_gap > 1:
+        said += f", at least {own.min_gap} tokens apart"
+    if own.word_start_only:
+        said += ", at starts of words only"
+    if own.max_per_root is not None:
+        said += f", the {own.max_per_root} highest of a root"
+    return said
+
+
+def acceptance_rule(config: Config) -> list[str]:
+    """All that a context must satisfy at an anchor."""
+    own = config.accept
+    said = [f"relative fall of entropy (H - H') / H > {own.epsilon:g}"]
+    if own.rule == "specific":
+        said += [
+            f"that fall is more than {own.min_excess:g} above the median of the controls at the same anchor",
+            f"the true token's negative log-likelihood falls by more than {own.min_nll_drop:.3f} nats "
+            f"(its probability is more than {math.exp(own.min_nll_drop):.3g} times as high)",
+        ]
+    if own.max_copy_tokens is not None:
+        said.append(f"no verbatim copy of more than {own.max_copy_tokens} tokens lies over the anchor")
+    return said
+
+
+def settings(config: Config) -> list[tuple[str, str]]:
+    """What else decides what is in the sequences."""
+    pack, query = config.pack, config.query
+    around = "on both sides of" if query.side == "both" else "before"
+    fill = {
+        "none": "padding, masked in the loss",
+        "rejected": "chunks that were retrieved and not accepted",
+        "random": "random chunks",
+    }
+    return [
+        ("roots", roots_rule(config)),
+        ("retrieval", f"{config.retrieval.top_k} chunks an anchor, by {query.window} tokens {around} it"),
+        ("contexts", f"chunks of {config.chunks.unit.replace('_', ' ')}, cut to {config.contexts.max_tokens:,} tokens"),
+        ("layout", f"{pack.layout}, contexts in order {pack.order.replace('_', ' ')}"),
+        ("the rest of a sequence", fill[pack.filler]),
+        ("uses of a chunk", "no limit" if pack.max_chunk_uses is None else f"at most {pack.max_chunk_uses} roots"),
+        ("seed", str(config.seed)),
+    ]
+
+
+def chance(config: Config, figures: Mapping[str, float]) -> str | None:
+    """How much of what was accepted is chance; None where no control was measured."""
+    rule = config.accept.rule
+    fdr, random = figures.get(f"fdr_{rule}"), figures.get(f"pass_rate_random_{rule}")
+    if fdr is None or random is None:
+        return None
+    return (
+        f"Random chunks pass the rule in force in {random:.1%} of their readings: so about {fdr:.0%} of what was accepted "
+        "would have passed by chance (FDR: the pass rate of random chunks over that of retrieved ones)."
+    )
+
+
+def limits(config: Config) -> list[str]:
+    """What someone who uses the sequences should know."""
+    found = [
+        "The token ids are of the tokenizer of the model that measured; another one cannot use them.",
+        "`root_id` is the id of a document as its source gave it: look whether ids may be published.",
+        "What is in the documents is in the sequences: errors, bias, personal data. Nothing was filtered but what is named here.",
+    ]
+    if config.pack.recipe in ("verified", "permuted"):
+        found.append("A dependency is what one model measured with the context directly in front of its root. "
+                     "In a sequence other pieces may stand between them.")  # fmt: skip
+    found.append(
+        "Text was compared with the evaluation sets word for word: a paraphrase or a translation of them is not found."
+        if config.corpus.exclude
+        else "No evaluation set was kept out (corpus.exclude was empty): results on public benchmarks may be contaminated."
+    )
+    if config.verify.budget_tokens is not None:
+        found.append(f"Candidates of a root were read until its contexts held {config.verify.budget_tokens:,} tokens; "
+                     "those behind were not measured.")  # fmt: skip
+    if config.verify.screen.kind != "none":
+        found.append("A cheaper reading chose which candidates were measured: some dependencies were missed.")
+    return found

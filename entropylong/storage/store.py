@@ -1,0 +1,237 @@
+"""The one port to Delta: addresses, creation, reading at a version, idempotent appends, session views.
+
+Runs on the driver. A stage never comes here; the runner does.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from entropylong.config.schema import CATALOG_SCHEMA
+from entropylong.errors import ConcurrentRun, TableError, WorkerDied
+from entropylong.storage.codes import CONTAMINATED
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
+
+# Of Delta's error classes: another transaction won.
+_CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
+_PROPERTIES = {"delta.enableDeletionVectors": "false"}
+
+
+class Store:
+    """Delta tables under one address: a directory, or catalog.schema.
+
+    Args:
+        spark: the session.
+        tables: the `tables` key of the config.
+    """
+
+    def __init__(self, spark: SparkSession, tables: str) -> None:
+        self.spark = spark
+        self._catalog = tables if CATALOG_SCHEMA.match(tables) and not Path(tables).exists() else None
+        self._directory = tables.rstrip("/")
+        self._versions: dict[str, int] = {}
+
+    def address(self, table: str) -> str:
+        """What SQL calls the table: catalog.schema.name, or delta.`path`."""
+        return quoted(self.place(table)) if self._catalog else f"delta.{quoted(self.place(table), sep=None)}"
+
+    def place(self, table: str) -> str:
+        """Where the table is, for people and records: catalog.schema.name, or its directory."""
+        if self._catalog:
+            return f"{self._catalog}.{table}"
+        path = f"{self._directory}/{table}"
+        return path if "://" in path else str(Path(path).absolute())
+
+    @property
+    def in_catalog(self) -> bool:
+        """Whether tables go by name."""
+        return self._catalog is not None
+
+    def _delta(self, table: str) -> DeltaTable:
+        return (
+            DeltaTable.forName(self.spark, self.address(table))
+            if self._catalog
+            else DeltaTable.forPath(self.spark, self.place(table))
+        )
+
+    def exists(self, table: str) -> bool:
+        if self._catalog:
+            return self.spark.catalog.tableExists(self.address(table))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.place(table)))
+
+    def create(self, table: str) -> None:
+        """Create the table with comments, properties and constraints, if it is not there.
+
+        Raises:
+            TableError: it cannot be made (permission, disk, files that are no table at its place).
+        """
+        if self.exists(table):
+            return
+        for seconds in (1, 1, 3, None):
+            try:
+                self.spark.sql(_create(self.address(table), TABLES[table]))
+                return
+            except (PySparkException, Py4JJavaError) as error:
+                # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
+                if seconds is None:
+                    raise TableError(f"table {table}: cannot be made: {root_cause(error)}") from error
+                time.sleep(seconds)
+
+    def version(self, table: str) -> int:
+        """Latest Delta version (-1: no table), remembered until this store writes: in a locked workspace no one else does."""
+        if table not in self._versions and self.exists(table):
+            self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
+        return self._versions.get(table, -1)
+
+    def forget_versions(self) -> None:
+        """Look again: others may have written before the workspace was locked."""
+        self._versions.clear()
+
+    def read(self, table: str, fingerprint: str | None = None, version: int | None = None) -> DataFrame:
+        """Rows of a table, of one fingerprint, at one version. A table that does not exist reads as empty."""
+        if not self.exists(table):
+            return local_frame(self.spark, [], TABLES[table].struct)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
+        return frame if fingerprint is None else frame.where(F.col("fingerprint") == fingerprint)
+
+    def read_ok(self, table: str, fingerprint: str, version: int | None = None) -> DataFrame:
+        """The ok rows of one fingerprint."""
+        return self.read(table, fingerprint, version).where(F.col("outcome") == OK)
+
+    def read_stream(self, table: str, fingerprint: str, files_per_batch: int) -> DataFrame:
+        """The ok rows of one fingerprint as a stream; dropped fingerprints, error rows taken out and compaction give no rows."""
+        reader = (
+            self.spark.readStream.format("delta").option("skipChangeCommits", "true").option("maxFilesPerTrigger", files_per_batch)
+        )
+        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
+        return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
+
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
+        """One append: good and refused rows together. With a transaction id the same append never lands twice.
+
+        Raises:
+            TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
+            ConcurrentRun: what this write has read was added to by another run meanwhile; nothing of it is visible.
+        """
+        schema = TABLES[table]
+        self.create(table)
+        writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
+        if transaction is not None:
+            writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
+        self._versions.pop(table, None)
+        try:
+            writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
+        except (PySparkException, Py4JJavaError) as error:
+            if "Python worker exited unexpectedly" in str(error):
+                raise WorkerDied(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
+            if _CONFLICT.search(str(error)):
+                raise _concurrent(table) from error
+            raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
+
+    def drop(self, table: str, fingerprint: str) -> None:
+        """Drop all rows of a fingerprint: its whole partition, so no file is written anew."""
+        if self.exists(table) and self.read(table, fingerprint).head(1):
+            self._versions.pop(table, None)
+            self._delta(table).delete(F.col("fingerprint") == fingerprint)
+
+    def files(self, table: str) -> tuple[int, int]:
+        """The table's live files: their number, and their bytes."""
+        row = self.spark.sql(f"DESCRIBE DETAIL {self.address(table)}").select("numFiles", "sizeInBytes").collect()[0]
+        return int(row.numFiles), int(row.sizeInBytes)
+
+    def compact(self, table: str) -> None:
+        """Write small files anew as large ones; no row changes, and streams are given none again."""
+        self._versions.pop(table, None)
+        self._delta(table).optimize().executeCompaction()
+
+    def vacuum(self, table: str, hours: int) -> None:
+        """Delete files that no version of the last `hours` needs."""
+        self._versions.pop(table, None)
+        self._delta(table).vacuum(float(hours))
+
+    def version_time(self, table: str, version: int) -> datetime:
+        """When a version was committed."""
+        row = self._delta(table).history().where(F.col("version") == version).select("timestamp").collect()
+        return row[0][0].astimezone(UTC) if row else datetime.now(UTC)
+
+    def drop_errors(self, table: str, fingerprint: str) -> int:
+        """Delete the error rows of a fingerprint; their number. Not those that another try would refuse again by rule."""
+        wrong = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR) & (F.col("code") != CONTAMINATED)
+        count = self.read(table).where(wrong).count()
+        if count:
+            self._versions.pop(table, None)
+            self._delta(table).delete(wrong)
+        return count
+
+    def refresh_views(self, fingerprints: Mapping[str, str]) -> None:
+        """Session views current_<table>: the ok rows of the active fingerprints."""
+        for table, fingerprint in fingerprints.items():
+            if table in TABLES and self.exists(table):
+                self.read_ok(table, fingerprint).createOrReplaceTempView(f"current_{table}")
+
+
+def quoted(name: str, sep: str | None = ".") -> str:
+    """A name as SQL takes it, each of its parts quoted."""
+    parts = [name] if sep is None else name.split(sep)
+    return ".".join("`" + part.replace("`", "``") + "`" for part in parts)
+
+
+def _create(address: str, schema: TableSchema) -> str:
+    """The statement that makes a table. Not Delta's builder: of a name it takes two levels alone, a catalog's has three."""
+    columns = [
+        f"`{field.name}` {field.dataType.simpleString()} COMMENT {_literal(field.metadata['comment'])}" for field in schema.struct
+    ]
+    # Constraints as properties of the first commit: added one by one, each would scan and commit again.
+    checks = {f"delta.constraints.{name}": condition for name, condition in schema.checks.items()}
+    properties = [f"{_literal(name)} = {_literal(value)}" for name, value in (_PROPERTIES | checks).items()]
+    return (
+        f"CREATE TABLE IF NOT EXISTS {address} ({', '.join(columns)}) USING delta PARTITIONED BY (fingerprint) "
+        f"COMMENT {_literal(f'One row: {schema.row}')} TBLPROPERTIES ({', '.join(properties)})"
+    )
+
+
+def _literal(text: str) -> str:
+    """A string of SQL."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _concurrent(table: str) -> ConcurrentRun:
+    return ConcurrentRun(
+        f"table {table}: a run on another machine commits to the same rows; nothing of this write is visible; "
+        "let one run finish, then run the same command again"
+    )
+
+
+def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> DataFrame:
+    """Exactly the schema's columns in order; outcome defaults to ok, the fingerprint is the writer's (None: the rows' own)."""
+    own = {} if fingerprint is None else {"fingerprint": f"'{fingerprint}'"}
+    values = {"outcome": f"'{OK}'"} | {name: f"`{name}`" for name in frame.columns} | own
+    return frame.selectExpr(
+        *(f"cast({values.get(f.name, 'null')} as {f.dataType.simpleString()}) as `{f.name}`" for f in schema.struct)
+    )
+
+
+def root_cause(error: BaseException) -> str:
+    """The last line that says why, of a Spark or Java error, at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    product = [line for line in lines if line.startswith("entropylong.errors.")]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by:")]
+    # Py4J's first line names a method of its own; the Java exception follows after a colon.
+    java = [line.removeprefix(": ") for line in lines if line.startswith(": ")]
+    chosen = (product[-1:] or causes[-1:] or java[:1] or lines[:1] or [type(error).__name__])[0]
+    return re.sub(r"^(?:[\w$]+\.)+[\w$]+: ", "", chosen)[:300]

@@ -1,0 +1,75 @@
+"""Cells in Spark: every (anchor, chunk) reading of the current roots, joined once, judged once.
+
+Packing, the figures and `inspect` all start from here, so they cannot disagree about what was accepted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.config import Config
+from entropylong.config.schema import Accept
+from entropylong.core.context import Frames
+from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
+
+_CELL = (
+    "pair_id BIGINT, root_id STRING, chunk_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, entropy FLOAT, nll FLOAT, "
+    "entropy_with FLOAT, nll_with FLOAT, copy_len INT"
+)
+_JUDGED = _CELL + ", gain DOUBLE, excess_gain DOUBLE, passes_paper BOOLEAN, passes_specific BOOLEAN, accepted BOOLEAN"
+
+
+def judged_cells(frames: Frames, config: Config) -> DataFrame:
+    """Cells with gains and verdicts. Executors: pure numpy, one root at a time."""
+    rule = acceptance_rule(config.accept)
+
+    def run(table: pa.Table) -> pa.Table:
+        cells = Cells(
+            position=table["position"].to_numpy(),
+            kind=np.array(table["kind"].to_pylist(), dtype=object),
+            copy_len=table["copy_len"].to_numpy(),
+            **{name: table[name].to_numpy().astype(np.float64) for name in ("entropy", "nll", "entropy_with", "nll_with")},
+        )
+        verdicts = judge(cells, rule)
+        for name, values in vars(verdicts).items():
+            # Without a control there is no excess: null, not NaN, which SQL would count as the largest number.
+            table = table.append_column(name, pa.array(values, from_pandas=True))
+        return table
+
+    return cells(frames).groupBy("root_id").applyInArrow(run, _JUDGED)
+
+
+def acceptance_rule(accept: Accept) -> Rule:
+    """The pure rule of a config's `accept` section."""
+    return Rule(**accept.model_dump())
+
+
+def cells(frames: Frames) -> DataFrame:
+    """Readings of the planned pairs at the planned anchors, with rank and score where the anchor retrieved the chunk.
+
+    Gains are shared by all settings; what another one read beyond this one's plan is left out.
+    """
+    readings = (
+        frames["gains"]
+        .select("pair_id", F.explode("readings").alias("r"))
+        .select("pair_id", F.col("r.position").alias("position"), "r")
+        # Two plans may have read one position of one pair: the same measurement but for rounding; one is kept, always the same.
+        .groupBy("pair_id", "position")
+        .agg(F.min("r").alias("r"))
+        .select("pair_id", "r.*")
+    )
+    planned = (
+        frames["pairs"]
+        .select("pair_id", "root_id", "chunk_id", F.col("kind").alias("planned_as"), F.explode("anchors").alias("a"))
+        .select("pair_id", "root_id", "chunk_id", "planned_as", "a.*")
+    )
+    kind = (
+        F.when(F.col("rank").isNotNull(), RETRIEVED)
+        .when(F.col("planned_as") == RANDOM, RANDOM)
+        .otherwise(SAME_ROOT)
+    )  # fmt: skip
+    columns = [c.strip().split(" ")[0] for c in _CELL.split(",")]
+    return planned.join(readings, ["pair_id", "position"], how="inner").withColumn("kind", kind).select(*columns)

@@ -1,0 +1,116 @@
+"""Tasks of equal cost: the plan against brute force, and the places against Spark itself."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from entropylong.core.balance import lpt, partition_salts, spark_hash, spread, task_count
+from entropylong.core.udf import map_rows
+from entropylong.verification import reuse
+from tests.conftest import OpenRunner, quiet, rows_of
+
+
+@settings(deadline=None)
+@given(costs=st.lists(st.floats(0.1, 100), min_size=1, max_size=7), tasks=st.integers(1, 3))
+def test_lpt_is_within_four_thirds_of_the_best(costs: list[float], tasks: int) -> None:
+    def slowest(placed: list[int] | tuple[int, ...]) -> float:
+        return max(sum(c for c, p in zip(costs, placed, strict=True) if p == task) for task in range(tasks))
+
+    best = min(slowest(placed) for placed in product(range(tasks), repeat=len(costs)))
+    assert slowest(lpt(costs, tasks)) <= best * 4 / 3 + 1e-9
+
+
+def test_task_count() -> None:
+    assert task_count(1000, 500, cores=2, task_tokens=10**7) == 8, "four waves over the cores at least"
+    assert task_count(1000, 3, cores=2, task_tokens=10**7) == 3, "no empty task"
+    assert task_count(6.4e8, 10**5, cores=8, task_tokens=10**7) == 64, "none longer than task_tokens"
+    assert task_count(0, 0, cores=2, task_tokens=10) == 1
+
+
+def test_hash_and_places_are_sparks(spark: SparkSession) -> None:
+    numbers = [0, 1, -1, 7, 2**31, -(2**40), 2**63 - 1]
+    rows = spark.createDataFrame([(n,) for n in numbers], "n BIGINT").select("n", F.hash("n").alias("h")).collect()
+    assert [row.h for row in rows] == [spark_hash(row.n) for row in rows]
+    salts = partition_salts(7)
+    frame = spark.createDataFrame([(s,) for s in salts], "s BIGINT").repartition(7, "s")
+    found = {row.s: row.p for row in frame.select("s", F.spark_partition_id().alias("p")).collect()}
+    assert [found[salt] for salt in salts] == list(range(7))
+
+
+def test_spread_loses_nothing_and_balances(spark: SparkSession, open_runner: OpenRunner, tmp_path: Path) -> None:
+    ctx = open_runner(tmp_path / "workspace").ctx
+    rows = [(f"k{i % 40}", 1 + (i * 7919) % 1000) for i in range(200)]
+    frame = spark.createDataFrame(rows, "k STRING, c INT")
+    placed = spread(ctx, frame, ["k"], F.col("c").cast("double")).select("k", "c", F.spark_partition_id().alias("p")).collect()
+    assert sorted((r.k, r.c) for r in placed) == sorted(rows)
+    loads: dict[int, int] = {}
+    for row in placed:
+        loads[row.p] = loads.get(row.p, 0) + row.c
+    assert len(loads) == 8 and max(loads.values()) < 1.05 * sum(loads.values()) / 8
+    assert all(len({r.p for r in placed if r.k == key}) == 1 for key, _ in rows), "a key is in one place"
+    assert spread(ctx, frame.where("c < 0"), ["k"], F.col("c").cast("double")).count() == 0
+
+
+def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: OpenRunner, tmp_path: Path) -> None:
+    """One thread a task at spark.task.cpus 1, in torch, in OpenMP's libraries and in FAISS: two tasks must not share cores."""
+    from entropylong.models.cache import load
+    from entropylong.storage.schemas import CHUNKS
+
+    worker = open_runner(tmp_path / "workspace").ctx.causal_lm
+
+    def threads(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        import os
+
+        import faiss
+
+        load(worker)
+        return [{"text": f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']} {faiss.omp_get_max_threads()}"}]
+
+    frame = map_rows(spark.range(1), CHUNKS, threads)
+    assert [row.text for row in frame.collect()] == ["1 1 1"]
+
+
+def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner: OpenRunner) -> None:
+    """A look decides nothing; the first run measures on an executor; later ones, whatever they would measure, keep to it."""
+    looked = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    assert looked.fingerprint("scored_documents") is None
+    said: list[str] = []
+    runner = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    runner.run(["ingest", "score"], announce=said.append)
+    dtype = runner.ctx.causal_lm.dtype
+    assert dtype in ("float32", "bfloat16") and f"model.dtype: auto is {dtype} in this workspace" in said
+    named = open_runner(tmp_path / "workspace", f"model.dtype={dtype}")
+    assert named.fingerprint("scored_documents") == runner.fingerprint("scored_documents"), "the result is hashed, not the word"
+    other = "bfloat16" if dtype == "float32" else "float32"
+    for memo in (Path(runner.ctx.causal_lm.node_cache) / "dtype").iterdir():
+        memo.write_text(other)
+    again = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    assert again.run(["ingest", "score"], announce=quiet).steps == [] and again.ctx.causal_lm.dtype == dtype
+
+
+def test_shared_chunks_are_measured_the_same_in_spark(
+    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage cut by chunk gives the readings of the stage cut by pair."""
+    plain = {
+        (r[0], p.position): p.entropy_with for r in rows_of(open_runner(copied), "gains", ("pair_id", "readings")) for p in r[1]
+    }
+    for lost in ("tables/gains", "checkpoints/gains"):
+        shutil.rmtree(copied / lost)
+    monkeypatch.setattr(reuse, "LEAST_SAVING", -1.0)
+    said: list[str] = []
+    runner = open_runner(copied)
+    runner.run(["verify"], announce=said.append)
+    assert any("keys and values of a chunk are shared" in line for line in said)
+    shared = [(r[0], p) for r in rows_of(runner, "gains", ("pair_id", "readings")) for p in r[1]]
+    assert sorted((pair, p.position) for pair, p in shared) == sorted(plain)
+    assert max(abs(p.entropy_with - plain[pair, p.position]) for pair, p in shared) < 1e-3

@@ -1,0 +1,139 @@
+"""Sources in Spark: duplicates and conflicts in any order, a Delta table, mapped columns; one ok row a doc and a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from entropylong.config import load_config
+from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
+from tests import tiny
+from tests.conftest import CONF, OpenRunner, quiet, rows_of
+
+
+def outcomes(runner: object) -> dict[str, list[tuple[str, str | None]]]:
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for doc_id, outcome, code in rows_of(runner, "documents", ["doc_id", "outcome", "code"]):  # type: ignore[arg-type]
+        found.setdefault(str(doc_id), []).append((str(outcome), code))  # type: ignore[arg-type]
+    return {doc: sorted(values, key=str) for doc, values in found.items()}
+
+
+def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_runner: OpenRunner) -> None:
+    rows = [
+        {"doc_id": "a", "text": "first text"},
+        {"doc_id": "a", "text": "second text"},
+        {"doc_id": "b", "text": "shared text"},
+        {"doc_id": "c", "text": "shared text"},
+        {"doc_id": "d", "text": "same twice"},
+        {"doc_id": "d", "text": "same twice"},
+    ]
+    seen = []
+    for number, ordered in enumerate((rows, rows[::-1])):
+        source = tiny.write_jsonl(tmp_path / str(number) / "docs.jsonl", ordered)
+        runner = open_runner(tmp_path / f"w{number}", "quarantine.max_rate=1", source=source)
+        runner.run(["ingest"], announce=quiet)
+        seen.append(outcomes(runner))
+        texts = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
+        assert len(texts) == len(rows), "every input record has its row"
+    assert seen[0] == seen[1]
+    assert seen[0]["a"] == [("error", "CONFLICTING_ID"), ("ok", None)]
+    assert seen[0]["b"] == [("ok", None)] and seen[0]["c"] == [("skipped", "DUPLICATE_TEXT")]
+    assert seen[0]["d"] == [("ok", None), ("skipped", "DUPLICATE_TEXT")]
+
+
+def test_a_planted_id_is_nobody_elses(tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "canary:x", "text": "mine"}, {"doc_id": "a", "text": "a text"}])
+    runner = open_runner(tmp_path / "w", "canaries=1", "quarantine.max_rate=1", source=source)
+    runner.run(["ingest"], announce=quiet)
+    found = outcomes(runner)
+    assert found["canary:x"] == [("error", "RESERVED_ID")] and found["a"] == [("ok", None)]
+    assert found["canary:00000:root"] == found["canary:00000:fact"] == [("ok", None)]
+
+
+def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": "a text"}, {"doc_id": "b", "text": "b text"}])
+    keys = [f"sources.{name}.{key}" for name, role in (("corpus", "corpus"), ("roots", "root")) for key in
+            ("kind=jsonl", f"path={source}", f"role={role}")]  # fmt: skip
+    config = load_config(CONF / "demo.yaml", ["run.files_per_batch=1", f"workspace={tmp_path / 'w'}"])
+    mine = load_config(CONF / "demo.yaml", [*keys, f"workspace={tmp_path / 'w'}", "run.files_per_batch=1"])
+    sources = {name: s for name, s in mine.sources.items() if name not in config.sources}
+    runner = open_runner(tmp_path / "w", source=source)
+    runner.config = mine.model_copy(update={"sources": sources})
+    runner.run(["ingest"], announce=quiet)
+    found = rows_of(runner, "documents", ["doc_id", "source", "outcome"])
+    assert found == [("a", "corpus", "skipped"), ("a", "roots", "ok"), ("b", "corpus", "skipped"), ("b", "roots", "ok")]
+    assert runner.run(["ingest"], announce=quiet).steps == []
+
+
+def test_committed_documents_win_against_later_ones(tmp_path: Path, open_runner: OpenRunner) -> None:
+    folder = tmp_path / "docs"
+    tiny.write_jsonl(folder / "1.jsonl", [{"doc_id": "a", "text": "zzz committed"}, {"doc_id": "b", "text": "bbb"}])
+    open_runner(tmp_path / "w", source=folder).run(["ingest"], announce=quiet)
+    tiny.write_jsonl(folder / "2.jsonl", [{"doc_id": "a", "text": "aaa later"}, {"doc_id": "0", "text": "bbb"}])
+    runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=folder)
+    runner.run(["ingest"], announce=quiet)
+    ok = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
+    assert [row for row in ok if row[2] == "ok"] == [("a", "zzz committed", "ok"), ("b", "bbb", "ok")]
+    assert outcomes(runner)["0"] == [("skipped", "DUPLICATE_TEXT")]
+
+
+def test_a_mended_file_is_read_again_and_the_old_row_stays(tmp_path: Path, open_runner: OpenRunner) -> None:
+    file = tmp_path / "docs" / "1.jsonl"
+    for text in (None, "was broken"):
+        tiny.write_jsonl(file, [{"doc_id": "a", "text": "aaa"}, {"doc_id": "b", "text": text}])
+        runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=file.parent)
+        runner.run(["ingest"], announce=quiet)
+    assert outcomes(runner) == {"a": [("ok", None), ("skipped", "DUPLICATE_TEXT")], "b": [("error", "NO_TEXT"), ("ok", None)]}
+
+
+def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -> None:
+    rows = [{"doc_id": str(i), "text": f"text {i}" if i else None} for i in range(10)]
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
+    with pytest.raises(QuarantineExceeded, match=r"1 of 10 rows refused \(1 NO_TEXT\)"):
+        open_runner(tmp_path / "w", source=source).run(["ingest"], announce=quiet)
+    assert len(rows_of(open_runner(tmp_path / "w", source=source), "documents", ["doc_id"])) == 10
+
+
+def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRunner) -> None:
+    first = open_runner(tmp_path / "w0")
+    table = tmp_path / "articles"
+
+    def write(urls: list[str], bodies: list[str | None]) -> None:
+        frame = first.spark.createDataFrame(pa.table({"url": urls, "body": pa.array(bodies, pa.string())}))
+        frame.write.format("delta").mode("append").save(str(table))
+
+    write(["u1", "u2", "u3"], ["text one", "text two", None])
+    keys = ["sources.articles.columns.text=body", "sources.articles.columns.doc_id=url", "quarantine.max_rate=1"]
+    runner = open_runner(tmp_path / "w", *keys, source=table)
+    runner.run(["ingest"], announce=quiet)
+    assert outcomes(runner) == {"u1": [("ok", None)], "u2": [("ok", None)], "u3": [("error", "NO_TEXT")]}
+    assert open_runner(tmp_path / "w", *keys, source=table).run(["ingest"], announce=quiet).steps == []
+    write(["u4", "u1"], ["text four", "text one"])
+    again = open_runner(tmp_path / "w", *keys, source=table)
+    again.run(["ingest"], announce=quiet)
+    assert sorted(outcomes(again)) == ["u1", "u2", "u3", "u4"] and outcomes(again)["u1"] == [("ok", None)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [([], "no record at all"), ([{"text": ""}, {"text": " \n"}], "2 BLANK_TEXT"), ([{"txt": "x"}], "1 NO_TEXT")],
+)
+def test_a_corpus_without_text_is_told(rows: list[dict[str, object]], said: str, tmp_path: Path, open_runner: OpenRunner) -> None:
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
+    with pytest.raises(NothingToDo, match=said):
+        open_runner(tmp_path / "w", source=source).run(["ingest"], announce=quiet)
+
+
+def test_quarantine_and_inspect_say_why(finished: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
+    from entropylong.maintenance.quarantine import quarantine_rows
+    from entropylong.reporting.inspect import inspect_root
+
+    source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": None}, {"doc_id": "b", "text": "fine"}])
+    runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=source)
+    runner.run(["ingest"], announce=quiet)
+    (row,) = quarantine_rows(runner, 10)
+    assert (row["stage"], row["key"]["doc_id"], row["code"]) == ("ingest", "a", "NO_TEXT")
+    with pytest.raises(UsageError, match="not among the scored roots"):
+        inspect_root(open_runner(finished), "nobody")

@@ -1,0 +1,105 @@
+"""Upkeep changes no row that is in use: generations dropped whole, files written anew, old files deleted with care."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from entropylong.maintenance import tables
+from entropylong.maintenance.tables import compact, drop_leftovers, idle_exclusions, leftovers
+from entropylong.reporting.status import others_table, status_rows
+from entropylong.storage.schemas import TABLES
+from entropylong.storage.store import Store
+from entropylong.training.settings import TrainSettings
+from entropylong.training.steps import StepFigures, StepLog
+from tests import tiny
+from tests.conftest import OpenRunner, quiet, rows_of
+
+COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id", "position", "hits"],
+           "sequences": ["sequence_id", "input_ids"]}  # fmt: skip
+
+
+def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+    other = open_runner(copied, "anchors.alpha=1.5")
+    other.run(announce=quiet)
+    value = other.fingerprint("anchors")
+    exams = [tiny.write_jsonl(copied.parent / f"{n}.jsonl", [{"q": f"exam {n} " + " ".join(map(str, range(20)))}]) for n in "ab"]
+    for exam in exams:
+        open_runner(copied, f"corpus.exclude=[{exam}]")
+    gone, stays = (Path(open_runner(copied, f"corpus.exclude=[{exam}]").ctx.excluded.directory) for exam in exams)  # type: ignore[union-attr]
+    assert idle_exclusions(open_runner(copied, f"corpus.exclude=[{exams[1]}]")) == [gone] and stays.is_dir()
+    runner = open_runner(copied)
+    found = leftovers(runner)
+    assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
+    assert {left.fingerprint for left in found if left.table == "anchors"} == {value}
+    assert {left.differs_by for left in found if left.table == "anchors"} == {"anchors.alpha=1.5"}
+    stale, begun, ended = (copied / "feeds" / f"{name}-v1" for name in ("stale", "begun", "ended"))
+    (mine := copied / "feeds" / f"{runner.fingerprint('sequences')}-v1").mkdir(parents=True)
+    for feed, steps in ((stale, None), (begun, 2), (ended, 1)):
+        feed.mkdir()
+        if steps is not None:
+            folder = copied / "training" / feed.name
+            run = TrainSettings("m", feeds=(str(feed),), weights=(1.0,), folder=str(folder), length=8, batch=1, steps=steps,
+                                learning_rate=1.0, final_rate=0.0, warmup=0.0, weight_decay=0.0, clip=1.0, rope_base=None,
+                                dtype="float32", seed=0, node_cache="")  # fmt: skip
+            run.write()
+            StepLog(folder).add({**dict.fromkeys((field.name for field in fields(StepFigures)), 1.0), "step": 1})
+            (folder / "model").mkdir()
+    assert drop_leftovers(runner) == found and leftovers(runner) == []
+    assert mine.is_dir() and begun.is_dir(), "a run that is not at its end needs its feed"
+    assert not stale.exists() and not ended.exists() and not gone.exists()
+    assert runner.store.read("anchors", value).count() == 0 and runner.registry.get(value or "-") is None
+    assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
+    again = open_runner(copied)
+    assert again.run(announce=quiet).steps == [], "what this config uses is all there"
+    for table, columns in COLUMNS.items():
+        if table == "candidates":
+            continue  # of an anchor, under any alpha: both settings share them
+        assert rows_of(again, table, columns) == rows_of(open_runner(finished), table, columns)
+    back = open_runner(copied, "anchors.alpha=1.5")
+    redone = {step.step.writes for step in back.run(announce=quiet).steps}
+    assert "anchors" in redone and "scored_documents" not in redone, "dropped is dropped, and can be made again"
+
+
+def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+    lm = tiny.make_causal_lm(tmp_path / "other", seed=1)
+    other = open_runner(copied, f"model.name={lm}", "roots.share=0.5")
+    other.run(["score"], announce=quiet)
+    (row,) = [row for row in status_rows(open_runner(copied)) if row["table"] == "scored_documents"]
+    (beside,) = row["others"]
+    assert row["done"] == 12 and 0 < beside["rows"] < 12 and beside["fingerprint"] == other.fingerprint("scored_documents")
+    assert beside["differs_by"].startswith("model ")
+    shown = Console(width=100, record=True, file=StringIO())
+    shown.print(others_table([row]))
+    assert "under other settings" in shown.export_text()
+    assert others_table([{**row, "others": []}]) is None
+
+
+def test_compaction_changes_no_row_and_leaves_nothing_behind(
+    copied: Path, finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "FEW_FILES", 1)
+    done = {one.table: one for one in compact(open_runner(copied), vacuum=True)}
+    assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
+    assert done["documents"].files_after < done["documents"].files_before
+    runner = open_runner(copied)
+    assert runner.run(announce=quiet).steps == [], "streams are given nothing again"
+    for table, columns in COLUMNS.items():
+        assert rows_of(runner, table, columns) == rows_of(open_runner(finished), table, columns)
+    pinned = runner.registry.get(runner.fingerprint("index") or "-")
+    assert pinned is not None
+    assert runner.store.read("chunks", version=pinned.input_versions["chunks"]).count() > 0, "a pinned version can be read"
+
+
+def test_retention_reaches_back_to_what_an_index_was_built_from(
+    finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = open_runner(finished)
+    assert tables._retention_hours(runner) == 168
+    monkeypatch.setattr(Store, "version_time", lambda self, table, version: datetime.now(UTC) - timedelta(days=30))
+    assert tables._retention_hours(runner) in (721, 722)

@@ -1,0 +1,171 @@
+"""Packing: exact length, nothing split, nothing twice, roots last, the same result from any order of input."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from entropylong.packing.groups import Context, Dependency, Group, fit_group, order_contexts
+from entropylong.packing.sequences import PackRule, pack_groups, plan_bins
+from entropylong.utils.hashing import xxhash64
+
+LENGTH = 200
+
+
+def chunk_ids(chunk: int) -> tuple[int, ...]:
+    """A chunk's ids follow from its number: the same chunk is the same tokens in every group."""
+    return tuple(1000 + chunk for _ in range(3 + xxhash64(chunk) % 25))
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> list[Group]:
+    made = []
+    for number in range(draw(st.integers(0, 8))):
+        chunks = draw(st.lists(st.integers(0, 12), unique=True, max_size=6))
+        root = tuple([10 + number] * draw(st.integers(1, 60)))
+        contexts, dependencies = [], []
+        for c in chunks:
+            positions = draw(st.lists(st.integers(0, len(root) - 1), unique=True, min_size=1, max_size=3))
+            gains = [draw(st.floats(0.4, 1)) for _ in positions]
+            dependencies += [Dependency(c, p, g, None) for p, g in zip(positions, gains, strict=True)]
+            contexts.append(Context(c, chunk_ids(c), max(gains), min(positions)))
+        fillers = tuple(Context(c, chunk_ids(c), 0.0, 0) for c in range(13, 16))
+        made.append(Group(f"root-{number}", root, tuple(contexts), tuple(dependencies), fillers))
+    return made
+
+
+def rule(layout: str, order: str, filler: str, separator: int, seed: int = 1) -> PackRule:
+    return PackRule(LENGTH, layout, order, filler, seed, "verified", (7,), tuple([8] * separator), 9)
+
+
+settings_ = {
+    "layout": st.sampled_from(["spread", "grouped"]),
+    "order": st.sampled_from(["shuffle", "anchor_order"]),
+    "filler": st.sampled_from(["none", "rejected", "random"]),
+    "separator": st.integers(0, 2),
+}
+
+
+@settings(max_examples=200)
+@given(given_=groups(), **settings_)
+def test_sequences_keep_every_promise(given_: list[Group], layout: str, order: str, filler: str, separator: int) -> None:
+    packing = rule(layout, order, filler, separator)
+    packed = pack_groups(given_, packing)
+    by_id = {g.root_id: g for g in given_}
+    placed = [s.root_id for q in packed for s in q.segments if s.kind == "root"]
+    fits = [fit_group(g, LENGTH - 1, separator) for g in given_]
+    assert sorted(placed) == sorted(g.root_id for g in fits if g.contexts and g.tokens(separator) <= LENGTH - 1)
+    for sequence in packed:
+        assert len(sequence.input_ids) == LENGTH
+        rebuilt: list[int] = []
+        for s in sequence.segments:
+            assert s.start == len(rebuilt) < s.end
+            known = {"start": (7,), "separator": (8,) * separator, "pad": (9,) * (s.end - s.start)}
+            ids = known.get(s.kind) or (by_id[s.root_id].root_ids if s.kind == "root" else chunk_ids(s.chunk_id))
+            rebuilt += ids[: s.end - s.start] if s.kind == "filler" else ids
+            assert s.end == len(rebuilt)
+        assert rebuilt == sequence.input_ids.tolist()
+        chunks = [s.chunk_id for s in sequence.segments if s.kind in ("context", "filler")]
+        assert len(chunks) == len(set(chunks))
+        body = [s for s in sequence.segments if s.kind in ("context", "root", "filler")]
+        assert body[-1].kind == "root"
+        if layout == "spread":
+            kinds = [s.kind for s in body]
+            assert kinds == sorted(kinds, key=lambda k: k == "root")
+        for d in sequence.dependencies:
+            context = next(s for s in sequence.segments if s.kind == "context" and s.chunk_id == d.chunk_id)
+            root = next(s for s in sequence.segments if s.kind == "root" and s.root_id == d.root_id)
+            assert context.end == d.context_end <= root.start <= d.anchor < root.end
+            assert any(o.position == d.anchor - root.start and o.chunk_id == d.chunk_id for o in by_id[d.root_id].dependencies)
+        mask = sequence.loss_mask
+        padded = sum(s.end - s.start for s in sequence.segments if s.kind == "pad")
+        assert (mask is None) == (padded == 0) and (mask is None or mask.count(0) == padded)
+        counted = {(d.root_id, d.chunk_id) for d in sequence.dependencies}
+        here = {s.root_id for s in sequence.segments if s.kind == "root"}
+        assert counted == {(g.root_id, c.chunk_id) for g in fits if g.root_id in here for c in g.contexts}
+
+
+@given(given_=groups(), shuffle=st.randoms(use_true_random=False), **settings_)
+def test_any_order_of_input_gives_the_same(
+    given_: list[Group], shuffle: random.Random, layout: str, order: str, filler: str, separator: int
+) -> None:
+    mixed = list(given_)
+    shuffle.shuffle(mixed)
+    packing = rule(layout, order, filler, separator)
+    one, other = pack_groups(given_, packing), pack_groups(mixed, packing)
+    key = lambda s: s.sequence_id  # noqa: E731
+    for a, b in zip(sorted(one, key=key), sorted(other, key=key), strict=True):
+        assert a.input_ids.tolist() == b.input_ids.tolist() and a.segments == b.segments and a.dependencies == b.dependencies
+
+
+@pytest.mark.parametrize("layout", ["spread", "grouped"])
+def test_two_chunks_of_one_text_stand_once(layout: str) -> None:
+    text, other = (5,) * 6, (6,) * 4
+    one = Group(
+        "a",
+        (1,) * 9,
+        (Context(3, text, 0.5, 2), Context(2, text, 0.7, 4)),
+        (Dependency(3, 2, 0.5, None), Dependency(2, 4, 0.7, None)),
+    )
+    two = Group(
+        "b",
+        (2,) * 9,
+        (Context(4, text, 0.6, 1),),
+        (Dependency(4, 1, 0.6, None),),
+        (Context(9, text, 0, 0), Context(8, other, 0, 0)),
+    )
+    (sequence,) = pack_groups([two, one], rule(layout, "shuffle", "rejected", 1))
+    assert [s.chunk_id for s in sequence.segments if s.kind == "context"] == [2]
+    assert [s.chunk_id for s in sequence.segments if s.kind == "filler"] == [8]
+    found = {(d.root_id, d.chunk_id, round(d.gain, 1)) for d in sequence.dependencies}
+    assert found == {("a", 2, 0.5), ("a", 2, 0.7), ("b", 2, 0.6)}
+
+
+def test_the_seed_decides_the_order() -> None:
+    contexts = tuple(Context(c, (c,), 0.5, 0) for c in range(8))
+    group = Group("r", (1,), contexts, ())
+    orders = {tuple(c.chunk_id for c in order_contexts(group, "shuffle", seed).contexts) for seed in range(20)}
+    assert len(orders) > 10
+    by_anchor = order_contexts(Group("r", (1,), tuple(Context(c, (c,), 0.5, 9 - c) for c in range(8)), ()), "anchor_order", 1)
+    assert [c.chunk_id for c in by_anchor.contexts] == list(range(7, -1, -1))
+
+
+def test_a_group_too_long_loses_its_lowest_gains() -> None:
+    contexts = tuple(Context(c, (c,) * 50, c / 10, 0) for c in range(1, 6))
+    group = Group("r", (0,) * 50, contexts, tuple(Dependency(c, 3, c / 10, None) for c in range(1, 6)))
+    fitted = fit_group(group, 200, 2)
+    assert [c.chunk_id for c in fitted.contexts] == [4, 5] and {d.chunk_id for d in fitted.dependencies} == {4, 5}
+
+
+@given(given_=groups(), separator=st.integers(0, 2))
+def test_best_fit_decreasing(given_: list[Group], separator: int) -> None:
+    """Against the rule by the book: every bin searched, the tightest that fits taken."""
+    fits = [g for g in given_ if g.contexts and g.tokens(separator) <= LENGTH]
+    slow: list[list[Group]] = []
+    for group in sorted(fits, key=lambda g: (-g.tokens(separator), xxhash64(g.root_id), g.root_id)):
+        space = {
+            i: LENGTH - sum(m.tokens(separator) for m in members) - separator * (len(members) - 1) - separator
+            for i, members in enumerate(slow)
+        }
+        open_ = [i for i, left in space.items() if left >= group.tokens(separator)]
+        if open_:
+            slow[min(open_, key=lambda i: (space[i], i))].append(group)
+        else:
+            slow.append([group])
+    assert plan_bins(fits, LENGTH, separator) == slow
+
+
+@pytest.mark.parametrize("layout", ["spread", "grouped"])
+def test_a_shared_chunk_stands_once_before_both_roots(layout: str) -> None:
+    made = [
+        Group(f"r{n}", (n,) * 5, (Context(1, (50,) * 4, 0.5, 0), Context(2 + n, (60 + n,) * 4, 0.5, 0)),
+              (Dependency(1, 2, 0.5, None), Dependency(2 + n, 3, 0.5, None)))
+        for n in range(2)
+    ]  # fmt: skip
+    (sequence,) = pack_groups(made, rule(layout, "shuffle", "none", 1))
+    assert sum(s.chunk_id == 1 for s in sequence.segments) == 1
+    assert {d.root_id for d in sequence.dependencies if d.chunk_id == 1} == {"r0", "r1"}
+    assert all(d.distance >= 0 for d in sequence.dependencies)

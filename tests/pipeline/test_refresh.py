@@ -1,0 +1,70 @@
+"""New text: as roots it is appended, as corpus it takes effect by a new generation of the index; only what is new is computed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from entropylong.pipeline.runner import Runner
+from tests import tiny
+from tests.conftest import OpenRunner, quiet, rows_of
+
+
+def done_keys(runner: Runner) -> tuple[dict[str, int], list[str]]:
+    """Keys that a run of all stages did, by table; and what it said."""
+    said: list[str] = []
+    result = runner.run(announce=said.append)
+    return {step.step.writes: step.keys for step in result.steps}, said
+
+
+def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    before = open_runner(copied, source=folder)
+    first, chunks = before.fingerprint("index"), before.store.read("chunks").count()
+    candidates = rows_of(before, "candidates", ["root_id", "position", "hits"])
+    passes = before.store.read("gains").count()
+    tiny.write_jsonl(folder / "part-3.jsonl", tiny.documents(15)[12:])
+
+    done, said = done_keys(open_runner(copied, source=folder))
+    assert {table: done[table] for table in ("documents", "scored_documents")} == {"documents": 1, "scored_documents": 3}
+    assert done["chunks"] == 3 and "index" not in done and "chunk: 3 documents in" in " ".join(said), (
+        "only the new is computed, and told"
+    )
+    after = open_runner(copied, source=folder)
+    assert after.fingerprint("index") == first
+    kept = rows_of(after, "candidates", ["root_id", "position", "hits"])
+    assert [row for row in kept if row in candidates] == candidates and len(kept) > len(candidates)
+    new_chunks = _chunks_of(after, 12)
+    assert not any(hit.chunk_id in new_chunks for _, _, hits in kept for hit in hits or ())  # type: ignore[attr-defined]
+
+    lines: list[str] = []
+    assert after.refresh(announce=lines.append)
+    second = open_runner(copied, source=folder).fingerprint("index")
+    assert second != first and any(line.startswith("index: done in") for line in lines)
+    assert not open_runner(copied, source=folder).refresh(announce=quiet), "nothing is new: the same generation"
+    measured = after.store.read("gains").count()
+    last = open_runner(copied, source=folder)
+    done, _ = done_keys(last)
+    assert set(done) >= {"candidates", "pairs", "sequences"} and not {
+        "documents",
+        "chunks",
+        "chunk_vectors",
+        "scored_documents",
+    } & set(done)
+    found = rows_of(last, "candidates", ["root_id", "position", "hits"])
+    assert len(found) == len(kept) and found != kept
+    assert any(hit.chunk_id in new_chunks for _, _, hits in found for hit in hits or ())  # type: ignore[attr-defined]
+    # What was measured is not measured again: each (pair, position) has one reading.
+    readings = last.store.read_ok("gains", last.fingerprint("gains") or "-").selectExpr(
+        "pair_id", "explode(readings.position) AS p"
+    )
+    assert readings.groupBy("pair_id", "p").count().where("count > 1").count() == 0
+    assert measured > passes and last.store.read("chunks").count() > chunks
+    assert last.store.read("candidates", before.fingerprint("candidates")).count() == len(kept), "the old generation stays"
+    assert last.run(announce=quiet).steps == []
+
+
+def _chunks_of(runner: Runner, first: int) -> set[int]:
+    names = [f"doc-{number:04d}" for number in range(first, first + 3)]
+    rows = runner.store.read("chunks").collect()
+    return {row.chunk_id for row in rows if row.doc_id in names}

@@ -1,0 +1,62 @@
+"""inspect: what it says of each candidate is what the rule decided."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from entropylong.models.causal_lm import encode_plain
+from entropylong.reporting.inspect import chunk_texts, inspect_root
+from tests.conftest import OpenRunner
+
+SPECIFIC = ["accept.rule=specific", "accept.min_excess=0", "accept.min_nll_drop=0.001", "accept.max_copy_tokens=3"]
+
+
+@pytest.mark.parametrize("keys", [[], SPECIFIC], ids=["paper", "specific"])
+def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
+    keys: list[str], finished: Path, open_runner: OpenRunner
+) -> None:
+    runner = open_runner(finished, *keys)
+    cells = runner.cells().where(F.col("kind") == "retrieved").collect()
+    root, accepted = Counter(cell.root_id for cell in cells if cell.accepted).most_common(1)[0]
+    out = io.StringIO()
+    Console(file=out, width=120).print(inspect_root(runner, root, chunks_shown=1))
+    said = out.getvalue()
+    rule = runner.config.accept
+
+    def reason(cell) -> str:  # type: ignore[no-untyped-def]
+        if not cell.gain > rule.epsilon:
+            return "no: gain"
+        if rule.rule == "specific" and not (cell.excess_gain or -9) > rule.min_excess:
+            return "no: excess"
+        if rule.rule == "specific" and not cell.nll - cell.nll_with > rule.min_nll_drop:
+            return "no: NLL drop"
+        return "yes" if rule.max_copy_tokens is None or cell.copy_len <= rule.max_copy_tokens else "no: copy"
+
+    wanted = Counter(reason(cell) for cell in cells if cell.root_id == root)
+    assert Counter(re.findall(r" (yes|no: (?:gain|excess|NLL drop|copy)) *$", said, re.MULTILINE)) == wanted
+    assert wanted["yes"] == accepted > 1
+    flat = " ".join(said.split())
+    assert f"In full: 1 of {accepted} accepted candidates" in flat and f"--contexts {accepted} shows all" in flat
+    assert f"(H - H') / H > {rule.epsilon:g}" in flat and said.count("dependency at ") == 1
+
+
+def test_of_a_context_what_the_model_read(finished: Path, open_runner: OpenRunner, tiny_lm: Path) -> None:
+    tokenizer, runner = AutoTokenizer.from_pretrained(tiny_lm), open_runner(finished)
+    whole = {row.chunk_id: row for row in runner.store.read_ok("chunks", runner.fingerprint("chunks") or "").collect()}
+    ids = {chunk_id: encode_plain(tokenizer, row.text) for chunk_id, row in whole.items()}
+    most = sorted(map(len, ids.values()))[len(ids) // 2]
+    shown = chunk_texts(open_runner(finished, f"contexts.max_tokens={most}"), list(whole))
+    for chunk_id, row in whole.items():
+        header, text = shown[chunk_id].split("\n", 1)
+        is_cut = len(ids[chunk_id]) > most
+        assert text == (tokenizer.decode(ids[chunk_id][:most]) if is_cut else row.text)
+        assert header.startswith(f"[{row.doc_id}") and (f"the first {most} tokens" in header) == is_cut
+    assert {len(own) > most for own in ids.values()} == {True, False}

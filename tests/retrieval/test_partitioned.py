@@ -1,0 +1,139 @@
+"""The index by cells in Spark: partitioned search against broadcast, hit for hit; recall; resumed; modes that change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+
+from entropylong.errors import RecallTooLow
+from entropylong.pipeline.drivers import index
+from entropylong.retrieval.grid import SCALE, from_bytes, to_grid
+from entropylong.storage.array_files import read_manifest
+from entropylong.storage.store import Store
+from tests.conftest import OpenRunner, quiet, rows_of
+
+CELLS = ["retrieval.cells=6", "retrieval.nprobe=2", "retrieval.min_recall=0", "run.vectors_per_unit=18", "run.roots_per_unit=6"]
+SEARCH = ["index", "search"]
+
+
+def hits(workspace: Path, open_runner: OpenRunner, *keys: str) -> list[tuple[object, ...]]:
+    runner = open_runner(workspace, *CELLS, *keys)
+    runner.run(SEARCH, announce=quiet)
+    return rows_of(runner, "candidates", ["root_id", "position", "hits", "outcome"])
+
+
+def test_partitioned_equals_broadcast_hit_for_hit(copied: Path, finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+    """And both equal brute force over the probed cells; scratch tables are left empty."""
+    said: list[str] = []
+    runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
+    runner.run(SEARCH, announce=said.append)
+    found = rows_of(runner, "candidates", ["root_id", "position", "hits", "outcome"])
+    assert any("partitioned, as retrieval.mode says" in line for line in said)
+    assert any("range 2 of" in line for line in said), "several ranges, or the merge is not tested"
+    for scratch in ("query_cells", "partial_candidates"):
+        assert runner.store.read(scratch).count() == 0
+    again = open_runner(copied, *CELLS, "retrieval.mode=broadcast")
+    assert again.fingerprint("candidates") == runner.fingerprint("candidates"), "a mode changes no result"
+    again.run(["index"], announce=quiet)  # writes the files that partitioned mode does not need
+    store = again.store
+    store.drop("candidates", again.fingerprint("candidates") or "-")
+    assert hits(copied, open_runner, "retrieval.mode=broadcast") == found and len(found) > 20
+    exact = rows_of(open_runner(finished), "candidates", ["root_id", "position", "hits"])
+    assert [row[:3] for row in found] != exact, "two of six cells must miss something, or nothing was partitioned"
+    _compare_with_brute_force(runner, found)
+
+
+def _compare_with_brute_force(runner: object, found: list[tuple[object, ...]]) -> None:
+    store, fingerprints = runner.store, runner.fingerprint  # type: ignore[attr-defined]
+    cells = store.read_ok("index_cells", fingerprints("index")).toPandas()
+    chunks = store.read_ok("chunks", fingerprints("chunks")).toPandas()
+    queries = store.read_ok("query_vectors", fingerprints("query_vectors")).toPandas()
+    centroids = np.load(runner.workspace.index(fingerprints("index")) / "centroids.npy").astype(np.int64)  # type: ignore[attr-defined]
+    values = to_grid(from_bytes(_vectors(runner, cells))).astype(np.int64)
+    own = {doc: set(rows.text_hash) for doc, rows in chunks.groupby("doc_id")}
+    grid = dict(zip(zip(queries.root_id, queries.position, strict=True), queries.vector, strict=True))
+    for root, position, listed, _ in found:
+        query = to_grid(from_bytes([grid[root, position]])).astype(np.int64)[0]
+        probed = np.lexsort((np.arange(len(centroids)), -(centroids @ query)))[:2]
+        allowed = [i for i in range(len(cells)) if cells.cell_id[i] in probed and cells.text_hash[i] not in own[root]]
+        best = sorted(allowed, key=lambda i: (-int(values[i] @ query), cells.chunk_id[i]))[:3]
+        assert [h.chunk_id for h in listed or ()] == [int(cells.chunk_id[i]) for i in best]  # type: ignore[attr-defined]
+        scores = [int(values[i] @ query) / SCALE**2 for i in best]
+        assert [h.score for h in listed or ()] == pytest.approx(scores, abs=1e-6)  # type: ignore[attr-defined]
+
+
+def _vectors(runner: object, cells: object) -> list[bytes]:
+    frame = runner.store.read_ok("chunk_vectors", runner.fingerprint("chunk_vectors")).toPandas()  # type: ignore[attr-defined]
+    by_id = dict(zip(frame.chunk_id, frame.vector, strict=True))
+    return [by_id[i] for i in cells.chunk_id]  # type: ignore[attr-defined]
+
+
+class Killed(Exception):
+    """Stands for a driver that dies after a commit."""
+
+
+def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in each of its tables in turn: what was committed is kept, what was not is done, and nothing twice."""
+    append, seen, deadly = Store.append, list[str](), ""
+
+    def append_and_die(self: Store, name: str, *rest: object) -> None:
+        append(self, name, *rest)  # type: ignore[arg-type]
+        seen.append(name)
+        if seen.count(name) == 2 and name == deadly:
+            raise Killed
+
+    for deadly in ("index_cells", "query_cells", "partial_candidates", "candidates"):
+        seen.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "append", append_and_die)
+            with pytest.raises(Killed):
+                hits(copied, open_runner, "retrieval.mode=partitioned")
+        assert seen.count(deadly) == 2
+    resumed = hits(copied, open_runner, "retrieval.mode=partitioned")
+    runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
+    twice = runner.store.read("candidates", runner.fingerprint("candidates")).groupBy("root_id", "position").count()
+    assert twice.where("count > 1").count() == 0
+    index = runner.store.read("index_cells", runner.fingerprint("index"))
+    assert (
+        index.count()
+        == index.select("chunk_id").distinct().count()
+        == read_manifest(runner.workspace.index(runner.fingerprint("index") or "-"))["n"]
+    )
+    runner.store.drop("candidates", runner.fingerprint("candidates") or "-")
+    assert hits(copied, open_runner, "retrieval.mode=partitioned") == resumed, "as without a kill"
+
+
+def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runner: OpenRunner) -> None:
+    said: list[str] = []
+    low = [key for key in CELLS if "recall" not in key]
+    with pytest.raises(RecallTooLow, match=r"recall@3 is 0\.\d+ at retrieval.nprobe 1, below retrieval.min_recall 0.95; nprobe \d"):
+        open_runner(copied, *low, "retrieval.nprobe=1").run(["index"], announce=said.append)
+    runner = open_runner(copied, *low, "retrieval.nprobe=6")
+    runner.run(SEARCH, announce=said.append)
+    assert any("recall@3 1.000 at nprobe 6" in line for line in said)
+    with pytest.raises(RecallTooLow, match="nprobe 1,"):
+        open_runner(copied, *low, "retrieval.nprobe=1").run(["search"], announce=quiet)
+    # The measure itself, against a search of everything.
+    directory = runner.workspace.index(runner.fingerprint("index") or "-")
+    needed = np.load(directory / "probes_needed.npy")
+    cells = runner.store.read_ok("index_cells", runner.fingerprint("index") or "-").toPandas().sort_values("chunk_id")
+    vectors = np.frombuffer(b"".join(cells.vector), "<i2").reshape(len(cells), -1).astype(np.int64)
+    centroids = np.load(directory / "centroids.npy").astype(np.int64)
+    hashes, ids, own_cell = (cells[name].to_numpy() for name in ("text_hash", "chunk_id", "cell_id"))
+    ranks = []
+    for query, text in zip(vectors[: index.build.RECALL_QUERIES], hashes, strict=False):
+        others = np.flatnonzero(hashes != text)
+        best = sorted(others, key=lambda i: (-int(vectors[i] @ query), ids[i]))[:3]
+        order = np.lexsort((np.arange(len(centroids)), -(centroids @ query))).tolist()
+        ranks += [order.index(own_cell[i]) + 1 for i in best]
+    assert sorted(needed.tolist()) == sorted(ranks)
+
+
+def test_one_cell_is_exact_and_needs_no_key(copied: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(copied)
+    facts = read_manifest(runner.workspace.index(runner.fingerprint("index") or "-"))
+    assert facts["cells"] == 1 and facts["mode"] == "broadcast"
+    assert runner.store.read("index_cells").where(F.col("cell_id") != 0).count() == 0

@@ -1,0 +1,76 @@
+"""The store: constraints as the last line, idempotent appends, reading at a version, nothing visible of a failed write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from entropylong.errors import TableError
+from entropylong.storage.artifacts import Artifact, Registry, fingerprint
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import GAINS
+from entropylong.storage.store import Store
+
+FP = "0123456789abcdef"
+
+
+def gain_row(**changes: Any) -> dict[str, Any]:
+    reading = {"position": 3, "entropy_with": 1.5, "nll_with": 2.0, "copy_len": 0}
+    row = {"pair_id": 1, "root_id": "r", "chunk_id": 2, "kind": "random", "n_context_tokens": 9, "readings": [reading]}
+    return {**row, "outcome": "ok", **changes}
+
+
+@pytest.fixture
+def store(spark: SparkSession, tmp_path: Path) -> Store:
+    return Store(spark, str(tmp_path / "tables"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"readings": [{"position": 3, "entropy_with": float("nan"), "nll_with": 2.0, "copy_len": 0}]}, "readings_numbers"),
+        ({"readings": []}, "readings_numbers"),
+        ({"outcome": "fine"}, "outcome_known"),
+        ({"outcome": "error"}, "code_unless_ok"),
+        ({"outcome": "error", "code": "X", "detail": "x" * 600}, "detail_short"),
+    ],
+)
+def test_constraints_are_the_last_line(store: Store, spark: SparkSession, changes: dict[str, Any], constraint: str) -> None:
+    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, None)
+    with pytest.raises(TableError, match=constraint) as caught:
+        store.append("gains", local_frame(spark, [gain_row(), gain_row(**changes)], GAINS.struct), FP, None)
+    assert "\n" not in str(caught.value)
+    assert store.read("gains", FP).count() == 1
+
+
+def test_an_append_lands_once_and_versions_can_be_read(store: Store, spark: SparkSession) -> None:
+    frame = local_frame(spark, [gain_row()], GAINS.struct)
+    for _ in range(2):
+        store.append("gains", frame, FP, ("unit", 1))
+    assert store.read("gains", FP).count() == 1
+    first = store.version("gains")
+    store.append("gains", local_frame(spark, [gain_row(pair_id=5)], GAINS.struct), FP, ("unit", 2))
+    assert (store.read("gains", FP, first).count(), store.read("gains", FP).count()) == (1, 2)
+    assert store.read("chunks").count() == 0 and store.version("chunks") == -1
+
+
+def test_artifacts_are_kept_and_written_once(store: Store) -> None:
+    value = fingerprint("gains", 1, {"separator": ""}, {"model": "m"}, {})
+    artifact = Artifact(value, "verify", "gains", {"separator": ""}, {"model": "m"}, {}, {"pairs": 3}, {"threshold": -(2**62)})
+    registry = Registry(store)
+    registry.record(artifact)
+    registry.record(artifact)
+    registry.complete(artifact)
+    registry.complete(artifact)
+    registry.flush()
+    registry.flush()
+    assert store.read("artifacts").count() == 2
+    again = Registry(store)
+    known = again.get(value)
+    assert known is not None and known.state == "complete" and known.pinned == {"threshold": -(2**62)}
+    assert again.latest("gains", {"separator": ""}, {}) == known and again.latest("gains", {"separator": " "}, {}) is None
+    assert fingerprint("gains", 1, {"separator": " "}, {"model": "m"}, {}) != value
+    assert fingerprint("gains", 2, {"separator": ""}, {"model": "m"}, {}) != value

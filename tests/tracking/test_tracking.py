@@ -1,0 +1,70 @@
+"""MLflow: the run tree, params, metrics, and datasets from which one can walk back to the documents."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from entropylong.pipeline.metrics.compute import latest_figures
+from tests.conftest import OpenRunner
+
+
+def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(finished)
+    client = MlflowClient(tracking_uri=runner.config.tracking.uri)
+    experiment = client.get_experiment_by_name("entropylong")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert set(children) == {
+        "ingest", "chunk", "embed", "index", "score", "anchors", "search (queries)", "search", "pairs", "verify", "pack",
+    }  # fmt: skip
+    assert parent.data.params["anchors.alpha"] == "2.0" and len(parent.data.params) > 50
+    # Walk from the sequences back to the documents, by fingerprint.
+    made_by = {
+        i.dataset.digest: run
+        for run in children.values()
+        for i in run.inputs.dataset_inputs
+        if any(t.value == "output" for t in i.tags)
+    }
+    seen, front = set(), [runner.fingerprint("sequences")]
+    while front:
+        digest = front.pop()
+        if digest in made_by and digest not in seen:
+            seen.add(digest)
+            front += [i.dataset.digest for i in made_by[digest].inputs.dataset_inputs]
+    assert runner.fingerprint("documents") in seen and runner.fingerprint("gains") in seen
+    for i in parent.inputs.dataset_inputs:
+        assert json.loads(i.dataset.source)["delta_table_version"] >= 0 and json.loads(i.dataset.source)["path"]
+    figures = latest_figures(runner)
+    for name in ("documents", "anchors_a_root", "passes", "pass_rate_retrieved_paper", "pass_rate_random_paper", "dependencies",
+                 "distance_median", "filler_share", "tokens_per_second_gains", "error_rows"):  # fmt: skip
+        assert figures[name] == parent.data.metrics[name], name
+    assert {k for k in figures if k.startswith("band_")}
+
+
+def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner) -> None:
+    runner = open_runner(finished)
+    figures = latest_figures(runner)
+    value = runner.fingerprint("sequences")
+    kept = json.loads((finished / "figures" / f"verified-{value[:8]}" / "figures.json").read_text())
+    assert kept["figures"] == figures and kept["facts"]["fingerprint"] == value and kept["facts"]["alpha"] == 2.0
+    cells = runner.cells().toPandas()
+    for kind in ("retrieved", "same_root", "random"):
+        of_kind = cells[cells.kind == kind]
+        assert figures[f"cells_{kind}"] == len(of_kind) > 0
+        assert abs(figures[f"pass_rate_{kind}_paper"] - of_kind.passes_paper.mean()) < 1e-12
+    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences")).toPandas()
+    distances = sorted(d["distance"] for row in sequences.dependencies for d in row)
+    assert figures["packed_dependencies"] == len(distances)
+    assert distances[0] <= figures["distance_median"] <= distances[-1]
+    padded = sum(s["end"] - s["start"] for row in sequences.segments for s in row if s["kind"] == "pad")
+    assert figures["padding_share"] == padded / (1024 * len(sequences))
+    groups = Counter[str]()
+    for segment in (s for row in sequences.segments for s in row if s["kind"] in ("root", "context")):
+        groups[segment["root_id"]] += segment["end"] - segment["start"]
+    assert figures["group_tokens"] == sum(groups.values()) / len(groups)

@@ -1,0 +1,63 @@
+"""Conversations become ids and targets; what cannot is refused by code, whatever it is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from entropylong.config import load_config
+from entropylong.training.data.chat import Refused, encode_conversation, parse_conversation
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def said(*contents: object) -> str:
+    roles = ("user", "assistant")
+    return json.dumps({"messages": [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]})
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("{", "NOT_JSON"),
+        ("[" * 100_000, "NOT_JSON"),
+        ("[1]", "NO_MESSAGES"),
+        ('{"messages": {}}', "NO_MESSAGES"),
+        ('{"messages": ["hello"]}', "NO_MESSAGES"),
+        (said("a", 3), "NO_MESSAGES"),
+        (said("a"), "NO_MESSAGES"),
+        (said("a", "cut \ud83d"), "NOT_RENDERED"),
+        (said("a", "it ends <|endoftext|> here"), "SPECIAL_TOKEN"),
+    ],
+)
+def test_refused_by_code(line: str, code: str, tiny_lm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    with pytest.raises(Refused) as caught:
+        encode_conversation(tokenizer, parse_conversation(line), template=TEMPLATE, assistant_only=False)
+    assert caught.value.code == code
+
+
+def test_a_template_that_rewrites_earlier_messages_has_no_assistant_spans(tiny_lm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    messages = parse_conversation(said("a", "b", "c", "d"))
+    last = "{{ messages | length }}" + TEMPLATE
+    assert len(encode_conversation(tokenizer, messages, template=last, assistant_only=False)[0]) > 4
+    with pytest.raises(Refused, match="changes earlier messages"):
+        encode_conversation(tokenizer, messages, template=last, assistant_only=True)
+
+
+def test_the_shipped_llama_template() -> None:
+    """Llama-3's published form of a conversation, rendered by hand."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    template = ImmutableSandboxedEnvironment().from_string(load_config("sft_128k").train.chat_template or "")
+    messages = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "yes"}]
+    assert template.render(messages=messages, bos_token="<|begin_of_text|>", add_generation_prompt=False) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nyes<|eot_id|>"
+    )

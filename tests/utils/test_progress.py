@@ -1,0 +1,49 @@
+"""How far a step is, as people are told."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from entropylong.utils import progress
+from entropylong.utils.progress import phase, step_progress
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def test_lines_say_rows_rate_and_time_left_until_all_are_done(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.01)
+    said = ""
+
+    def must_tell(part: str) -> None:
+        nonlocal said
+        end = time.monotonic() + 20
+        while part not in said and time.monotonic() < end:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+        assert part in said
+
+    with step_progress(spark, "score", 40, "roots") as state:
+        assert state.pace()[0] == 0 and state.pace()[2] is None
+        must_tell("  score: 0 s so far\n")
+        state.batch(10)
+        state.commit()
+        must_tell("  score: 10 / 40 roots (")
+        done, rate, left = state.pace()
+        assert (done, state.left) == (10, 30) and left == pytest.approx(30 / rate)
+        state.batch(30)
+        state.commit()
+        assert state.pace()[2] == 0
+    assert " s left)" in said
+    assert "40 / 40" not in said + capsys.readouterr().err, "of the end the runner tells"
+
+
+def test_of_what_has_no_known_end_one_line_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    with phase("report: [counting]"):
+        assert capsys.readouterr().err == "report: [counting] ...\n"
+    assert capsys.readouterr().err == ""
