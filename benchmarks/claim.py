@@ -26,7 +26,7 @@ from entropylong.experiments import training as claim
 from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Scores
 from entropylong.models.causal_lm import CausalLM
 from entropylong.packing.document_runs import Strand, pack_strands
-from entropylong.packing.groups import Context, Dependency, Group
+from entropylong.packing.groups import ContextChunk, Dependency, Group
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
 from entropylong.training import loop
 from entropylong.training.data.order import epoch_order, rank_share
@@ -53,7 +53,7 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     stages = STAGE_NAMES[: STAGE_NAMES.index("verify")]
     runner = open_runner(config, list(overrides), None, stages)
     runner.run(stages)
-    frames = {name: runner.store.read_ok(name, runner.fingerprint(name) or "-") for name in ("scored_documents", "chunks", "pairs")}
+    frames = {name: runner.state.ok_rows(name) for name in ("scored_documents", "chunks", "pairs")}
     pairs = frames["pairs"].select("root_id", "chunk_id", "kind", "chunk_ids", "anchors").toLocalIterator()
     chunks: dict[int, list[int]] = {}
     planned = []
@@ -62,7 +62,7 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
         planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank, a.score] for a in row.anchors]])
     found = {
         "seed": runner.config.seed,
-        "separator": encode_plain(load(runner.ctx.causal_lm.tokenizer()), runner.config.separator),
+        "separator": encode_plain(load(runner.state.context.causal_lm.tokenizer()), runner.config.separator),
         "start": runner.config.model.document_start_id,
         "roots": {r.root_id: [r.doc_id, list(r.input_ids)] for r in frames["scored_documents"].collect()},
         "chunks": chunks,
@@ -260,7 +260,7 @@ def pack_arms(
         for link in links:
             of.setdefault(link.chunk_id, []).append(link)
         contexts = tuple(
-            Context(c, tuple(chunks[c].tolist()), max(k.gain for k in own), min(k.position for k in own))
+            ContextChunk(c, tuple(chunks[c].tolist()), max(k.gain for k in own), min(k.position for k in own))
             for c, own in sorted(of.items())
         )
         return Group(root, tuple(roots[root].tolist()), contexts, tuple(links))

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from benchmarks.common import ROOT
 from benchmarks.timing import record, say, seconds
 from entropylong.config import load_config
-from entropylong.core.context import Context
+from entropylong.core.context import StageContext
 from entropylong.core.handles import IndexHandle
 from entropylong.core.udf import Meter
 from entropylong.models.cache import WorkerModel
@@ -106,12 +106,12 @@ def runner_over(spark: SparkSession, n: int) -> tuple[Any, Artifact]:
         if not store.exists(table):
             store.append(table, frame, value, None)
     nobody, meter, cores = cast(WorkerModel, None), Meter(spark.sparkContext), spark.sparkContext.defaultParallelism
-    context = Context(config, spark, nobody, nobody, cores, meter, cast(Any, None), say=say, fingerprints=tables)
+    context = StageContext(config, spark, nobody, nobody, cores, meter, cast(Any, None), say=say, fingerprints=tables)
     artifact = Artifact("benchmark-index", "index", "index", {}, {}, {}, {t: store.version(t) for t in tables},
                         {"chunks": n, "cells": cells_of(n)})  # fmt: skip
     nothing_known = SimpleNamespace(get=lambda value: None)
     namespace = SimpleNamespace(
-        registry=nothing_known, spark=spark, store=store, config=config, ctx=context, workspace=Workspace(str(place))
+        registry=nothing_known, spark=spark, store=store, config=config, context=context, workspace=Workspace(str(place))
     )
     return namespace, artifact
 
@@ -148,7 +148,7 @@ def partitioned(runner: Any, queries: DataFrame) -> tuple[float, list[tuple[int,
     sizes = np.load(runner.workspace.index("benchmark-index") / "sizes.npy")
     vectors = runner.store.read_ok("index_cells", "benchmark-index")
     found: list[Any] = []
-    spent = seconds(lambda: found.extend(search_range(runner.ctx, queries, vectors, 0, sizes).collect()))
+    spent = seconds(lambda: found.extend(search_range(runner.context, queries, vectors, 0, sizes).collect()))
     return spent, sorted((row.position, [hit.chunk_id for hit in row.hits]) for row in found)
 
 

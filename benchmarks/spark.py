@@ -24,9 +24,9 @@ def main() -> None:
         keys = [f"workspace={folder / 'workspace'}", f"roots.limit={roots}", "roots.max_tokens=1024"]
         config = load_config(ROOT / "conf" / "demo.yaml", keys)
         spark = session(config)
-        runner = Runner(config, spark)
+        runner = Runner.open(config, spark)
         steps = {done.step.name: done for done in runner.run(["ingest", "score"], announce=lambda line: None).steps}
-        scored = runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents") or "-")
+        scored = runner.state.ok_rows("scored_documents")
         tokens = sum(row.n_tokens for row in scored.select("n_tokens").collect())
         done = steps["score"]
         share, busy = done.usage["arrow_jvm_share"], done.usage["accelerator_busy"]

@@ -41,7 +41,7 @@ def tables_of(runner: Runner) -> dict[str, Table]:
 def rows_by_key(runner: Runner, table: str) -> Table:
     """The rows of the active fingerprint by key, and how many are beyond one a key."""
     step = step_writing(table)
-    frame = runner.store.read(table, runner.fingerprint(table)).drop("fingerprint")
+    frame = runner.state.rows(table).drop("fingerprint")
     key = KEYS.get(table, step.key)
     rows = [row.asDict(recursive=True) for row in frame.collect()]
     found = {tuple(row[k] for k in key): row for row in rows}

@@ -44,7 +44,7 @@ class Harness:
         for part in range(2):
             tiny.write_jsonl(PLACE / "corpus" / f"part-{part}.jsonl", rows[4 * part : 4 * part + 4])
         self.spark = session(self.config("control"))
-        runner = Runner(self.config("control"), self.spark)
+        runner = Runner.open(self.config("control"), self.spark)
         runner.run(announce=lambda line: None)
         self.control = tables_of(runner)
         # One victim suffers while the one before it is compared: two processes on two cores.
@@ -98,7 +98,7 @@ class Harness:
 
     def recovered(self, name: str) -> Runner:
         """The workspace after a run without a fault."""
-        runner = Runner(self.config(name), self.spark)
+        runner = Runner.open(self.config(name), self.spark)
         runner.run(announce=lambda line: None)
         return runner
 

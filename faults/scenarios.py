@@ -149,12 +149,12 @@ def _all_follow(harness: Harness, runner: Runner) -> Outcome:
     control = {root: row["entropy"] for (root,), row in harness.control["scored_documents"][0].items() if row["outcome"] == OK}
     changed = sum(rows[root].entropy != entropy for root, entropy in control.items())
     lost = len(control.keys() - rows.keys())
-    sound = not any(check.wrong for check in check_workspace(runner))
+    sound = not any(check.wrong for check in check_workspace(runner.state))
     return bool(changed) and not wrong and sound, lost, 0, f"{changed} roots differ, and all their anchors with them"
 
 
 def _ok_rows(runner: Runner, table: str) -> list[Row]:
-    return runner.store.read_ok(table, runner.fingerprint(table) or "-").collect()
+    return runner.state.ok_rows(table).collect()
 
 
 def _outcome(harness: Harness, name: str, happened: bool, note: str, said: str) -> Outcome:
@@ -167,7 +167,7 @@ def _outcome(harness: Harness, name: str, happened: bool, note: str, said: str) 
 def _judged(harness: Harness, name: str, note: str) -> Outcome:
     runner = harness.recovered(name)
     found = compare(harness.control, tables_of(runner))
-    wrong = [check.name for check in check_workspace(runner) if check.wrong]
+    wrong = [check.name for check in check_workspace(runner.state) if check.wrong]
     again = runner.run(announce=lambda line: None).steps
     note = found.first or (f"check: {wrong[0]}" if wrong else "") or ("a second rerun was not idle" if again else note)
     return found.is_none and not wrong and not again, found.lost, found.doubled, note

@@ -31,9 +31,9 @@ def main() -> None:
     try:
         if stage == "compact":
             tables.FEW_FILES = 1
-            tables.compact(Runner(config, spark), vacuum=False)
+            tables.compact(Runner.open(config, spark).state, vacuum=False)
         else:
-            Runner(config, spark).run([stage], announce=lambda line: print(line, flush=True))
+            Runner.open(config, spark).run([stage], announce=lambda line: print(line, flush=True))
     except EntropyLongError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -148,7 +148,7 @@ def finished(
         if not made.exists():
             workspace = tmp_path_factory.mktemp("making") / "workspace"
             keys = ["run.files_per_batch=1", "run.roots_per_unit=6"]
-            Runner(make_config(workspace, corpus, *keys), spark).run(announce=lambda line: None)
+            Runner.open(make_config(workspace, corpus, *keys), spark).run(announce=lambda line: None)
             workspace.replace(made)
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("finished") / "workspace"))
 
@@ -169,7 +169,7 @@ def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> O
     def open_(workspace: Path, *overrides: str, source: Path = corpus) -> Runner:
         from entropylong.pipeline.runner import Runner
 
-        return Runner(make_config(workspace, source, *overrides), spark)
+        return Runner.open(make_config(workspace, source, *overrides), spark)
 
     return open_
 
@@ -186,5 +186,5 @@ def versions(workspace: Path) -> dict[str, int]:
 
 def rows_of(runner: Runner, table: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
     """Sorted rows of a table's active fingerprint, refused ones too."""
-    frame = runner.store.read(table, runner.fingerprint(table)).select(*columns)
+    frame = runner.state.rows(table).select(*columns)
     return sorted((tuple(row) for row in frame.collect()), key=repr)

@@ -25,7 +25,7 @@ from entropylong.cli import (
 from entropylong.cli.maintain import check, compact, gc, quarantine, refresh
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, Words, only_overrides, split_words
 from entropylong.errors import EntropyLongError
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_runner, open_state
 
 if TYPE_CHECKING:
     from entropylong.config.schema import Source
@@ -108,7 +108,7 @@ def run(
     result = runner.run(names, announce=lambda line: print(line, flush=True))
     from entropylong.pipeline.metrics.compute import figures_table, latest_figures
 
-    if runner.fingerprint("sequences") is not None and (figures := result.figures or latest_figures(runner)):
+    if runner.state.fingerprint("sequences") is not None and (figures := result.figures or latest_figures(runner.state)):
         Console().print(figures_table(figures))
     if not result.steps:
         print("Nothing was behind; no table changed.")
@@ -125,7 +125,7 @@ def where_next(runner: Runner, arguments: Sequence[str]) -> str:
     lines = [f"Tables: {loaded.tables}"]
     if loaded.roots.limit is not None:
         lines.append(f"Roots: at most {loaded.roots.limit:,}, as roots.limit says; with more, only what is new is measured")
-    if root := best_root(runner):
+    if root := best_root(runner.state):
         lines.append(f"Look at one root:  entropylong inspect {shlex.join([root, *arguments])}")
     if loaded.tracking.uri.startswith("sqlite:"):
         lines.append(f"MLflow UI:         mlflow ui --backend-store-uri {loaded.tracking.uri}")
@@ -189,12 +189,12 @@ def status(
 
     from entropylong.reporting.status import status_rows, status_view
 
-    runner = open_runner(config, only_overrides(words), input_path)
-    rows = status_rows(runner)
+    state = open_state(config, only_overrides(words), input_path)
+    rows = status_rows(state)
     if as_json:
         print(json.dumps(rows))
     else:
-        Console().print(status_view(rows, runner.config.workspace))
+        Console().print(status_view(rows, state.config.workspace))
 
 
 def inspect(
@@ -214,8 +214,8 @@ def inspect(
 
     from entropylong.reporting.inspect import inspect_root
 
-    runner = open_runner(config, only_overrides(words), input_path)
-    Console(highlight=False).print(inspect_root(runner, doc_id, contexts))
+    state = open_state(config, only_overrides(words), input_path)
+    Console(highlight=False).print(inspect_root(state, doc_id, contexts))
 
 
 # In the order of a user's journey, as --help shows them.

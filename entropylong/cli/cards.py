@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, only_overrides
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_state
 
 app = typer.Typer(
     help="""A card for what you publish, as the Hugging Face hub reads it.
@@ -46,8 +46,8 @@ def dataset(
     from entropylong.reporting.cards.front import check_license, write_card
 
     check_license(license_id)
-    runner = open_runner(config, only_overrides(words), input_path)
-    write_card(dataset_card(gather_facts(runner), license_id), out)
+    state = open_state(config, only_overrides(words), input_path)
+    write_card(dataset_card(gather_facts(state), license_id), out)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from entropylong.cli.options import ConfigOption, Overrides, only_overrides
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_state
 
 app = typer.Typer(
     help="""The small-scale experiment: two claims, decision rules fixed before it is run.
@@ -42,9 +42,9 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
     overrides = only_overrides(words)
     file = write_roots(load_config(config, overrides))
     more = [*overrides, "sources.see_also.kind=jsonl", f"sources.see_also.path={file}", "sources.see_also.role=both"]
-    spark = open_runner(config, more, None, MEASURED).spark
+    spark = open_state(config, more, None, MEASURED).spark
     loaded = load_config(config, more)
-    result, table = run_links(loaded, lambda own: Runner(own, spark), lambda line: print(line, flush=True))
+    result, table = run_links(loaded, lambda own: Runner.open(own, spark), lambda line: print(line, flush=True))
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
     track(loaded, result)
@@ -71,9 +71,9 @@ def training(words: Overrides = None, config: ConfigOption = "experiment_trainin
     from entropylong.pipeline.steps import MEASURED
 
     overrides = only_overrides(words)
-    spark = open_runner(config, overrides, None, MEASURED).spark
+    spark = open_state(config, overrides, None, MEASURED).spark
     loaded = load_config(config, overrides)
-    result, table = run_experiment(loaded, lambda own: Runner(own, spark), spark, lambda line: print(line, flush=True))
+    result, table = run_experiment(loaded, lambda own: Runner.open(own, spark), spark, lambda line: print(line, flush=True))
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
     track(loaded, result)

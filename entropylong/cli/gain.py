@@ -8,7 +8,7 @@ import typer
 
 from entropylong.cli.evaluate import DtypeOption, OutOption, reading_model, result_folder
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, only_overrides
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_state
 
 
 def gain(
@@ -39,18 +39,18 @@ def gain(
     from entropylong.models.cache import load
     from entropylong.pipeline.preflight import check_tokenizer
 
-    runner = open_runner(config, only_overrides(words), input_path)
-    loaded = runner.config
+    state = open_state(config, only_overrides(words), input_path)
+    loaded = state.config
     reader, path = reading_model(loaded, model, dtype, loaded.pack.length)
     check_tokenizer("--model", reader.spec.name, reading_model(loaded, None, dtype, 0)[1], path)
-    sequences, chunk_ids, root_ids = sample_placed(runner, samples)
-    others = other_chunks(runner, reader, chunk_ids, root_ids)
+    sequences, chunk_ids, root_ids = sample_placed(state, samples)
+    others = other_chunks(state, reader, chunk_ids, root_ids)
     with shown("gain", "dependencies") as progress:
         found = gains_in_place(
             load(reader), sequences, others, seed=loaded.seed, batch_tokens=loaded.run.batch_tokens, progress=progress
         )
     folder = result_folder(loaded, out, "gain_in_place")
-    result, rows = keep_gains(reader, runner.fingerprint("sequences") or "-", found, loaded.accept.epsilon, folder)
+    result, rows = keep_gains(reader, state.fingerprint("sequences") or "-", found, loaded.accept.epsilon, folder)
     Console(highlight=False).print(gain_table(rows, len(found)))
     print(f"Each dependency: {result.folder}")
     track(loaded, result)

@@ -8,7 +8,7 @@ import typer
 
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, Words, only_overrides, split_words
 from entropylong.errors import CheckFailed, UsageError
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_runner, open_state
 
 
 def check(
@@ -31,7 +31,7 @@ def check(
 
     from entropylong.maintenance.check import check_table, check_workspace
 
-    checks = check_workspace(open_runner(config, only_overrides(words), input_path))
+    checks = check_workspace(open_state(config, only_overrides(words), input_path))
     if as_json:
         print(json.dumps([vars(found) for found in checks]))
     else:
@@ -56,7 +56,7 @@ def refresh(
     runner = open_runner(config, only_overrides(words), input_path, ["ingest", "chunk", "embed", "index"])
     is_new = runner.refresh(announce=lambda line: print(line, flush=True))
     print(
-        f"Index {runner.fingerprint('index')}: "
+        f"Index {runner.state.fingerprint('index')}: "
         + ("a new generation; go on with: entropylong run" if is_new else "the corpus is as it was.")
     )
 
@@ -79,8 +79,8 @@ def gc(
 
     from entropylong.maintenance.tables import drop_leftovers, leftovers, leftovers_table
 
-    runner = open_runner(config, only_overrides(words), input_path)
-    found = drop_leftovers(runner) if drop else leftovers(runner)
+    state = open_state(config, only_overrides(words), input_path)
+    found = drop_leftovers(state) if drop else leftovers(state)
     if found:
         Console().print(leftovers_table(found, "Dropped" if drop else "Not used by this config (drop it with --drop)"))
     else:
@@ -104,7 +104,7 @@ def compact(
     from entropylong.maintenance.tables import compact as compact_tables
     from entropylong.maintenance.tables import compacted_table
 
-    Console().print(compacted_table(compact_tables(open_runner(config, only_overrides(words), input_path), vacuum)))
+    Console().print(compacted_table(compact_tables(open_state(config, only_overrides(words), input_path), vacuum)))
 
 
 def quarantine(
@@ -130,9 +130,9 @@ def quarantine(
     from entropylong.maintenance.quarantine import quarantine_rows, quarantine_table, retry_rows
 
     names, overrides = split_words(words)
-    runner = open_runner(config, overrides, input_path)
+    state = open_state(config, overrides, input_path)
     if retry:
-        again = retry_rows(runner, names)
+        again = retry_rows(state, names)
         said = ", ".join(f"{count} of {name}" for name, count in again.items())
         print(
             f"To be tried again: {said}; run: entropylong run ..." if again else "No row was refused as an error by these stages."
@@ -140,7 +140,7 @@ def quarantine(
         return
     if names:
         raise UsageError(f"{names[0]!r} is not an override key.sub=value; stages are named with --retry alone")
-    rows = quarantine_rows(runner, limit)
+    rows = quarantine_rows(state, limit)
     if as_json:
         print(json.dumps(rows))
     elif rows:

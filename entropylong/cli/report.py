@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, only_overrides
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_state
 
 
 def report(
@@ -34,11 +34,11 @@ def report(
     from entropylong.reporting.report.gather import gather
     from entropylong.reporting.report.write import log_report, write_report
 
-    runner = open_runner(config, only_overrides(words), input_path)
+    state = open_state(config, only_overrides(words), input_path)
     if as_json:
-        print(json.dumps(asdict(gather(runner))))
+        print(json.dumps(asdict(gather(state))))
         return
-    file = write_report(runner, out)
+    file = write_report(state, out)
     print(f"Report: {file}")
-    run_id = log_report(runner, file)
+    run_id = log_report(state, file)
     print(f"MLflow run {run_id} has it as {file.name}." if run_id else "This MLflow store does not hold the run that packed.")

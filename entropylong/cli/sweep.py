@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from entropylong.cli.options import ConfigOption, InputOption
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_state
 
 
 def sweep(
@@ -40,11 +40,11 @@ def sweep(
     chosen = variants(base, swept, grid)
     for variant in chosen:
         load_config(config, [*overrides, *variant.overrides], input_path)  # a value that cannot be is told before anything runs
-    spark = open_runner(config, overrides, input_path, []).spark
+    spark = open_state(config, overrides, input_path, []).spark
     outcomes = run_sweep(
         lambda more: load_config(config, [*overrides, *more], input_path),
         chosen,
-        lambda loaded: Runner(loaded, spark),
+        lambda loaded: Runner.open(loaded, spark),
         lambda line: print(line, flush=True),
     )
     # Off a terminal a table of ten columns is not squeezed into eighty characters.

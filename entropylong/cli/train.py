@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from entropylong.cli.options import ConfigOption, Overrides, only_overrides
-from entropylong.pipeline.open import open_runner
+from entropylong.pipeline.open import open_state
 
 
 def train(
@@ -90,5 +90,5 @@ def export(
     """
     from entropylong.training.data.export import export_sequences
 
-    rows = export_sequences(open_runner(config, only_overrides(words)), folder, to)
+    rows = export_sequences(open_state(config, only_overrides(words)), folder, to)
     print(f"{rows:,} sequences in {folder}")

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StructField, StructType
 
-from entropylong.core.context import Context
+from entropylong.core.context import StageContext
 from entropylong.storage.frames import local_frame
 
 # Tasks of each core at least, as far as there are rows: the last ones to run are then small against the whole.
@@ -22,7 +22,7 @@ _MASK = 2**32 - 1
 _PLACED = StructType([StructField("spread_key", LongType()), StructField("spread_task", LongType())])
 
 
-def spread(ctx: Context, rows: DataFrame, key: Sequence[str], cost: Column) -> DataFrame:
+def spread(ctx: StageContext, rows: DataFrame, key: Sequence[str], cost: Column) -> DataFrame:
     """The rows in partitions of nearly equal cost; rows of one key stay together."""
     by_key = rows.groupBy(F.xxhash64(*key).alias("spread_key")).agg(F.sum(cost).cast("double").alias("cost")).collect()
     costs = [row.cost for row in by_key]

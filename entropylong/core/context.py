@@ -27,7 +27,7 @@ Frames = Mapping[str, DataFrame]
 
 
 @dataclass(frozen=True)
-class Context:
+class StageContext:
     """What a stage function may use besides its DataFrames. Lives on the driver; only the models' names travel.
 
     Attributes:
@@ -60,7 +60,7 @@ class Context:
     index: IndexHandle | None = None
     kept: list[DataFrame] = field(default_factory=list)
 
-    def sized(self, keys: int) -> Context:
+    def sized(self, keys: int) -> StageContext:
         """The context of a unit of so many keys: several tasks a core, so that uneven work evens out and progress is
         seen, but never tasks (and files) of a handful of rows."""
         tasks = min(max(-(-keys // ROWS_A_TASK), min(self.cores, keys)), TASKS_A_CORE * self.cores)
@@ -80,5 +80,5 @@ class Context:
         while self.kept:
             self.kept.pop().unpersist()
 
-    def with_(self, **changes: object) -> Context:
+    def with_(self, **changes: object) -> StageContext:
         return replace(self, **changes)  # type: ignore[arg-type]

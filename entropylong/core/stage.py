@@ -1,23 +1,29 @@
-"""What a stage declares of itself, and the context that its function gets.
+"""The contract of a stage: what it declares of itself, and the methods by which its driver asks it.
 
 `run`, `status`, `--describe` and the docs all read these declarations. A stage gets DataFrames and gives a DataFrame; it
-never opens a table. Adding one: a declaration and a function here-like in its area, a schema, a job file, a test file.
+never opens a table. Three kinds: `RowStage` computes rows from rows, `FileStage` reads input files, `WholeStage` makes one
+thing from a pinned snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
 
 from pyspark.sql import DataFrame
 
-from entropylong.core.context import Context, Frames
-from entropylong.storage.schemas import NAMES
+from entropylong.config import Config
+from entropylong.core.context import Frames, StageContext
+from entropylong.storage.artifacts import Artifact, Registry
+from entropylong.storage.schemas import NAMES, TABLES
+from entropylong.storage.store import Store
+from entropylong.storage.workspace import Workspace
 
 
-class Kind(Enum):
-    """How the runner drives a stage."""
+class StageKind(StrEnum):
+    """How a stage takes its work, in words for people."""
 
     FILES = "input files, unit by unit"
     STREAM = "Structured Streaming, row by row"
@@ -25,74 +31,190 @@ class Kind(Enum):
     WHOLE = "one recompute over a pinned snapshot"
 
 
-def own_keys(ctx: Context, rows: DataFrame) -> DataFrame:
-    """Driving rows as refused rows: the columns that name them."""
-    return rows.select(*[name for name in NAMES if name in rows.columns])
+class Driver(StrEnum):
+    """The driver of a stage: a module of `pipeline/drivers`."""
+
+    FILES = "files"
+    STREAMS = "streams"
+    UNITS = "units"
+    WHOLE = "whole"
+    INDEX = "index"
+    SEARCH = "partitioned_search"
 
 
-def subtract_rows(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
-    """Driving rows whose key is not done."""
-    return rows.join(done, list(key), how="left_anti")
+class Resource(StrEnum):
+    """What the tasks of a stage spend most of their time on."""
+
+    CPU = "CPU"
+    GPU = "GPU"
 
 
-_COUNTED = {"origin": "files", "doc_id": "documents", "chunk_id": "chunks", "root_id": "roots", "position": "anchors"}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the data flow: a stage name and the one table it writes.
-
-    Attributes:
-        name: the stage name that users type; two steps may share it (search writes two tables).
-        version: raise it when the stage's result changes; it is hashed.
-        reads: input tables; the first one drives: its new rows are the work.
-        writes: output table (or "index").
-        driving: ok rows of the driving table -> rows to work on (filters, explodes). Must keep the key.
-        keys_todo, keys_done: driving rows, and (context, rows of the output table, refused ones too) -> rows with the key.
-        subtract: (context, driving rows, keys that are done, key) -> driving rows that are still to do.
-        refusal: (context, driving rows) -> the rows of the output that refuse them, but for their outcome.
-        selects: semantic keys that decide which rows are computed, but no value in them: they are not hashed.
-        choice: what else than its input's fingerprint decides which rows `driving` lets through (a stream's checkpoint
-            belongs to it).
-        build: (context, frames) -> output rows; frames[reads[0]] holds the rows to work on.
-        key: columns that both `driving` and `keys_done` give.
-        needs_whole: tables that must be finished before it starts, as its rows would not change when more of them arrives.
-        only_unmeasured: its keys are what no earlier plan measured; to have none is no mistake as long as it is fed at all.
-        config: dotted semantic keys that its result depends on.
-        upstream: tables whose fingerprints are hashed in (default: all of `reads`).
-        beside: further tables that its rows under the same fingerprint go to, on the way to what it writes.
-        models: "model" and/or "encoder", if it runs them.
-    """
-
-    name: str
-    version: int
-    kind: Kind
-    reads: tuple[str, ...]
-    writes: str
-    key: tuple[str, ...]
-    config: tuple[str, ...]
-    build: Callable[[Context, Frames], DataFrame]
-    driving: Callable[[Context, Frames], DataFrame] = lambda ctx, frames: next(iter(frames.values()))
-    keys_todo: Callable[[DataFrame], DataFrame] = lambda frame: frame
-    keys_done: Callable[[Context, DataFrame], DataFrame] = lambda ctx, frame: frame
-    subtract: Callable[[Context, DataFrame, DataFrame, Sequence[str]], DataFrame] = subtract_rows
-    refusal: Callable[[Context, DataFrame], DataFrame] = own_keys
-    selects: tuple[str, ...] = ()
-    choice: Callable[[Context], object] = lambda ctx: None
-    needs_whole: tuple[str, ...] = ()
-    only_unmeasured: bool = False
-    upstream: tuple[str, ...] | None = None
-    models: tuple[str, ...] = ()
-    purpose: str = ""
-    beside: tuple[str, ...] = ()
+class State(Protocol):
+    """What a stage may ask of the pipeline's state while its artifact is resolved."""
 
     @property
-    def counted(self) -> str:
-        """What its keys stand for, in a word for people; "" where it makes one thing as a whole."""
-        if self.kind is Kind.WHOLE:
-            return ""
-        return _COUNTED[self.key[-1]] if "pair_id" not in self.key else "readings"
+    def config(self) -> Config: ...
+    @property
+    def context(self) -> StageContext: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def workspace(self) -> Workspace: ...
+    @property
+    def new_generation(self) -> bool: ...
+    def fingerprint(self, table: str) -> str | None: ...
+    def frames(self, stage: Stage) -> Frames: ...
+    def resolve_roots(self) -> bool: ...
+
+
+class Stage(ABC):
+    """One step of the data flow: a stage name and the one table it writes. One instance, without state, per step.
+
+    Attributes:
+        name: Stage name that users type. Two steps may share it (search writes two tables).
+        version: Version of the stage's result. It is hashed; raise it when the result changes.
+        kind: How it takes its work.
+        driver: Driver that does its work.
+        reads: Input tables. The new rows of the first one are the work.
+        writes: Output table, or "index".
+        key: Columns that name a row of work.
+        config: Dotted semantic keys that the result depends on.
+        purpose: One line for people.
+        counted: Plural noun of what its keys name; "" where it makes one thing as a whole.
+        models: "model" and/or "encoder", if it runs them.
+        resources: What its tasks need.
+        selects: Semantic keys that decide which rows are computed, but no value in them; they are not hashed.
+        upstream: Tables whose fingerprints are hashed in; None: all of `reads`.
+        needs_whole: Tables that must be finished before it starts, as its rows would not change when more of them arrive.
+        of_chosen_roots: Tables of `reads` of which it sees only the rows of roots that `roots` chooses.
+        beside: Further tables that get rows under the same fingerprint on the way to what it writes.
+        when_empty: What to do when nothing feeds it.
+        again: Whether a recorded artifact is begun again when its result is gone.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    kind: ClassVar[StageKind]
+    driver: ClassVar[Driver]
+    reads: ClassVar[tuple[str, ...]]
+    writes: ClassVar[str]
+    key: ClassVar[tuple[str, ...]]
+    config: ClassVar[tuple[str, ...]]
+    purpose: ClassVar[str]
+    counted: ClassVar[str] = ""
+    models: ClassVar[tuple[str, ...]] = ()
+    resources: ClassVar[Resource] = Resource.CPU
+    selects: ClassVar[tuple[str, ...]] = ()
+    upstream: ClassVar[tuple[str, ...] | None] = None
+    needs_whole: ClassVar[tuple[str, ...]] = ()
+    of_chosen_roots: ClassVar[tuple[str, ...]] = ()
+    beside: ClassVar[tuple[str, ...]] = ()
+    when_empty: ClassVar[str] = ""
+    again: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        """Name in progress and log lines."""
+        return self.name
 
     @property
     def hashed_upstream(self) -> tuple[str, ...]:
+        """Tables whose fingerprints are hashed in."""
         return self.reads if self.upstream is None else self.upstream
+
+    @property
+    def has_table(self) -> bool:
+        """Whether `writes` is a table; an index is files."""
+        return self.writes in TABLES
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """All tables that hold rows under its fingerprint."""
+        return (*((self.writes,) if self.has_table else ()), *self.beside)
+
+    def choice(self, ctx: StageContext) -> object:
+        """What else than its input's fingerprint decides which rows are its work; None: nothing."""
+        return None
+
+    def input_versions(self, store: Store, recorded: Artifact | None) -> dict[str, int]:
+        """Delta versions of the input tables; here the newest ones."""
+        return {table: store.version(table) for table in self.reads}
+
+    def pin(self, state: State, config: Mapping[str, Any], upstream: Mapping[str, str]) -> dict[str, Any] | None:
+        """What is resolved once and hashed; None while it cannot be resolved."""
+        return {}
+
+    def snapshot(self, state: State) -> dict[str, Any] | None:
+        """What a run pins when it starts a stage whose `pin` gave None; None: it cannot start yet."""
+        return None
+
+    def handles(self, state: State, fingerprint: str) -> Mapping[str, object]:
+        """Fields of the context that its artifact gives, once it is resolved."""
+        return {}
+
+
+class RowStage(Stage):
+    """A stage that computes rows from rows: by a stream, or in batches of roots.
+
+    Attributes:
+        only_unmeasured: Its keys are what no earlier plan measured; to have none is no mistake as long as it is fed at all.
+    """
+
+    only_unmeasured: ClassVar[bool] = False
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Filter or explode the ok rows of the first input table to the rows to work on. They keep the key."""
+        return frames[self.reads[0]]
+
+    def keys_todo(self, rows: DataFrame) -> DataFrame:
+        """Give driving rows as rows with the key."""
+        return rows
+
+    def keys_done(self, ctx: StageContext, rows: DataFrame) -> DataFrame:
+        """Give rows of the output table, refused ones too, as rows with the key."""
+        return rows
+
+    def subtract(self, ctx: StageContext, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
+        """Leave out the driving rows whose key is done."""
+        return rows.join(done, list(key), how="left_anti")
+
+    def refuse(self, ctx: StageContext, rows: DataFrame) -> DataFrame:
+        """Give driving rows as the output rows that refuse them, without their outcome: the columns that name them."""
+        return rows.select(*[name for name in NAMES if name in rows.columns])
+
+    @abstractmethod
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Compute the output rows; frames[reads[0]] holds the rows to work on."""
+
+
+class FileStage(Stage):
+    """A stage that reads input files, unit by unit."""
+
+    kind = StageKind.FILES
+    driver = Driver.FILES
+
+
+class WholeStage(Stage):
+    """A stage that makes one thing from a pinned snapshot.
+
+    Attributes:
+        pins_at_start: Whether `snapshot` gives what it is computed from, when a run starts it.
+    """
+
+    kind = StageKind.WHOLE
+    driver = Driver.WHOLE
+    pins_at_start: ClassVar[bool] = False
+
+    def is_present(self, state: State, fingerprint: str) -> bool:
+        """Whether what it made is still there; here: its table."""
+        return state.store.exists(self.writes)
+
+
+class RecomputeStage(WholeStage):
+    """A whole stage whose result is one append."""
+
+    @abstractmethod
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Compute the output rows from the input tables and frames["readings"], the judged readings of the chosen roots."""

@@ -6,13 +6,13 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from entropylong.config import Config
-from entropylong.core.context import Context
+from entropylong.core.context import StageContext
 from entropylong.corpus.roots import PIECE, SPLIT
 from entropylong.corpus.sources.canaries import PREFIX
 from entropylong.utils.hashing import share_threshold
 
 
-def is_root(ctx: Context, doc_id: Column) -> Column:
+def is_root(ctx: StageContext, doc_id: Column) -> Column:
     """Whether `roots` chooses a document: its hash is at or below the resolved threshold, or it is a canary."""
     chosen = root_hash(ctx.config, doc_id) <= F.lit(ctx.root_threshold)
     return chosen | is_canary(doc_id) if has_canaries(ctx.config) else chosen
@@ -39,7 +39,7 @@ def root_doc_id(config: Config, root_id: str = "root_id") -> Column:
     return F.regexp_replace(root_id, PIECE, "") if config.roots.long == SPLIT else F.col(root_id)
 
 
-def is_chosen(ctx: Context) -> Column:
+def is_chosen(ctx: StageContext) -> Column:
     """Whether `roots` chooses the document of a `root_id`."""
     return is_root(ctx, root_doc_id(ctx.config))
 

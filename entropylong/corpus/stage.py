@@ -14,8 +14,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config
 from entropylong.config.schema import Source
-from entropylong.core.context import Context, Frames
-from entropylong.core.stage import Kind, Stage
+from entropylong.core.context import Frames, StageContext
+from entropylong.core.stage import Driver, FileStage, RowStage, StageKind
 from entropylong.core.udf import Rows, map_rows, record_batches
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
@@ -182,7 +182,7 @@ def _refuse(frame: DataFrame, condition: Column, outcome: str, code: str, detail
     )
 
 
-def chunk(ctx: Context, frames: Frames) -> DataFrame:
+def chunk(ctx: StageContext, frames: Frames) -> DataFrame:
     """Documents -> chunks; those that share text with an evaluation set are errors. Executors: pure string work."""
     rule, excluded = ctx.config.chunks, ctx.excluded
 
@@ -200,35 +200,41 @@ def chunk(ctx: Context, frames: Frames) -> DataFrame:
     return map_rows(frames["documents"].select("doc_id", "text"), CHUNKS, split)
 
 
-def _corpus(ctx: Context, frames: Frames) -> DataFrame:
-    names = ctx.config.sources_with_role("corpus")
-    return frames["documents"].where(F.col("source").isin(names))
+class Ingest(FileStage):
+    """Input files -> documents."""
+
+    name = "ingest"
+    version = 1
+    reads = ()
+    writes = "documents"
+    key = ("origin",)
+    config = ("sources.*.kind", "sources.*.columns", "sources.*.role", "ingest.max_chars")
+    counted = "files"
+    purpose = "read the sources; refuse damaged text, conflicting ids and exact duplicates"
 
 
-def _no_build(ctx: Context, frames: Frames) -> DataFrame:
-    raise AssertionError("the runner reads sources itself")
+class Chunk(RowStage):
+    """Documents -> chunks."""
+
+    name = "chunk"
+    version = 1
+    kind = StageKind.STREAM
+    driver = Driver.STREAMS
+    reads = ("documents",)
+    writes = "chunks"
+    key = ("doc_id",)
+    config = ("chunks", "sources.*.role", EXCLUDE)
+    counted = "documents"
+    when_empty = "no document with role corpus; give a source the role corpus or both"
+    purpose = "cut corpus documents into retrieval units"
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Take the documents of sources that are searched."""
+        return frames["documents"].where(F.col("source").isin(ctx.config.sources_with_role("corpus")))
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Cut texts."""
+        return chunk(ctx, frames)
 
 
-INGEST = Stage(
-    name="ingest",
-    version=1,
-    kind=Kind.FILES,
-    reads=(),
-    writes="documents",
-    key=("origin",),
-    config=("sources.*.kind", "sources.*.columns", "sources.*.role", "ingest.max_chars"),
-    build=_no_build,
-    purpose="read the sources; refuse damaged text, conflicting ids and exact duplicates",
-)
-CHUNK = Stage(
-    name="chunk",
-    version=1,
-    kind=Kind.STREAM,
-    reads=("documents",),
-    writes="chunks",
-    key=("doc_id",),
-    config=("chunks", "sources.*.role", EXCLUDE),
-    build=chunk,
-    driving=_corpus,
-    purpose="cut corpus documents into retrieval units",
-)
+INGEST, CHUNK = Ingest(), Chunk()

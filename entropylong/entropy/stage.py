@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.balance import spread
-from entropylong.core.context import CHARS_A_TOKEN, Context, Frames
-from entropylong.core.stage import Kind, Stage
+from entropylong.core.context import CHARS_A_TOKEN, Frames, StageContext
+from entropylong.core.stage import Driver, Resource, RowStage, StageKind
 from entropylong.core.udf import Row, Rows, map_rows, map_stream
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
 from entropylong.corpus.roots import PIECE, SPLIT, doc_id_of
@@ -24,7 +24,7 @@ from entropylong.storage.schemas import ANCHORS, OK, SCORED_DOCUMENTS
 from entropylong.utils.isolation import refused
 
 
-def score(ctx: Context, frames: Frames) -> DataFrame:
+def score(ctx: StageContext, frames: Frames) -> DataFrame:
     """Entropy and NLL of every position of every root. Driver: plan only. Executors: the causal LM, once a worker."""
     worker, roots, batch_tokens, excluded = ctx.causal_lm, ctx.config.roots, ctx.config.run.batch_tokens, ctx.excluded
 
@@ -57,19 +57,7 @@ def score(ctx: Context, frames: Frames) -> DataFrame:
     return map_stream(documents, SCORED_DOCUMENTS, ctx.meter, run)
 
 
-def _roots(ctx: Context, frames: Frames) -> DataFrame:
-    names = ctx.config.sources_with_role("root")
-    return frames["documents"].where(F.col("source").isin(names) & is_root(ctx, F.col("doc_id")))
-
-
-def _refusal(ctx: Context, rows: DataFrame) -> DataFrame:
-    """Of a document that kills its worker: nobody knows how many pieces it has, so it is refused whole."""
-    own = F.col("doc_id")
-    first = F.when(own.rlike(PIECE), F.concat(own, F.lit("#0"))).otherwise(own)
-    return rows.select((first if ctx.config.roots.long == SPLIT else own).alias("root_id"), "doc_id")
-
-
-def anchors(ctx: Context, frames: Frames) -> DataFrame:
+def anchors(ctx: StageContext, frames: Frames) -> DataFrame:
     """Positions above mean + alpha * std of each profile. Executors: numpy (and the tokenizer for word_start_only)."""
     rule, tokenizer = ctx.config.anchors, ctx.causal_lm.tokenizer()
 
@@ -98,29 +86,61 @@ def anchors(ctx: Context, frames: Frames) -> DataFrame:
     return map_rows(frames["scored_documents"].select("root_id", "input_ids", "entropy", "nll"), ANCHORS, run)
 
 
-SCORE = Stage(
-    name="score",
-    version=1,
-    kind=Kind.STREAM,
-    reads=("documents",),
-    writes="scored_documents",
-    key=("doc_id",),
-    config=("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id", EXCLUDE),
-    build=score,
-    driving=_roots,
-    refusal=_refusal,
-    choice=lambda ctx: [ctx.root_threshold, ctx.config.sources_with_role("root")],
-    models=("model",),
-    purpose="entropy of every position of every root (paper, Stage 1)",
-)
-ANCHOR = Stage(
-    name="anchors",
-    version=1,
-    kind=Kind.STREAM,
-    reads=("scored_documents",),
-    writes="anchors",
-    key=("root_id",),
-    config=("anchors",),
-    build=anchors,
-    purpose="positions whose entropy exceeds mean + alpha * std (paper, Stage 1)",
-)
+class Score(RowStage):
+    """Roots -> entropy profiles."""
+
+    name = "score"
+    version = 1
+    kind = StageKind.STREAM
+    driver = Driver.STREAMS
+    reads = ("documents",)
+    writes = "scored_documents"
+    key = ("doc_id",)
+    config = ("roots.min_tokens", "roots.max_tokens", "roots.long", "model.document_start_id", EXCLUDE)
+    counted = "documents"
+    models = ("model",)
+    resources = Resource.GPU
+    when_empty = "no root document; give a source the role root or both, or raise roots.share"
+    purpose = "entropy of every position of every root (paper, Stage 1)"
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Take the documents that `roots` chooses."""
+        names = ctx.config.sources_with_role("root")
+        return frames["documents"].where(F.col("source").isin(names) & is_root(ctx, F.col("doc_id")))
+
+    def choice(self, ctx: StageContext) -> object:
+        """Name the threshold and the sources that choose roots."""
+        return [ctx.root_threshold, ctx.config.sources_with_role("root")]
+
+    def refuse(self, ctx: StageContext, rows: DataFrame) -> DataFrame:
+        """Refuse a document that kills its worker as a whole: nobody knows how many pieces it has."""
+        own = F.col("doc_id")
+        first = F.when(own.rlike(PIECE), F.concat(own, F.lit("#0"))).otherwise(own)
+        return rows.select((first if ctx.config.roots.long == SPLIT else own).alias("root_id"), "doc_id")
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Run the causal LM over roots."""
+        return score(ctx, frames)
+
+
+class Anchors(RowStage):
+    """Entropy profiles -> anchors."""
+
+    name = "anchors"
+    version = 1
+    kind = StageKind.STREAM
+    driver = Driver.STREAMS
+    reads = ("scored_documents",)
+    writes = "anchors"
+    key = ("root_id",)
+    config = ("anchors",)
+    counted = "roots"
+    when_empty = "no root was scored; lower roots.min_tokens or choose more roots (roots.limit, roots.share)"
+    purpose = "positions whose entropy exceeds mean + alpha * std (paper, Stage 1)"
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Find anchors."""
+        return anchors(ctx, frames)
+
+
+SCORE, ANCHOR = Score(), Anchors()

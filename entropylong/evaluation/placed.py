@@ -19,20 +19,20 @@ from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import struct_of
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 # Chunks among which one is found for each context.
 OTHERS = 256
 
 
-def sample_placed(runner: Runner, count: int) -> tuple[list[tuple[Ids, Sequence[Placed]]], set[int], set[str]]:
+def sample_placed(state: PipelineState, count: int) -> tuple[list[tuple[Ids, Sequence[Placed]]], set[int], set[str]]:
     """Up to `count` dependencies by hash, with the sequences that they are in; and the ids of these sequences' chunks and roots.
 
     Raises:
         EvaluationError: there is no sequence with a dependency.
     """
-    seed = F.lit(runner.config.seed).cast("bigint")
-    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+    seed = F.lit(state.config.seed).cast("bigint")
+    sequences = state.ok_rows("sequences")
     links = sequences.select("sequence_id", F.explode("dependencies").alias("d")).select("sequence_id", "d.*")
     order = F.xxhash64(seed, "sequence_id", "root_id", "chunk_id", "anchor")
     chosen = links.orderBy(order, "sequence_id", "root_id", "chunk_id", "anchor").limit(count).collect()
@@ -56,18 +56,18 @@ def sample_placed(runner: Runner, count: int) -> tuple[list[tuple[Ids, Sequence[
     return found, {s.chunk_id for s in segments} - {None}, {s.root_id for s in segments} - {None}
 
 
-def other_chunks(runner: Runner, reader: WorkerModel, chunk_ids: set[int], root_ids: set[str]) -> list[Ids]:
+def other_chunks(state: PipelineState, reader: WorkerModel, chunk_ids: set[int], root_ids: set[str]) -> list[Ids]:
     """Ids of chunks by hash, none of them in the sequences and none of a document whose root is there.
 
     Args:
-        runner: of the workspace.
+        state: of the workspace.
         reader: the model whose tokenizer reads them.
         chunk_ids, root_ids: what `sample_placed` says is in the sequences.
     """
-    roots = local_frame(runner.spark, [{"root_id": name} for name in sorted(root_ids)], struct_of("root_id STRING"))
-    chunks = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
-    strange = chunks.join(roots.select(root_doc_id(runner.config).alias("doc_id")), "doc_id", "left_anti")
-    order = F.xxhash64(F.lit(runner.config.seed).cast("bigint"), "chunk_id")
+    roots = local_frame(state.spark, [{"root_id": name} for name in sorted(root_ids)], struct_of("root_id STRING"))
+    chunks = state.ok_rows("chunks")
+    strange = chunks.join(roots.select(root_doc_id(state.config).alias("doc_id")), "doc_id", "left_anti")
+    order = F.xxhash64(F.lit(state.config.seed).cast("bigint"), "chunk_id")
     is_inside = F.col("chunk_id").isin(sorted(chunk_ids))
     tokenizer = load(reader.tokenizer())
     texts = strange.where(~is_inside).orderBy(order, "chunk_id").limit(OTHERS).select("text").collect()

@@ -92,11 +92,11 @@ def gold_documents(documents: Mapping[str, str], roots: Iterable[str]) -> dict[s
 
 def gather(runner: Runner) -> Material:
     """What the arms need, from the tables of a finished verification."""
-    frames = runner.frames(step_writing("sequences"))
+    frames = runner.state.frames(step_writing("sequences"))
     doc_of = {row.chunk_id: row.doc_id for row in frames["chunks"].select("chunk_id", "doc_id").collect()}
     cells = [
         JudgedCell(Link(c.root_id, c.chunk_id, c.position), c.rank, c.score, c.copy_len, c.passes_paper, c.accepted)
-        for c in runner.cells().where(F.col("kind") == RETRIEVED).orderBy("root_id", "position", "rank").collect()
+        for c in runner.state.readings().where(F.col("kind") == RETRIEVED).orderBy("root_id", "position", "rank").collect()
     ]
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
@@ -128,7 +128,7 @@ def run_links(config: Config, open_: Callable[[Config], Runner], say: Callable[[
     chosen = claim.arms(material.cells, config.accept.max_copy_tokens)
     every = list(dict.fromkeys(link for links in chosen.values() for link in links))
     say(f"far readings: {len({(k.root_id, k.chunk_id) for k in every})} of contexts, {claim.DISTRACTORS} distractors in between")
-    model = load(runner.ctx.causal_lm)
+    model = load(runner.state.context.causal_lm)
     separator = encode_plain(model.tokenizer, config.separator)
     drops = claim.far_drops(model, material.texts, material.chunks, every, separator, config.run.batch_tokens)
     halves = {PLANTED: [r for r in material.texts if r.startswith(PREFIX)],
@@ -175,10 +175,10 @@ def _result(runner: Runner, sums: Mapping[tuple[str, str], Mapping[str, Sums]], 
     figures = {f"{half}.{arm}.{name}": found for (half, arm), of in sums.items() for name, s in of.items() if (found := figure(s))}
     config = runner.config
     facts = {
-        "benchmark": "experiment_links", "model": config.model.name, "model_hash": runner.ctx.causal_lm.fingerprint,
-        "roots": len(sums["all roots", VERIFIED]["drop"].whole), "gains": runner.fingerprint("gains"),
+        "benchmark": "experiment_links", "model": config.model.name, "model_hash": runner.state.context.causal_lm.fingerprint,
+        "roots": len(sums["all roots", VERIFIED]["drop"].whole), "gains": runner.state.fingerprint("gains"),
         # Of all that is measured and planned, which another alpha or K changes and gains do not.
-        "sequences": runner.fingerprint("sequences"),
+        "sequences": runner.state.fingerprint("sequences"),
         **config.semantic("accept"),
     }  # fmt: skip
     folder = Path(config.workspace) / "experiments" / f"links-{digest(facts)}"

@@ -106,7 +106,7 @@ def _unseen(config: Config) -> Column:
 
 def _require_pairs(config: Config, runner: Runner) -> int:
     """Candidates between held-out documents: what verification, which is nearly all of the cost, can find links among."""
-    frames = runner.frames(step_writing("sequences"))
+    frames = runner.state.frames(step_writing("sequences"))
     roots, chunks = (frames[name].where(_unseen(config)) for name in ("scored_documents", "chunks"))
     pairs = frames["pairs"].where(F.col("kind") == CANDIDATE).join(roots, "root_id", how="left_semi")
     found = pairs.join(chunks, "chunk_id", how="left_semi").count()
@@ -125,12 +125,12 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
         config: of the experiment.
         runner: in its workspace, verification finished.
     """
-    frames = runner.frames(step_writing("sequences"))
+    frames = runner.state.frames(step_writing("sequences"))
     unseen = _unseen(config)
     scored = frames["scored_documents"].where(unseen).select("root_id", "doc_id", "input_ids")
     unpacked = frames["chunks"].where(unseen).select("chunk_id")
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}
-    cells = runner.cells().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
+    cells = runner.state.readings().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
     accepted = cells.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
@@ -151,7 +151,7 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
 def _words(runner: Runner) -> Any:
     from entropylong.models.cache import load
 
-    return load(runner.ctx.causal_lm.tokenizer())
+    return load(runner.state.context.causal_lm.tokenizer())
 
 
 def _judged(folder: Path, held: HeldOut, config: Config) -> Scores:
@@ -176,10 +176,10 @@ def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Sc
         "claim_holds": float(claim.claim_holds(primary)),
     }
     facts = {
-        "benchmark": "experiment_training", "model": config.model.name, "model_hash": runner.ctx.causal_lm.fingerprint,
-        "learning_rate": rate, "items": len(held.items), "gains": runner.fingerprint("gains"), "length": config.pack.length,
+        "benchmark": "experiment_training", "model": config.model.name, "model_hash": runner.state.context.causal_lm.fingerprint,
+        "learning_rate": rate, "items": len(held.items), "gains": runner.state.fingerprint("gains"), "length": config.pack.length,
         # The arms are packed of what these are packed of; what they are judged on is chosen among it.
-        "sequences": runner.fingerprint("sequences"), "held_out": held.identity,
+        "sequences": runner.state.fingerprint("sequences"), "held_out": held.identity,
         **{key: value for key, value in config.semantic("train").items() if key not in ("train.learning_rate", "train.seed")},
         **config.experiment.model_dump(mode="json"),
     }  # fmt: skip

@@ -167,13 +167,13 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     names = [] if first is None else list(dict.fromkeys(step.name for step in STEPS[STEPS.index(first) :]))
     before = _passes(runner)
     result = runner.run(names, announce=lambda line: None)
-    figures = dict(result.figures or latest_figures(runner))
+    figures = dict(result.figures or latest_figures(runner.state))
     rule = config.accept.rule
     picked = {"control_rate": f"pass_rate_random_{rule}", "fdr": f"fdr_{rule}"}
     figures |= {name: figures[source] for name, source in picked.items() if source in figures}
     figures["new_passes"] = float(_passes(runner) - before)
     figures["seconds"] = float(sum(step.seconds for step in result.steps))
-    file, value = kept / f"{digest(variant.overrides)}.json", runner.fingerprint("sequences")
+    file, value = kept / f"{digest(variant.overrides)}.json", runner.state.fingerprint("sequences")
     if not result.steps and file.is_file() and (known := _kept(file))["fingerprint"] == value:
         figures |= {name: known["figures"][name] for name in ("new_passes", "seconds")}
     write_whole(file, json.dumps({"variant": variant.name, "fingerprint": value, "figures": figures}, indent=1))
@@ -182,7 +182,7 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
 
 def _passes(runner: Runner) -> int:
     """Passes that are in the workspace, of all settings that share them: a row each. What a budget left out is none."""
-    return runner.store.read_ok("gains", runner.fingerprint("gains") or "-").count()
+    return runner.state.store.read_ok("gains", runner.state.fingerprint("gains") or "-").count()
 
 
 def _kept(file: Path) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.recipes.baselines import STRANDS
 from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR, START
 from entropylong.packing.stage import content_tokens, packable
+from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.steps import STEPS, step_writing
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.schemas import TABLES
 from entropylong.utils.hashing import file_sha256
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 
 @dataclass(frozen=True)
@@ -37,37 +38,37 @@ class Check:
     example: str = ""
 
 
-def check_workspace(runner: Runner) -> list[Check]:
+def check_workspace(state: PipelineState) -> list[Check]:
     """Every check of the active fingerprints, as far as their tables exist. Holds the workspace: nothing moves meanwhile.
 
     Raises:
         WorkspaceError: a run is at work in it.
     """
-    with runner.workspace.locked():
-        found = [*_conservation(runner), *_keys(runner), *_registered(runner), *_index_files(runner)]
-        if (value := runner.fingerprint("sequences")) is not None and runner.store.exists("sequences"):
-            sequences = runner.store.read_ok("sequences", value).persist()
-            found += [_covered(runner, sequences), reassembled(runner, sequences), *_dependencies(runner, sequences)]
-            if has_canaries(runner.config):
-                found.append(_no_canary(runner, sequences))
+    with state.workspace.locked():
+        found = [*_conservation(state), *_keys(state), *_registered(state), *_index_files(state)]
+        if (value := state.fingerprint("sequences")) is not None and state.store.exists("sequences"):
+            sequences = state.store.read_ok("sequences", value).persist()
+            found += [_covered(state, sequences), reassembled(state, sequences), *_dependencies(state, sequences)]
+            if has_canaries(state.config):
+                found.append(_no_canary(state, sequences))
             sequences.unpersist()
         return found
 
 
-def _conservation(runner: Runner) -> list[Check]:
+def _conservation(state: PipelineState) -> list[Check]:
     """Keys in = keys out, refused ones among them, of each step that has an input."""
     found = []
     for step in STEPS:
-        counts = runner.counts(step)
-        if counts is not None and counts.rows_in:
-            found.append(Check(f"{step.writes}: every key that went in came out", counts.rows_in, counts.left))
+        counted = counts(state, step)
+        if counted is not None and counted.rows_in:
+            found.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
     return found
 
 
-def _keys(runner: Runner) -> list[Check]:
+def _keys(state: PipelineState) -> list[Check]:
     """No key twice, refused rows among them. Not of `gains`: two chunks of one text are one pair, and may both be read."""
     found = []
-    for table, rows in _active(runner):
+    for table, rows in _active(state):
         key = TABLES[table].key
         if table != "gains":
             doubled = rows.dropna(subset=list(key)).groupBy(*key).agg(F.count(F.lit(1)).alias("n"))
@@ -75,37 +76,37 @@ def _keys(runner: Runner) -> list[Check]:
     return found
 
 
-def _active(runner: Runner) -> list[tuple[str, DataFrame]]:
-    every = ["index_cells", *(step.writes for step in STEPS if step.writes != "index")]
-    tables = [table for table in every if runner.store.exists(table)]
-    return [(t, runner.store.read(t, value)) for t in tables if (value := runner.fingerprint(t)) is not None]
+def _active(state: PipelineState) -> list[tuple[str, DataFrame]]:
+    every = [table for step in STEPS for table in (step.writes, *step.beside) if step.has_table or table in step.beside]
+    tables = [table for table in every if state.store.exists(table)]
+    return [(t, state.store.read(t, value)) for t in tables if (value := state.fingerprint(t)) is not None]
 
 
-def _registered(runner: Runner) -> list[Check]:
+def _registered(state: PipelineState) -> list[Check]:
     """Every fingerprint in a table stands in `artifacts`: rows that nothing explains could never be read or dropped."""
     values = {
         (table, row.fingerprint)
         for step in STEPS
-        for table in {step.writes, *step.beside} - {"index"}
-        for row in runner.store.read(table).select("fingerprint").distinct().collect()
+        for table in step.tables
+        for row in state.store.read_all(table).select("fingerprint").distinct().collect()
     }
-    unknown = sorted(f"{table} {value}" for table, value in values if runner.registry.get(value) is None)
+    unknown = sorted(f"{table} {value}" for table, value in values if state.registry.get(value) is None)
     return [Check("fingerprints: all stand in artifacts", len(values), len(unknown), unknown[0] if unknown else "")]
 
 
-def _index_files(runner: Runner) -> list[Check]:
-    value = runner.fingerprint("index")
+def _index_files(state: PipelineState) -> list[Check]:
+    value = state.fingerprint("index")
     if value is None:
         return []
-    directory = runner.workspace.index(value)
+    directory = state.workspace.index(value)
     try:
         facts = read_manifest(directory)
     except IndexFileError as error:
         return [Check("index: its manifest can be read", 1, 1, str(error))]
     paths = {directory / Path(f["path"]).name: f["sha256"] for f in facts["files"]}
     wrong = [path.name for path, sha256 in paths.items() if not path.is_file() or file_sha256(path) != sha256]
-    cells = runner.store.read_ok("index_cells", value)
-    strangers = cells.join(_of_chunks(runner), "chunk_id", how="left_anti").count()
+    cells = state.store.read_ok("index_cells", value)
+    strangers = cells.join(_of_chunks(state), "chunk_id", how="left_anti").count()
     missing = abs(int(facts["n"]) - cells.count()) + strangers
     return [
         Check("index: its files are those of its manifest", len(paths), len(wrong), wrong[0] if wrong else ""),
@@ -113,26 +114,26 @@ def _index_files(runner: Runner) -> list[Check]:
     ]
 
 
-def _of_chunks(runner: Runner) -> DataFrame:
-    return runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-").select("chunk_id")
+def _of_chunks(state: PipelineState) -> DataFrame:
+    return state.ok_rows("chunks").select("chunk_id")
 
 
-def _covered(runner: Runner, sequences: DataFrame) -> Check:
+def _covered(state: PipelineState, sequences: DataFrame) -> Check:
     """Segments follow each other from 0 to pack.length, without gap or overlap."""
     follows = F.expr("forall(segments, s -> s.start = 0 OR exists(segments, p -> p.end = s.start))")
     spans = F.expr("aggregate(segments, 0, (n, s) -> n + s.end - s.start)")
-    is_whole = follows & (spans == F.size("input_ids")) & (F.size("input_ids") == runner.config.pack.length)
+    is_whole = follows & (spans == F.size("input_ids")) & (F.size("input_ids") == state.config.pack.length)
     return _counted("sequences: segments cover pack.length tokens", sequences, ~is_whole, F.col("sequence_id").cast("string"))
 
 
-def reassembled(runner: Runner, sequences: DataFrame) -> Check:
+def reassembled(state: PipelineState, sequences: DataFrame) -> Check:
     """The ids of every segment are those of the root, chunk, separator, start or padding that it names."""
-    config, words = runner.config, load(runner.ctx.causal_lm.tokenizer())
+    config, words = state.config, load(state.context.causal_lm.tokenizer())
     start, pad = pad_and_start(words, config.model.document_start_id)
     fixed = {START: list(start), SEPARATOR: encode_plain(words, config.separator)}
-    frames = runner.frames(step_writing("sequences"))
+    frames = state.frames(step_writing("sequences"))
     if config.pack.recipe in STRANDS:
-        return _strands_reassembled(runner, sequences)
+        return _strands_reassembled(state, sequences)
     roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("root_ids"))
     chunks = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
     pieces = (
@@ -158,11 +159,11 @@ def _begins(ids: Column) -> Column:
     return F.col("piece") == F.slice(ids, 1, F.size("piece"))
 
 
-def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
+def _strands_reassembled(state: PipelineState, sequences: DataFrame) -> Check:
     """Of a baseline: every piece begins what its strand holds there, made anew."""
-    producer = STRANDS[runner.config.pack.recipe]
-    frames = packable(runner.config, {**runner.frames(step_writing("sequences")), "cells": runner.cells()})
-    made = producer(runner.ctx, frames, content_tokens(sequences))
+    producer = STRANDS[state.config.pack.recipe]
+    frames = packable(state.config, {**state.frames(step_writing("sequences")), "readings": state.readings()})
+    made = producer(state.context, frames, content_tokens(sequences))
     known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
     pieces = (
         sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
@@ -173,24 +174,24 @@ def _strands_reassembled(runner: Runner, sequences: DataFrame) -> Check:
     joined = pieces.join(known, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), F.col("start").cast("string"))
     found = _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
-    runner.ctx.release()
+    state.context.release()
     return found
 
 
-def _no_canary(runner: Runner, sequences: DataFrame) -> Check:
+def _no_canary(state: PipelineState, sequences: DataFrame) -> Check:
     """Nothing that was planted is in a sequence."""
-    planted = runner.frames(step_writing("sequences"))["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id")
+    planted = state.frames(step_writing("sequences"))["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id")
     held = sequences.select(F.explode("segments").alias("s")).select("s.*").where(F.col("kind").isin(ROOT, CONTEXT, FILLER))
     is_planted = is_canary(F.coalesce("root_id", F.lit(""))) | F.col("planted")
     marked = held.join(planted.withColumn("planted", F.lit(True)), "chunk_id", how="left").fillna(False, ["planted"])
     return _counted("sequences: no canary among them", marked, is_planted, F.coalesce("root_id", F.col("chunk_id").cast("string")))
 
 
-def _dependencies(runner: Runner, sequences: DataFrame) -> list[Check]:
+def _dependencies(state: PipelineState, sequences: DataFrame) -> list[Check]:
     links = sequences.select("sequence_id", "segments", F.explode("dependencies").alias("d")).select(
         "sequence_id", "segments", "d.*"
     )
-    chunks = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-").select("chunk_id", F.lit(True).alias("known"))
+    chunks = state.ok_rows("chunks").select("chunk_id", F.lit(True).alias("known"))
     exists = links.join(chunks, "chunk_id", how="left")
     is_placed = F.expr(
         f"exists(segments, s -> s.kind = '{CONTEXT}' AND s.chunk_id = chunk_id AND s.end = context_end) AND "

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from entropylong.core.stage import Kind
+from entropylong.core.stage import FileStage, RowStage
 from entropylong.errors import UsageError
 from entropylong.pipeline.steps import STEPS, steps_of
 from entropylong.storage.codes import remedy
 from entropylong.storage.schemas import ERROR, NAMES
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 
-def quarantine_rows(runner: Runner, limit: int) -> list[dict[str, Any]]:
+def quarantine_rows(state: PipelineState, limit: int) -> list[dict[str, Any]]:
     """The error rows of all tables under the active fingerprints, at most `limit` a table."""
     found: list[dict[str, Any]] = []
     for step in STEPS:
-        artifact = runner.artifact(step)
-        if artifact is None or step.writes == "index":
+        artifact = state.artifact(step)
+        if artifact is None or not step.has_table:
             continue
-        rows = runner.store.read(step.writes, artifact.fingerprint).where(f"outcome = '{ERROR}'")
+        rows = state.store.read(step.writes, artifact.fingerprint).where(f"outcome = '{ERROR}'")
         ids = [c for c in (*NAMES, "origin") if c in rows.columns]
         for row in rows.select(*ids, "code", "detail").orderBy("code", *ids).limit(limit).collect():
             keys = {name: row[name] for name in ids if row[name] is not None}
@@ -46,7 +46,7 @@ def quarantine_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def retry_rows(runner: Runner, names: Sequence[str]) -> dict[str, int]:
+def retry_rows(state: PipelineState, names: Sequence[str]) -> dict[str, int]:
     """Take the error rows of the named stages (of all but ingest, for none) out of their tables, so that a run computes them anew.
 
     Rows that were skipped by rule, or refused as CONTAMINATED, stay: they would be refused again.
@@ -58,16 +58,16 @@ def retry_rows(runner: Runner, names: Sequence[str]) -> dict[str, int]:
         UsageError: ingest is named; its errors are of the input.
         WorkspaceError: a run is at work.
     """
-    chosen = [step for step in steps_of(list(names)) if step.kind in (Kind.STREAM, Kind.BATCH)]
-    if any(step.kind is Kind.FILES for step in steps_of(list(names))) and names:
+    chosen = [step for step in steps_of(list(names)) if isinstance(step, RowStage)]
+    if any(isinstance(step, FileStage) for step in steps_of(list(names))) and names:
         raise UsageError("ingest: its errors are of the input; mend the file, which is then read again as another one")
     found: dict[str, int] = {}
-    with runner.workspace.locked():
+    with state.workspace.locked():
         for step in chosen:
-            value = runner.fingerprint(step.writes)
-            if value is None or not (count := runner.store.drop_errors(step.writes, value)):
+            value = state.fingerprint(step.writes)
+            if value is None or not (count := state.store.drop_errors(step.writes, value)):
                 continue
             # The stream has passed these rows' input: without its checkpoint it reads all again and compares by key.
-            shutil.rmtree(runner.workspace.checkpoints(step.writes, value), ignore_errors=True)
+            shutil.rmtree(state.workspace.checkpoints(step.writes, value), ignore_errors=True)
             found[step.name] = found.get(step.name, 0) + count
     return found

@@ -21,7 +21,7 @@ from entropylong.training.settings import TrainSettings
 from entropylong.training.steps import is_whole
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 # A fingerprint with more files than this, small on average, is worth writing anew.
 FEW_FILES, SMALL_BYTES = 8, 128 << 20
@@ -39,31 +39,29 @@ class Leftover:
     differs_by: str
 
 
-def leftovers(runner: Runner) -> list[Leftover]:
+def leftovers(state: PipelineState) -> list[Leftover]:
     """What stands in the tables under other fingerprints than the config's: older generations, other models, other thresholds."""
     found = []
     for step in STEPS:
-        for table in (step.writes, *step.beside):
-            if table == "index":
-                continue
-            active = runner.fingerprint(table)
-            counted = runner.store.read(table).groupBy("fingerprint").count().collect()
+        for table in step.tables:
+            active = state.fingerprint(table)
+            counted = state.store.read_all(table).groupBy("fingerprint").count().collect()
             found += [
-                Leftover(table, row.fingerprint, row["count"], _differs(runner, row.fingerprint, active))
+                Leftover(table, row.fingerprint, row["count"], _differs(state, row.fingerprint, active))
                 for row in counted
                 if row.fingerprint != active
             ]
     return sorted(found, key=lambda left: (left.table, left.fingerprint))
 
 
-def _differs(runner: Runner, value: str, active: str | None) -> str:
-    one, other = runner.registry.get(value), runner.registry.get(active or "-")
+def _differs(state: PipelineState, value: str, active: str | None) -> str:
+    one, other = state.registry.get(value), state.registry.get(active or "-")
     if one is None:
         return "unknown: it does not stand in artifacts"
     return differs_by(one, other) if other is not None else "this config's have not begun"
 
 
-def drop_leftovers(runner: Runner) -> list[Leftover]:
+def drop_leftovers(state: PipelineState) -> list[Leftover]:
     """Drop them: whole partitions with their checkpoints, index files, feeds, 13-grams of other sets and what the registry says
     of them. Never single rows.
 
@@ -72,19 +70,19 @@ def drop_leftovers(runner: Runner) -> list[Leftover]:
     Raises:
         WorkspaceError: a run is at work.
     """
-    with runner.workspace.locked():
-        runner.store.forget_versions()
-        found = leftovers(runner)
-        active = {runner.fingerprint(step.writes) for step in STEPS}
+    with state.workspace.locked():
+        state.store.forget_versions()
+        found = leftovers(state)
+        active = {state.fingerprint(step.writes) for step in STEPS}
         for left in found:
-            runner.store.drop(left.table, left.fingerprint)
-            shutil.rmtree(runner.workspace.checkpoints(left.table, left.fingerprint), ignore_errors=True)
+            state.store.drop(left.table, left.fingerprint)
+            shutil.rmtree(state.workspace.checkpoints(left.table, left.fingerprint), ignore_errors=True)
         for value in {left.fingerprint for left in found} - active:
-            shutil.rmtree(runner.workspace.index(value), ignore_errors=True)
-            runner.store.drop(ARTIFACTS.name, value)
-        for folder in [*idle_feeds(runner.workspace, active), *idle_exclusions(runner)]:
+            shutil.rmtree(state.workspace.index(value), ignore_errors=True)
+            state.store.drop(ARTIFACTS.name, value)
+        for folder in [*idle_feeds(state.workspace, active), *idle_exclusions(state)]:
             shutil.rmtree(folder, ignore_errors=True)
-        runner.registry.reload()
+        state.registry.reload()
     return found
 
 
@@ -97,10 +95,10 @@ def idle_feeds(workspace: Workspace, active: set[str | None]) -> list[Path]:
     return [feed for feed in sealed if str(feed) not in wanted and feed not in kept]
 
 
-def idle_exclusions(runner: Runner) -> list[Path]:
+def idle_exclusions(state: PipelineState) -> list[Path]:
     """The 13-grams of sets that this config's `corpus.exclude` does not name: they are made again where they are asked for."""
-    kept = runner.ctx.excluded.directory if runner.ctx.excluded else ""
-    return [folder for folder in runner.workspace.path.glob("exclude/*") if folder.is_dir() and str(folder.absolute()) != kept]
+    kept = state.context.excluded.directory if state.context.excluded else ""
+    return [folder for folder in state.workspace.path.glob("exclude/*") if folder.is_dir() and str(folder.absolute()) != kept]
 
 
 @dataclass(frozen=True)
@@ -112,36 +110,36 @@ class Compacted:
     files_after: int
 
 
-def compact(runner: Runner, vacuum: bool) -> list[Compacted]:
+def compact(state: PipelineState, vacuum: bool) -> list[Compacted]:
     """Small files of the config's fingerprints into large ones; the rows and what streams have read of them stay.
 
     Args:
-        runner: of the workspace.
+        state: of the workspace.
         vacuum: also delete files that no version younger than a week, and none that an index in use was built from, needs.
 
     Raises:
         WorkspaceError: a run is at work.
     """
     done = []
-    with runner.workspace.locked():
-        runner.store.forget_versions()
-        hours = _retention_hours(runner)
+    with state.workspace.locked():
+        state.store.forget_versions()
+        hours = _retention_hours(state)
         for table in TABLES:
-            if not runner.store.exists(table):
+            if not state.store.exists(table):
                 continue
-            before, size = runner.store.files(table)
+            before, size = state.store.files(table)
             if before > FEW_FILES and size / before < SMALL_BYTES:
-                runner.store.compact(table)
+                state.store.compact(table)
             if vacuum:
-                runner.store.vacuum(table, hours)
-            done.append(Compacted(table, before, runner.store.files(table)[0]))
+                state.store.vacuum(table, hours)
+            done.append(Compacted(table, before, state.store.files(table)[0]))
     return done
 
 
-def _retention_hours(runner: Runner) -> int:
+def _retention_hours(state: PipelineState) -> int:
     """Since the oldest version that an index in use is pinned to: it is built from that again if its files are lost."""
-    artifact = runner.registry.get(runner.fingerprint("index") or "-")
-    oldest = [runner.store.version_time(table, version) for table, version in (artifact.input_versions if artifact else {}).items()]
+    artifact = state.registry.get(state.fingerprint("index") or "-")
+    oldest = [state.store.version_time(table, version) for table, version in (artifact.input_versions if artifact else {}).items()]
     ages = [(datetime.now(UTC) - time).total_seconds() / 3600 for time in oldest]
     return max([LEAST_HOURS, *(math.ceil(age) + 1 for age in ages)])
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from entropylong.config import Config
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 # Columns of what the terminal shows; the widest table of `inspect` has about as many.
 WIDTH = 110
@@ -85,17 +85,17 @@ class OpenWorkspace:
     """A workspace under a config. Reads only.
 
     Attributes:
-        runner: behind it, for what has no method here.
+        state: behind it, for what has no method here.
         config, overrides, input_path: that it was opened with.
     """
 
-    runner: Runner
+    state: PipelineState
     config: str
     overrides: tuple[str, ...]
     input_path: str | None
 
     def __repr__(self) -> str:
-        return f"workspace {self.runner.config.workspace}, tables {self.runner.config.tables}, config {self.config}"
+        return f"workspace {self.state.config.workspace}, tables {self.state.config.tables}, config {self.config}"
 
     def with_(self, *overrides: str) -> OpenWorkspace:
         """The same under further overrides; of another workspace, if workspace=DIR is among them."""
@@ -111,7 +111,7 @@ class OpenWorkspace:
         """`entropylong status`."""
         from entropylong.reporting.status import status_rows, status_view
 
-        return View(status_view(status_rows(self.runner), self.runner.config.workspace))
+        return View(status_view(status_rows(self.state), self.state.config.workspace))
 
     def inspect(self, doc_id: str | None = None, contexts: int = 3) -> View:
         """`entropylong inspect` of a root; of none, of the packed one with the most dependencies.
@@ -122,10 +122,10 @@ class OpenWorkspace:
         from entropylong.pipeline.metrics.compute import best_root
         from entropylong.reporting.inspect import inspect_root
 
-        root = doc_id or best_root(self.runner)
+        root = doc_id or best_root(self.state)
         if root is None:
             raise UsageError("inspect: nothing is packed here, so give the id of a root")
-        return View(inspect_root(self.runner, root, contexts))
+        return View(inspect_root(self.state, root, contexts))
 
     def report(self) -> Page:
         """The page that `entropylong report` writes.
@@ -135,7 +135,7 @@ class OpenWorkspace:
         """
         from entropylong.reporting.report.write import report_html
 
-        return Page(report_html(self.runner))
+        return Page(report_html(self.state))
 
 
 def open_workspace(config: str, *overrides: str, input_path: str | None = None) -> OpenWorkspace:
@@ -153,7 +153,7 @@ def open_workspace(config: str, *overrides: str, input_path: str | None = None) 
         EntropyLongError: as of any command, in one line.
     """
     from entropylong.config import load_config
-    from entropylong.pipeline.open import open_runner
+    from entropylong.pipeline.open import open_state
 
     asked = load_config(config, overrides, input_path).workspace
     found = next((f / asked for f in (Path.cwd(), *Path.cwd().parents) if (f / asked / "workspace.json").is_file()), None)
@@ -167,7 +167,7 @@ def open_workspace(config: str, *overrides: str, input_path: str | None = None) 
     with warnings.catch_warnings():
         # Where Jupyter has no widgets a library says so, in red, of progress bars that nobody asked for.
         warnings.filterwarnings("ignore", message="IProgress not found")
-        return OpenWorkspace(open_runner(config, kept, input_path), config, kept, input_path)
+        return OpenWorkspace(open_state(config, kept, input_path), config, kept, input_path)
 
 
 def open_here(config: str = "demo") -> OpenWorkspace:

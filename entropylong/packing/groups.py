@@ -19,7 +19,7 @@ class Dependency:
 
 
 @dataclass(frozen=True)
-class Context:
+class ContextChunk:
     """A chunk as it was verified: its id, its token ids (cut included), the best gain and first anchor it serves."""
 
     chunk_id: int
@@ -39,10 +39,10 @@ class Group:
 
     root_id: str
     root_ids: tuple[int, ...]
-    contexts: tuple[Context, ...]
+    contexts: tuple[ContextChunk, ...]
     dependencies: tuple[Dependency, ...]
-    fillers: tuple[Context, ...] = ()
-    capped: tuple[Context, ...] = ()
+    fillers: tuple[ContextChunk, ...] = ()
+    capped: tuple[ContextChunk, ...] = ()
 
     def without(self, chunk_ids: Iterable[int]) -> Group:
         """The group less some contexts and the dependencies on them."""
@@ -67,10 +67,10 @@ def merge_copies(groups: Iterable[Group]) -> list[Group]:
     merged = []
     for group in groups:
         alias = {c.chunk_id: first[c.ids] for c in group.contexts}
-        contexts: dict[int, Context] = {}
+        contexts: dict[int, ContextChunk] = {}
         for context in group.contexts:
             known = contexts.get(alias[context.chunk_id], context)
-            contexts[alias[context.chunk_id]] = Context(
+            contexts[alias[context.chunk_id]] = ContextChunk(
                 alias[context.chunk_id],
                 context.ids,
                 max(known.gain, context.gain),

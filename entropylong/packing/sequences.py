@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from entropylong.packing.groups import Context, Group, fit_group, merge_copies, order_contexts
+from entropylong.packing.groups import ContextChunk, Group, fit_group, merge_copies, order_contexts
 from entropylong.packing.permute import swapped
 from entropylong.utils.hashing import xxhash64
 
@@ -214,7 +214,7 @@ def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[Piece]:
     pieces: list[Piece] = []
     seen: set[int] = set()
 
-    def add_contexts(contexts: Iterable[Context], root_id: str | None) -> None:
+    def add_contexts(contexts: Iterable[ContextChunk], root_id: str | None) -> None:
         for context in contexts:
             if context.chunk_id not in seen:
                 seen.add(context.chunk_id)

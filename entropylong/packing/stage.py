@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,26 +11,27 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config
-from entropylong.core.context import Context, Frames
-from entropylong.core.stage import Kind, Stage
+from entropylong.core.context import Frames, StageContext
+from entropylong.core.stage import RecomputeStage, State
 from entropylong.corpus.selection import has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.document_runs import Strand, pack_strands
-from entropylong.packing.groups import Context as Chunk
-from entropylong.packing.groups import Dependency, Group
+from entropylong.packing.groups import ContextChunk, Dependency, Group
 from entropylong.packing.recipes.baselines import STRANDS, within_budget
 from entropylong.packing.recipes.contexts import RECIPES
 from entropylong.packing.sequences import PAD, PackedSequence, PackRule, Piece, pack_groups
 from entropylong.storage.schemas import OK, SEQUENCES
+from entropylong.utils.hashing import digest
 from entropylong.verification.planning import RANDOM
+from entropylong.verification.readings import cells
 
 # What a chunk may be to a root: the attributes of a group.
 _USES = ("contexts", "fillers", "capped")
 
 
-def pack(ctx: Context, frames: Frames) -> DataFrame:
-    """Groups, or a baseline's strands, -> sequences. frames["cells"] are the judged cells.
+def pack(ctx: StageContext, frames: Frames) -> DataFrame:
+    """Groups, or a baseline's strands, -> sequences. frames["readings"] are judged.
 
     Raises:
         ConfigError: a baseline's corpus has fewer tokens than the verified arm.
@@ -55,10 +56,27 @@ def packable(config: Config, frames: Frames) -> Frames:
 
     kept = {name: frames[name].where(~refused(F.col("doc_id"))) for name in ("documents", "chunks", "scored_documents")}
     chunks = kept["chunks"].select("chunk_id")
-    for name in ("cells", "pairs"):
+    for name in ("readings", "pairs"):
         rows = frames[name].where(~refused(root_doc_id(config)))
         kept[name] = rows.join(chunks, "chunk_id", how="left_semi").select(*frames[name].columns)
     return {**frames, **kept}
+
+
+def content_digest(frames: Frames, with_documents: bool) -> str:
+    """Hash what packing starts from, independent of row order: the planned pairs and their readings in force, and nothing else.
+
+    Args:
+        frames: Input tables of the stage.
+        with_documents: Whether the corpus counts too, from which a baseline takes its documents.
+    """
+    parts = []
+    read = [frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)]
+    if with_documents:
+        read.append(frames["documents"].select("doc_id", "text_hash"))
+    for frame in read:
+        total = F.sum(F.xxhash64(*frame.columns).cast("decimal(38,0)"))
+        parts.append([str(v) for v in frame.agg(F.count(F.lit(1)), total).collect()[0]])
+    return digest(parts)
 
 
 def content_tokens(sequences: DataFrame) -> int:
@@ -67,7 +85,7 @@ def content_tokens(sequences: DataFrame) -> int:
     return int(spans.agg(F.sum(F.col("s.end") - F.col("s.start"))).collect()[0][0] or 0)
 
 
-def _pack_groups(ctx: Context, groups: DataFrame) -> DataFrame:
+def _pack_groups(ctx: StageContext, groups: DataFrame) -> DataFrame:
     """Executors: pure packing, bucket by bucket."""
     make_rule, recipe = _rule_maker(ctx), ctx.config.pack.recipe
     arrow = to_arrow_schema(SEQUENCES.struct)
@@ -79,7 +97,7 @@ def _pack_groups(ctx: Context, groups: DataFrame) -> DataFrame:
     return groups.withColumn("bucket", _bucket(ctx, "root_id")).groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
 
 
-def _pack_strands(ctx: Context, strands: DataFrame) -> DataFrame:
+def _pack_strands(ctx: StageContext, strands: DataFrame) -> DataFrame:
     """Executors: pure packing, bucket by bucket."""
     make_rule, recipe = _rule_maker(ctx), ctx.config.pack.recipe
     arrow = to_arrow_schema(SEQUENCES.struct)
@@ -93,11 +111,11 @@ def _pack_strands(ctx: Context, strands: DataFrame) -> DataFrame:
     return rows.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
 
 
-def _bucket(ctx: Context, name: str) -> Column:
+def _bucket(ctx: StageContext, name: str) -> Column:
     return F.pmod(F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name), F.lit(ctx.config.pack.buckets))
 
 
-def _rule_maker(ctx: Context) -> Callable[[], PackRule]:
+def _rule_maker(ctx: StageContext) -> Callable[[], PackRule]:
     """What gives the rule where the tokenizer is: on an executor."""
     rule, seed = ctx.config.pack, ctx.config.seed
     tokenizer, separator, start_id = ctx.causal_lm.tokenizer(), ctx.config.separator, ctx.causal_lm.document_start_id
@@ -120,10 +138,10 @@ def _rule_maker(ctx: Context) -> Callable[[], PackRule]:
     return make
 
 
-def group_rows(ctx: Context, frames: Frames) -> DataFrame:
+def group_rows(ctx: StageContext, frames: Frames) -> DataFrame:
     """One row a root: its ids, dependencies, context chunks, and the chunks that may fill the rest of its sequence."""
     pack, seed = ctx.config.pack, ctx.config.seed
-    wanted = RECIPES[pack.recipe](frames["cells"], ctx.config.accept)
+    wanted = RECIPES[pack.recipe](frames["readings"], ctx.config.accept)
     planned = frames["pairs"].select("root_id", "chunk_id", "kind")
     links, fillers = cap_chunk_uses(wanted, filler_chunks(planned, wanted, pack.filler), pack.max_chunk_uses, seed)
     dependencies = links.groupBy("root_id").agg(
@@ -176,8 +194,8 @@ def cap_chunk_uses(links: DataFrame, fillers: DataFrame, limit: int | None, seed
     )
 
 
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterable[Chunk]:
-    return (Chunk(row["chunk_id"], tuple(row["chunk_ids"]), 0.0, 0) for row in rows)
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterable[ContextChunk]:
+    return (ContextChunk(row["chunk_id"], tuple(row["chunk_ids"]), 0.0, 0) for row in rows)
 
 
 def _group(row: dict[str, Any]) -> Group:
@@ -185,7 +203,7 @@ def _group(row: dict[str, Any]) -> Group:
     for chunk in _chunks(row["contexts"]):
         mine = [d for d in row["dependencies"] if d["chunk_id"] == chunk.chunk_id]
         first = min(d["position"] for d in mine)
-        contexts.append(Chunk(chunk.chunk_id, chunk.ids, max(d["gain"] for d in mine), first))
+        contexts.append(ContextChunk(chunk.chunk_id, chunk.ids, max(d["gain"] for d in mine), first))
     dependencies = tuple(Dependency(**d) for d in row["dependencies"])
     fillers, capped = (tuple(_chunks(row[use])) for use in ("fillers", "capped"))
     return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, fillers, capped)
@@ -208,15 +226,37 @@ def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
     }
 
 
-PACK = Stage(
-    name="pack",
-    version=4,
-    kind=Kind.WHOLE,
-    reads=("pairs", "gains", "anchors", "candidates", "scored_documents", "documents", "chunks"),
-    writes="sequences",
-    key=("sequence_id",),
-    config=("accept", "pack", "quest", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id"),
-    build=pack,
-    upstream=("pairs", "gains"),
-    purpose="accept, order and pack into sequences of exactly pack.length tokens (paper, Stage 4)",
-)
+class Pack(RecomputeStage):
+    """Judged readings -> sequences."""
+
+    name = "pack"
+    version = 4
+    reads = ("pairs", "gains", "anchors", "candidates", "scored_documents", "documents", "chunks")
+    writes = "sequences"
+    key = ("sequence_id",)
+    config = ("accept", "pack", "quest", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id")
+    upstream = ("pairs", "gains")
+    # Not gains: roots whose ids are cut alike share a reading, which has the id of one of them; pairs choose them.
+    of_chosen_roots = ("pairs", "anchors", "candidates", "scored_documents")
+    again = True
+    purpose = "accept, order and pack into sequences of exactly pack.length tokens (paper, Stage 4)"
+
+    def pin(self, state: State, config: Mapping[str, Any], upstream: Mapping[str, str]) -> dict[str, Any] | None:
+        """Pin the chosen roots and the content that packing starts from; for a baseline also corpus, index and query model."""
+        if not state.resolve_roots():
+            return None
+        ctx, is_baseline = state.context, state.config.pack.recipe in STRANDS
+        pinned = {"root_threshold": ctx.root_threshold, "content": content_digest(state.frames(self), is_baseline)}
+        if is_baseline:
+            pinned |= {
+                "index": state.fingerprint("index"),
+                "queries": ctx.query_model.fingerprint if ctx.query_model else None,
+            }
+        return pinned
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Pack."""
+        return pack(ctx, frames)
+
+
+PACK = Pack()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import SparkSession
 
 from entropylong.config import Config
-from entropylong.core.context import Context
+from entropylong.core.context import StageContext
 from entropylong.core.udf import Meter
 from entropylong.corpus.exclusion import prepare_excluded
 from entropylong.models.cache import WorkerModel, gpu_memory
@@ -15,7 +15,7 @@ from entropylong.spark.resources import check_layout
 from entropylong.spark.session import settings_of, task_threads
 
 
-def make_context(config: Config, spark: SparkSession) -> Context:
+def make_context(config: Config, spark: SparkSession) -> StageContext:
     """The context under a config.
 
     Raises:
@@ -37,7 +37,7 @@ def make_context(config: Config, spark: SparkSession) -> Context:
     query_model = None
     if "query" in specs:
         query_model = WorkerModel("query_model", specs["query"], prepared["query"].fingerprint, cache, threads=threads)
-    return Context(
+    return StageContext(
         config=config,
         spark=spark,
         causal_lm=causal_lm,

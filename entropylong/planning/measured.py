@@ -10,23 +10,23 @@ from pyspark.sql import functions as F
 from entropylong.verification.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 
-def measured(runner: Runner, figures: Mapping[str, float]) -> dict[str, float]:
+def measured(state: PipelineState, figures: Mapping[str, float]) -> dict[str, float]:
     """Keys of the config's section `plan`.
 
     Args:
-        runner: of the workspace.
+        state: of the workspace.
         figures: of the run, with roots and retrieved candidates.
     """
-    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "-")
+    documents = state.ok_rows("documents")
     roots = figures["roots"]
-    pairs = runner.cells().where(F.col("kind") == RETRIEVED).groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("yes"))
+    pairs = state.readings().where(F.col("kind") == RETRIEVED).groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("yes"))
     counted = pairs.agg(F.count(F.lit(1)).alias("pairs"), F.count_if("yes").alias("accepted")).collect()[0]
     chars = documents.agg(F.avg("n_chars")).collect()[0][0]
     return {
-        "plan.document_tokens": max(1, round(chars / runner.config.plan.chars_per_token)),
+        "plan.document_tokens": max(1, round(chars / state.config.plan.chars_per_token)),
         "plan.root_tokens": max(1, round(figures["root_tokens"] / roots)),
         "plan.anchors_per_root": round(figures["anchors"] / roots, 2),
         "plan.anchors_per_pair": max(1.0, round(figures["cells_retrieved"] / counted.pairs, 3)),

@@ -20,7 +20,7 @@ from entropylong.pipeline.steps import step_writing
 from entropylong.reporting.wording import acceptance_rule as rule_words
 from entropylong.retrieval.windows import window_text
 from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RETRIEVED, Rule, first_unmet
-from entropylong.verification.readings import acceptance_rule, judged_cells
+from entropylong.verification.readings import acceptance_rule, judged_readings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from entropylong.config import Config
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 # Nats at which a token is drawn in the strongest colour; a tenth of a large vocabulary's log is common text.
 FULL_COLOUR_NATS = 8.0
@@ -39,17 +39,17 @@ MARKED = "bold rgb(20,20,20) on rgb(255,210,90)"
 _COLUMN = {GAIN: "gain", EXCESS: "excess", NLL: "NLL drop", COPY: "copy"}
 
 
-def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> RenderableType:
+def inspect_root(state: PipelineState, doc_id: str, chunks_shown: int = 3) -> RenderableType:
     """The picture of one root.
 
     Raises:
         UsageError: no such document, or it was refused; the message says why.
     """
-    scored = _scored(runner, doc_id)
-    tokenizer = load(runner.ctx.causal_lm.tokenizer())
+    scored = _scored(state, doc_id)
+    tokenizer = load(state.context.causal_lm.tokenizer())
     frames = {
         name: frame.where(F.col("root_id") == doc_id) if "root_id" in frame.columns and name != "gains" else frame
-        for name, frame in runner.frames(step_writing("sequences")).items()
+        for name, frame in state.frames(step_writing("sequences")).items()
     }
     anchors = frames["anchors"].collect()
     positions = {a["position"] for a in anchors[0]["anchors"]} if anchors else set()
@@ -64,8 +64,8 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
         )
     else:
         parts.append(Text("No anchor: no eligible position exceeds the threshold.", style="yellow"))
-    cells = judged_cells(frames, runner.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
-    parts += [_cells_table(cells, unmet(cells, acceptance_rule(runner.config.accept)), tokenizer, scored), _legend(runner.config)]
+    cells = judged_readings(frames, state.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
+    parts += [_cells_table(cells, unmet(cells, acceptance_rule(state.config.accept)), tokenizer, scored), _legend(state.config)]
     accepted = sorted((cell for cell in cells if cell["accepted"]), key=lambda c: -c["gain"])
     shown = accepted[:chunks_shown]
     if not accepted:
@@ -73,17 +73,17 @@ def inspect_root(runner: Runner, doc_id: str, chunks_shown: int = 3) -> Renderab
     elif len(shown) < len(accepted):
         said = f"{len(shown)} of {len(accepted)} accepted candidates, those with the largest gains"
         parts.append(Text(f"In full: {said} (--contexts {len(accepted)} shows all)."))
-    texts = chunk_texts(runner, [cell["chunk_id"] for cell in shown])
+    texts = chunk_texts(state, [cell["chunk_id"] for cell in shown])
     parts += [_dependency(cell, tokenizer, scored, texts[cell["chunk_id"]]) for cell in shown]
     return Group(*parts)
 
 
-def _scored(runner: Runner, doc_id: str) -> Any:
-    value = runner.fingerprint("scored_documents") or "-"
-    rows = runner.store.read("scored_documents", value).where(F.col("root_id") == doc_id).collect()
+def _scored(state: PipelineState, doc_id: str) -> Any:
+    value = state.fingerprint("scored_documents") or "-"
+    rows = state.store.read("scored_documents", value).where(F.col("root_id") == doc_id).collect()
     if not rows:
         is_piece = F.col("doc_id") != doc_id
-        near = runner.store.read_ok("scored_documents", value).orderBy(is_piece, "root_id").select("root_id").limit(3).collect()
+        near = state.store.read_ok("scored_documents", value).orderBy(is_piece, "root_id").select("root_id").limit(3).collect()
         known = ", ".join(row.root_id for row in near) or "none yet; run entropylong run first"
         raise UsageError(f"{doc_id}: not among the scored roots (for example: {known})")
     if rows[0].outcome != "ok":
@@ -154,18 +154,18 @@ def context_read(tokenizer: Any, text: str, most: int) -> str:
     return text if len(ids) <= most else str(tokenizer.decode(ids[:most]))
 
 
-def chunk_rows(runner: Runner, chunk_ids: list[int]) -> dict[int, Any]:
+def chunk_rows(state: PipelineState, chunk_ids: list[int]) -> dict[int, Any]:
     """Chunks by their id: chunk_id, doc_id, text."""
-    table = runner.store.read_ok("chunks", runner.fingerprint("chunks") or "-")
+    table = state.ok_rows("chunks")
     rows = table.where(F.col("chunk_id").isin(chunk_ids)).select("chunk_id", "doc_id", "text").collect()
     return {row.chunk_id: row for row in rows}
 
 
-def chunk_texts(runner: Runner, chunk_ids: list[int]) -> dict[int, str]:
+def chunk_texts(state: PipelineState, chunk_ids: list[int]) -> dict[int, str]:
     """Of chunks what the model read, each below the name of its document."""
-    tokenizer, most = load(runner.ctx.causal_lm.tokenizer()), runner.config.contexts.max_tokens
+    tokenizer, most = load(state.context.causal_lm.tokenizer()), state.config.contexts.max_tokens
     found = {}
-    for row in chunk_rows(runner, chunk_ids).values():
+    for row in chunk_rows(state, chunk_ids).values():
         text = context_read(tokenizer, row.text, most)
         cut = "" if text == row.text else f", the first {most} tokens of a chunk: what the model read (contexts.max_tokens)"
         found[row.chunk_id] = f"[{row.doc_id}{cut}]\n{text}"

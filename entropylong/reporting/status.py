@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from entropylong.core.stage import Kind
+from entropylong.core.stage import FileStage
 from entropylong.maintenance.tables import Leftover, leftovers, leftovers_table
+from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.metrics.compute import latest_figures
 from entropylong.pipeline.steps import STEPS
 from entropylong.storage.schemas import ERROR, SKIPPED
@@ -18,21 +19,21 @@ from entropylong.storage.schemas import ERROR, SKIPPED
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 
-def status_rows(runner: Runner) -> list[dict[str, Any]]:
+def status_rows(state: PipelineState) -> list[dict[str, Any]]:
     """One dictionary a step; a step whose input does not exist yet has null counts.
 
     `others`: what stands beside it in its table under other settings, another model's rows for example.
     """
-    rates, beside = _rates(runner), leftovers(runner)
+    rates, beside = _rates(state), leftovers(state)
     rows: list[dict[str, Any]] = []
     for step in STEPS:
-        counts = runner.counts(step)
-        artifact = runner.artifact(step)
+        found = counts(state, step)
+        artifact = state.artifact(step)
         row: dict[str, Any] = {"stage": step.name, "table": step.writes, "fingerprint": artifact.fingerprint if artifact else None}
-        row["counted"] = "documents" if step.kind is Kind.FILES else step.counted or None  # what is left are files
+        row["counted"] = "documents" if isinstance(step, FileStage) else step.counted or None  # what is left are files
         row |= {
             "rows_in": None,
             "done": None,
@@ -42,16 +43,16 @@ def status_rows(runner: Runner) -> list[dict[str, Any]]:
             "rate": None,
             "eta_seconds": None,
         }
-        if counts is not None:
+        if found is not None:
             rate = rates.get(step.writes)
             row |= {
-                "rows_in": counts.rows_in,
-                "done": counts.done,
-                "left": counts.left,
-                "skipped": sum(n for (outcome, _), n in counts.outcomes.items() if outcome == SKIPPED),
-                "quarantined": sum(n for (outcome, _), n in counts.outcomes.items() if outcome == ERROR),
+                "rows_in": found.rows_in,
+                "done": found.done,
+                "left": found.left,
+                "skipped": sum(n for (outcome, _), n in found.outcomes.items() if outcome == SKIPPED),
+                "quarantined": sum(n for (outcome, _), n in found.outcomes.items() if outcome == ERROR),
                 "rate": rate,
-                "eta_seconds": counts.left / rate if rate and counts.left else 0.0 if not counts.left else None,
+                "eta_seconds": found.left / rate if rate and found.left else 0.0 if not found.left else None,
             }
         row["others"] = [
             {"fingerprint": left.fingerprint, "rows": left.rows, "differs_by": left.differs_by}
@@ -62,11 +63,11 @@ def status_rows(runner: Runner) -> list[dict[str, Any]]:
     return rows
 
 
-def _rates(runner: Runner) -> dict[str, float]:
+def _rates(state: PipelineState) -> dict[str, float]:
     """Keys a second of each step, from the last run that packed."""
-    if runner.artifact(STEPS[-1]) is None:
+    if state.artifact(STEPS[-1]) is None:
         return {}
-    figures = latest_figures(runner)
+    figures = latest_figures(state)
     return {
         step.writes: figures[f"keys_{step.writes}"] / figures[f"seconds_{step.writes}"]
         for step in STEPS

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.core.balance import partition_salts
-from entropylong.core.context import Context
+from entropylong.core.context import StageContext
 from entropylong.core.udf import Rows, map_rows
 from entropylong.errors import NothingToDo
 from entropylong.retrieval.cells import Cells
@@ -45,7 +45,7 @@ def grid_of(stored: pa.ChunkedArray) -> Grid:
     return to_grid(from_bytes(stored.to_pylist()))
 
 
-def assign(ctx: Context, rows: DataFrame, centroids: Grid) -> DataFrame:
+def assign(ctx: StageContext, rows: DataFrame, centroids: Grid) -> DataFrame:
     """The rows with their cell, vectors on the grid, in files that are sorted by cell. Executors: pure numpy."""
     # The cells, not their centroids: a worker makes them once, not with each batch.
     shared = ctx.spark.sparkContext.broadcast(Cells(centroids))
@@ -66,7 +66,7 @@ def assign(ctx: Context, rows: DataFrame, centroids: Grid) -> DataFrame:
     return assigned.repartition(ctx.parallelism, salts[place]).sortWithinPartitions("cell_id", "chunk_id")
 
 
-def probes_needed(ctx: Context, cells: DataFrame, centroids: Grid, sample: pa.Table, top_k: int) -> Ints:
+def probes_needed(ctx: StageContext, cells: DataFrame, centroids: Grid, sample: pa.Table, top_k: int) -> Ints:
     """Of each true neighbour of the sampled chunks: how many cells must be probed to find it `[neighbours]`.
 
     One pass over all vectors finds the true neighbours; the share of numbers up to nprobe is the recall at nprobe.

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.balance import WAVES, lpt, partition_salts
-from entropylong.core.context import Context, Frames
+from entropylong.core.context import Frames, StageContext
 from entropylong.core.udf import Row, Rows, map_rows
 from entropylong.retrieval.build import vectors_of
 from entropylong.retrieval.grid import SCALE, from_bytes, grid_from_bytes, to_grid
@@ -36,7 +36,7 @@ _FOUND_ARROW = pa.schema(
 )
 
 
-def routes(ctx: Context, frames: Frames) -> DataFrame:
+def routes(ctx: StageContext, frames: Frames) -> DataFrame:
     """Queries -> their cells, with all that a search of them needs. Executors: the centroids."""
     handle, nprobe, rule = ctx.index, ctx.config.retrieval.nprobe, ctx.config.chunks
     from entropylong.retrieval.queries import keys_of_queries, own_hashes, with_queries
@@ -54,7 +54,7 @@ def routes(ctx: Context, frames: Frames) -> DataFrame:
     return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), QUERY_CELLS, run, keys_of_queries)
 
 
-def search_range(ctx: Context, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints) -> DataFrame:
+def search_range(ctx: StageContext, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints) -> DataFrame:
     """What queries find in the cells `first` .. `first + len(sizes) - 1`: a row of partial_candidates each, of top_k hits at most.
 
     Driver: counts the queries of each cell and cuts the work into tasks of equal cost; a cell with many vectors or queries is
@@ -203,7 +203,7 @@ def _found_batch(queries: pa.Table, found: Nearest) -> pa.RecordBatch:
     )
 
 
-def merge(ctx: Context, frames: Frames) -> DataFrame:
+def merge(ctx: StageContext, frames: Frames) -> DataFrame:
     """What each query found in all ranges -> candidates. Built-ins only.
 
     Args:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,23 +11,34 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.balance import spread
-from entropylong.core.context import CHARS_A_TOKEN, Context, Frames
-from entropylong.core.stage import Kind, Stage
+from entropylong.core.context import CHARS_A_TOKEN, Frames, StageContext
+from entropylong.core.handles import IndexHandle
+from entropylong.core.stage import Driver, Resource, RowStage, StageKind, State, WholeStage
 from entropylong.core.udf import Row, Rows, map_rows, map_stream
+from entropylong.errors import NothingToDo
 from entropylong.models.cache import load
+from entropylong.retrieval import build
 from entropylong.retrieval.grid import from_bytes, to_grid
 from entropylong.retrieval.index import open_index, ranked
 from entropylong.retrieval.partitioned import merge, routes
 from entropylong.retrieval.queries import anchor_positions, keys_of_queries, own_hashes, with_queries
+from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, cell_count, choose_mode
 from entropylong.retrieval.windows import window_text
+from entropylong.spark.resources import executor_memory
+from entropylong.spark.session import settings_of
+from entropylong.storage.array_files import MANIFEST, read_manifest
+from entropylong.storage.artifacts import Artifact
 from entropylong.storage.schemas import CANDIDATES, CHUNK_VECTORS, OK, QUERY_VECTORS
+from entropylong.storage.store import Store
+from entropylong.utils.hashing import file_sha256
 from entropylong.utils.isolation import isolated, refused
 
+NO_ANCHOR = "no root has an anchor; lower anchors.alpha or anchors.min_position, or choose more roots"
 # Batches of texts that are sorted by length together.
 BUFFER_BATCHES = 16
 
 
-def embed(ctx: Context, frames: Frames) -> DataFrame:
+def embed(ctx: StageContext, frames: Frames) -> DataFrame:
     """Chunks -> L2-normalised float16 vectors. Executors: the encoder, once a worker."""
     worker, prompt, size = ctx.encoder, ctx.config.encoder.passage_prompt, ctx.config.run.encode_batch
 
@@ -53,7 +63,7 @@ def vector_columns(vector: np.ndarray[Any, np.dtype[np.float16]]) -> dict[str, A
     return {"vector": vector.astype("<f2").tobytes(), "outcome": OK}
 
 
-def query_vectors(ctx: Context, frames: Frames) -> DataFrame:
+def query_vectors(ctx: StageContext, frames: Frames) -> DataFrame:
     """Anchors -> vectors of their query windows. Executors: the causal LM's tokenizer and the encoder."""
     worker, tokenizer = ctx.encoder, ctx.causal_lm.tokenizer()
     query, prompt, size = ctx.config.query, ctx.config.encoder.query_prompt, ctx.config.run.encode_batch
@@ -77,7 +87,7 @@ def _keys_of_positions(row: Row) -> Rows:
     return [{"root_id": row["root_id"], "position": position} for position in row["positions"]]
 
 
-def candidates(ctx: Context, frames: Frames) -> DataFrame:
+def candidates(ctx: StageContext, frames: Frames) -> DataFrame:
     """Query vectors -> their nearest chunks. Executors: the index, memory-mapped; pure numpy and faiss."""
     handle, retrieval, rule = ctx.index, ctx.config.retrieval, ctx.config.chunks
 
@@ -98,68 +108,165 @@ def candidates(ctx: Context, frames: Frames) -> DataFrame:
     return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run, keys_of_queries)
 
 
-def _with_vectors(ctx: Context, frames: Frames) -> DataFrame:
-    vectors = frames["query_vectors"].select("root_id", "position", "vector")
-    return anchor_positions(ctx, frames).join(vectors, ["root_id", "position"], how="inner")
+class Embed(RowStage):
+    """Chunks -> vectors."""
+
+    name = "embed"
+    version = 1
+    kind = StageKind.STREAM
+    driver = Driver.STREAMS
+    reads = ("chunks",)
+    writes = "chunk_vectors"
+    key = ("chunk_id",)
+    config = ("encoder.passage_prompt",)
+    counted = "chunks"
+    models = ("encoder",)
+    resources = Resource.GPU
+    purpose = "vectors of the chunks"
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Run the encoder over chunks."""
+        return embed(ctx, frames)
 
 
-def _no_build(ctx: Context, frames: Frames) -> DataFrame:
-    raise AssertionError("the runner builds it in units of its own")
+class Index(WholeStage):
+    """Vectors -> the files of an index. `pipeline/drivers/index.py` builds them in units of its own."""
+
+    name = "index"
+    version = 2
+    driver = Driver.INDEX
+    reads = ("chunk_vectors", "chunks")
+    writes = "index"
+    key = ("chunk_id",)
+    config = ("retrieval.cells", "seed")
+    needs_whole = ("documents", "chunks", "chunk_vectors")
+    beside = ("index_cells",)
+    pins_at_start = True
+    purpose = "cells of a pinned snapshot of the vectors; one cell, an exact index, for a small corpus"
+
+    def input_versions(self, store: Store, recorded: Artifact | None) -> dict[str, int]:
+        """Keep the snapshot that the index was begun on."""
+        return dict(recorded.input_versions) if recorded else super().input_versions(store, recorded)
+
+    def pin(self, state: State, config: Mapping[str, Any], upstream: Mapping[str, str]) -> dict[str, Any] | None:
+        """Stay on the generation that is in use, whatever arrived since: new corpus text takes effect by a new one."""
+        built = None if state.new_generation else state.registry.latest("index", config, upstream)
+        return dict(built.pinned) if built else None
+
+    def snapshot(self, state: State) -> dict[str, Any] | None:
+        """Pin the chunks and vectors that are committed now, by content: the same snapshot has one fingerprint, in however
+        many commits it came.
+
+        Raises:
+            NothingToDo: there is no chunk.
+        """
+        frames = state.frames(self)
+        total = F.sum(F.xxhash64("chunk_id").cast("decimal(38,0)"))
+        rows = build.snapshot(frames["chunks"], frames["chunk_vectors"])
+        count, content = rows.agg(F.count(F.lit(1)), total).collect()[0]
+        if not count:
+            raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both")
+        return {"chunks": count, "content": str(content), "cells": cell_count(count, state.config.retrieval.cells)}
+
+    def handles(self, state: State, fingerprint: str) -> Mapping[str, object]:
+        """Give the handle of the files, once they are there."""
+        manifest = state.workspace.index(fingerprint) / MANIFEST
+        if not manifest.is_file():
+            return {}
+        node_cache = state.context.causal_lm.node_cache
+        return {"index": IndexHandle(str(manifest.parent), fingerprint, file_sha256(manifest), node_cache)}
+
+    def is_present(self, state: State, fingerprint: str) -> bool:
+        """Whether the files are there for the mode that the config asks for now."""
+        directory = state.workspace.index(fingerprint)
+        if not (directory / MANIFEST).is_file():
+            return False
+        return is_partitioned(state, fingerprint) or read_manifest(directory)["mode"] == BROADCAST
 
 
-EMBED = Stage(
-    name="embed",
-    version=1,
-    kind=Kind.STREAM,
-    reads=("chunks",),
-    writes="chunk_vectors",
-    key=("chunk_id",),
-    config=("encoder.passage_prompt",),
-    build=embed,
-    models=("encoder",),
-    purpose="vectors of the chunks",
-)
-INDEX = Stage(
-    name="index",
-    version=2,
-    kind=Kind.WHOLE,
-    reads=("chunk_vectors", "chunks"),
-    writes="index",
-    key=("chunk_id",),
-    config=("retrieval.cells", "seed"),
-    build=_no_build,
-    needs_whole=("documents", "chunks", "chunk_vectors"),
-    beside=("index_cells",),
-    purpose="cells of a pinned snapshot of the vectors; one cell, an exact index, for a small corpus",
-)
-QUERIES = Stage(
-    name="search",
-    version=1,
-    kind=Kind.BATCH,
-    reads=("anchors", "scored_documents"),
-    writes="query_vectors",
-    key=("root_id", "position"),
-    config=("query", "encoder.query_prompt"),
-    build=query_vectors,
-    driving=anchor_positions,
-    upstream=("scored_documents",),
-    models=("encoder",),
-    purpose="vectors of the windows around anchors (paper, Stage 2)",
-)
-SEARCH = Stage(
-    name="search",
-    version=2,
-    kind=Kind.BATCH,
-    reads=("anchors", "query_vectors", "documents"),
-    writes="candidates",
-    key=("root_id", "position"),
-    config=("retrieval.top_k", "retrieval.nprobe"),
-    build=candidates,
-    driving=_with_vectors,
-    upstream=("query_vectors", "index"),
-    beside=("query_cells", "partial_candidates"),
-    purpose="the nearest chunks of each anchor, own chunks and copies of them left out (paper, Stage 2)",
-)
-# A partitioned search, in place of SEARCH.build: the same driving rows, first to query_cells, at last from partial_candidates.
-ROUTE = replace(SEARCH, writes="query_cells", build=routes)
-MERGE = replace(SEARCH, build=merge)
+def is_partitioned(state: State, fingerprint: str) -> bool:
+    """Whether searches of an index go by cells through a shuffle."""
+    facts = read_manifest(state.workspace.index(fingerprint))
+    memory = executor_memory(settings_of(state.context.spark))
+    mode, _ = choose_mode(state.config.retrieval.mode, facts["n"], facts["d"], memory)
+    return mode == PARTITIONED
+
+
+class Queries(RowStage):
+    """Anchors -> vectors of their query windows."""
+
+    name = "search"
+    version = 1
+    kind = StageKind.BATCH
+    driver = Driver.UNITS
+    reads = ("anchors", "scored_documents")
+    writes = "query_vectors"
+    key = ("root_id", "position")
+    config = ("query", "encoder.query_prompt")
+    counted = "anchors"
+    upstream = ("scored_documents",)
+    models = ("encoder",)
+    resources = Resource.GPU
+    when_empty = NO_ANCHOR
+    purpose = "vectors of the windows around anchors (paper, Stage 2)"
+
+    @property
+    def label(self) -> str:
+        """Tell it from the step that searches."""
+        return "search (queries)"
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Take the anchors of chosen roots."""
+        return anchor_positions(ctx, frames)
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Run the encoder over query windows."""
+        return query_vectors(ctx, frames)
+
+
+class Search(RowStage):
+    """Query vectors -> their nearest chunks."""
+
+    name = "search"
+    version = 2
+    kind = StageKind.BATCH
+    driver = Driver.SEARCH
+    reads = ("anchors", "query_vectors", "documents")
+    writes = "candidates"
+    key = ("root_id", "position")
+    config = ("retrieval.top_k", "retrieval.nprobe")
+    counted = "anchors"
+    upstream = ("query_vectors", "index")
+    beside = ("query_cells", "partial_candidates")
+    when_empty = NO_ANCHOR
+    purpose = "the nearest chunks of each anchor, own chunks and copies of them left out (paper, Stage 2)"
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Take the anchors of chosen roots, with their query vectors."""
+        vectors = frames["query_vectors"].select("root_id", "position", "vector")
+        return anchor_positions(ctx, frames).join(vectors, ["root_id", "position"], how="inner")
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Search a broadcast index."""
+        return candidates(ctx, frames)
+
+
+class Route(Search):
+    """First part of a partitioned search, in place of `Search.build`: queries -> their cells."""
+
+    writes = "query_cells"
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Find the cells of queries."""
+        return routes(ctx, frames)
+
+
+class Merge(Search):
+    """Last part of a partitioned search, in place of `Search.build`: what was found in ranges of cells -> candidates."""
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Merge what the ranges gave."""
+        return merge(ctx, frames)
+
+
+EMBED, INDEX, QUERIES, SEARCH, ROUTE, MERGE = Embed(), Index(), Queries(), Search(), Route(), Merge()

@@ -69,7 +69,7 @@ class Registry:
     def reload(self) -> None:
         """Read what stands in the table now."""
         self._known.clear()
-        for row in self._store.read(ARTIFACTS.name).orderBy("at").collect():
+        for row in self._store.read_all(ARTIFACTS.name).orderBy("at").collect():
             self._known[row.fingerprint] = Artifact(
                 row.fingerprint,
                 row.stage,

@@ -98,21 +98,26 @@ class Store:
         """Look again: others may have written before the workspace was locked."""
         self._versions.clear()
 
-    def read(self, table: str, fingerprint: str | None = None, version: int | None = None) -> DataFrame:
-        """Rows of a table, of one fingerprint, at one version. A table that does not exist reads as empty."""
+    def read_all(self, table: str, version: int | None = None) -> DataFrame:
+        """Read the rows of all fingerprints of a table, at one version. A table that does not exist reads as empty."""
         if not self.exists(table):
             return local_frame(self.spark, [], TABLES[table].struct)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
-        frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
-        return frame if fingerprint is None else frame.where(F.col("fingerprint") == fingerprint)
+        return reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
 
-    def read_ok(self, table: str, fingerprint: str, version: int | None = None) -> DataFrame:
-        """The ok rows of one fingerprint."""
+    def read(self, table: str, fingerprint: str | None, version: int | None = None) -> DataFrame:
+        """Read the rows of one fingerprint, at one version; none for a fingerprint that is not resolved yet."""
+        if fingerprint is None:
+            return local_frame(self.spark, [], TABLES[table].struct)
+        return self.read_all(table, version).where(F.col("fingerprint") == fingerprint)
+
+    def read_ok(self, table: str, fingerprint: str | None, version: int | None = None) -> DataFrame:
+        """Read the ok rows of one fingerprint."""
         return self.read(table, fingerprint, version).where(F.col("outcome") == OK)
 
-    def read_stream(self, table: str, fingerprint: str, files_per_batch: int) -> DataFrame:
+    def read_stream(self, table: str, fingerprint: str | None, files_per_batch: int) -> DataFrame:
         """The ok rows of one fingerprint as a stream; dropped fingerprints, error rows taken out and compaction give no rows."""
         reader = (
             self.spark.readStream.format("delta").option("skipChangeCommits", "true").option("maxFilesPerTrigger", files_per_batch)
@@ -171,7 +176,7 @@ class Store:
     def drop_errors(self, table: str, fingerprint: str) -> int:
         """Delete the error rows of a fingerprint; their number. Not those that another try would refuse again by rule."""
         wrong = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR) & (F.col("code") != CONTAMINATED)
-        count = self.read(table).where(wrong).count()
+        count = self.read_all(table).where(wrong).count()
         if count:
             self._versions.pop(table, None)
             self._delta(table).delete(wrong)

@@ -12,13 +12,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import entropylong
 from entropylong.config import Config
 from entropylong.config.schema import Tracking, walk
-from entropylong.core.stage import Stage
+from entropylong.core.results import Counts
 from entropylong.errors import EnvironmentProblem
 from entropylong.storage.artifacts import Artifact
 from entropylong.storage.schemas import TABLES
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
-    from entropylong.core.results import Counts
-    from entropylong.pipeline.runner import Runner
 
 _COLUMN_TYPES = {"STRING": "string", "INT": "integer", "BIGINT": "long", "FLOAT": "float", "DOUBLE": "double", "BINARY": "binary"}
 _RUN = "mlflow.json"
@@ -118,6 +117,15 @@ def attach(tracking: Tracking, run_id: str, file: Path) -> str | None:
     return str(parents[0])
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of a fingerprint in a table, at a Delta version (None: the newest)."""
+
+    table: str
+    fingerprint: str
+    version: int | None
+
+
 class Tracker:
     """Context manager of the parent run. It is opened by the first stage that has work.
 
@@ -177,20 +185,18 @@ class StageRun:
     def __init__(self, client: MlflowClient, run_id: str, parent: str) -> None:
         self._client, self._run_id, self._parent = client, run_id, parent
 
-    def finish(self, step: Stage, artifact: Artifact, runner: Runner, counts: Counts, measured: Mapping[str, float]) -> None:
-        """Params, metrics, and the tables read and written at their Delta versions."""
+    def finish(
+        self, store: Store, artifact: Artifact, read: Sequence[Dataset], written: Sequence[Dataset], counts: Counts,
+        measured: Mapping[str, float],
+    ) -> None:  # fmt: skip
+        """Log params, metrics, and the tables read and written at their Delta versions."""
         client, run = self._client, self._run_id
         metrics = {**measured, "keys_in": counts.rows_in, "rows_ok": counts.rows_out, "rows_error": counts.errors}
         metrics |= {f"rows_{outcome}_{code}": n for (outcome, code), n in counts.outcomes.items() if code}
         log(client, run, {"fingerprint": artifact.fingerprint, **artifact.config, **artifact.models}, metrics)
-        inputs = [
-            dataset(runner.store, table, value, artifact.input_versions.get(table), "input")
-            for table in step.reads
-            # What a stage reads of its own output is no input of the run; MLflow would keep the one and forget the other.
-            if table != step.writes and (value := runner.fingerprint(table)) is not None and runner.store.exists(table)
-        ]
-        written = runner.fingerprint(step.writes)
-        outputs = [dataset(runner.store, step.writes, written, None, "output")] if written and step.writes in TABLES else []
+        inputs, outputs = (
+            [dataset(store, one, context) for one in some] for some, context in ((read, "input"), (written, "output"))
+        )
         client.log_inputs(run, inputs + outputs)
         client.log_inputs(self._parent, outputs)
 
@@ -212,17 +218,18 @@ def log(
         client.log_batch(run, params=said[start : start + 100])
 
 
-def dataset(store: Store, table: str, value: str, version: int | None, context: str) -> DatasetInput:
-    """A table at a Delta version as an MLflow dataset; the digest is our fingerprint, so nothing is counted again."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def dataset(store: Store, rows: Dataset, context: str) -> DatasetInput:
+    """Give a table at a Delta version as an MLflow dataset; the digest is our fingerprint, so nothing is counted again."""
+    from mlflow import entities
 
+    table, value, version = rows.table, rows.fingerprint, rows.version
     at = store.version(table) if version is None or version < 0 else version
     columns = [
         {"name": name, "type": _COLUMN_TYPES.get(ddl, "string"), "required": False} for name, ddl, _ in TABLES[table].columns
     ]
     source: dict[str, Any] = {"delta_table_name" if store.in_catalog else "path": store.place(table), "delta_table_version": at}
-    return DatasetInput(
-        Dataset(
+    return entities.DatasetInput(
+        entities.Dataset(
             name=f"{table}@v{at}",
             digest=value,
             source_type="delta_table",
@@ -230,7 +237,7 @@ def dataset(store: Store, table: str, value: str, version: int | None, context: 
             schema=json.dumps({"mlflow_colspec": columns}),
             profile=json.dumps({"fingerprint": value, "version": at}),
         ),
-        [InputTag("mlflow.data.context", context)],
+        [entities.InputTag("mlflow.data.context", context)],
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropylong.config import Config
 from entropylong.config.schema import walk
-from entropylong.tracking.mlflow import connect, dataset, keep_run, kept_run, log
+from entropylong.tracking.mlflow import Dataset, connect, dataset, keep_run, kept_run, log
 from entropylong.training.data.sources import SealedFeed
 from entropylong.training.steps import StepFigures, read_steps
 
@@ -40,7 +40,7 @@ class TrainingRun:
             keep_run(folder, config.tracking, known)
             log(self._client, known, params=dict(walk(config.model_dump())) | dict(facts))
             data = [
-                dataset(feed.store, "sequences", feed.manifest.fingerprint, feed.manifest.version, "train")
+                dataset(feed.store, Dataset("sequences", feed.manifest.fingerprint, feed.manifest.version), "train")
                 for feed in feeds
                 if feed.store is not None and feed.is_sequences
             ]

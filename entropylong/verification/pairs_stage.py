@@ -8,20 +8,21 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.core.context import Context, Frames
-from entropylong.core.stage import Kind, Stage
+from entropylong.core.context import Frames, StageContext
+from entropylong.core.stage import Driver, RowStage, StageKind
 from entropylong.core.udf import Rows, map_rows
 from entropylong.corpus.selection import is_chosen
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.retrieval.index import open_index
 from entropylong.retrieval.queries import own_hashes, with_text
+from entropylong.retrieval.stage import NO_ANCHOR
 from entropylong.storage.schemas import OK, PAIRS
 from entropylong.utils.isolation import refused
 from entropylong.verification.planning import Anchor, plan_root
 
 
-def pairs(ctx: Context, frames: Frames) -> DataFrame:
+def pairs(ctx: StageContext, frames: Frames) -> DataFrame:
     """Candidates and random controls -> unique (root, chunk) pairs, with what of them is still to be read.
 
     Executors: planning (pure, with the index's ids), then the tokenizer. What `gains` holds already is subtracted here.
@@ -58,7 +59,7 @@ def pairs(ctx: Context, frames: Frames) -> DataFrame:
     return map_rows(keyed.repartition(ctx.parallelism, "root_id"), PAIRS, tokenise)
 
 
-def _plan(ctx: Context, frames: Frames) -> DataFrame:
+def _plan(ctx: StageContext, frames: Frames) -> DataFrame:
     handle, scope, controls = ctx.index, ctx.config.verify.scope, ctx.config.controls.per_root
     seed, rule = ctx.config.seed, ctx.config.chunks
 
@@ -87,21 +88,30 @@ def _plan(ctx: Context, frames: Frames) -> DataFrame:
     return map_rows(rows.withColumn("hits", F.coalesce("hits", nothing)).repartition(ctx.parallelism, "root_id"), PAIRS, plan)
 
 
-def _chosen_anchors(ctx: Context, frames: Frames) -> DataFrame:
-    return frames["anchors"].where(is_chosen(ctx))
+class Pairs(RowStage):
+    """Candidates and controls -> pairs to measure."""
+
+    name = "pairs"
+    version = 3
+    kind = StageKind.BATCH
+    driver = Driver.UNITS
+    reads = ("anchors", "candidates", "scored_documents", "chunks", "documents", "gains")
+    writes = "pairs"
+    key = ("root_id",)
+    config = ("verify.scope", "controls", "seed")
+    counted = "roots"
+    needs_whole = ("query_vectors", "candidates")
+    upstream = ("anchors", "candidates", "gains")
+    when_empty = NO_ANCHOR
+    purpose = "unique (root, chunk) pairs and random controls, and what of them is still to be read"
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Take the anchors of chosen roots."""
+        return frames["anchors"].where(is_chosen(ctx))
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Plan pairs and tokenise their chunks."""
+        return pairs(ctx, frames)
 
 
-PLAN_PAIRS = Stage(
-    name="pairs",
-    version=3,
-    kind=Kind.BATCH,
-    reads=("anchors", "candidates", "scored_documents", "chunks", "documents", "gains"),
-    writes="pairs",
-    key=("root_id",),
-    config=("verify.scope", "controls", "seed"),
-    build=pairs,
-    driving=_chosen_anchors,
-    needs_whole=("query_vectors", "candidates"),
-    upstream=("anchors", "candidates", "gains"),
-    purpose="unique (root, chunk) pairs and random controls, and what of them is still to be read",
-)
+PLAN_PAIRS = Pairs()

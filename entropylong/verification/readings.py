@@ -22,7 +22,7 @@ _CELL = (
 _JUDGED = _CELL + ", gain DOUBLE, excess_gain DOUBLE, passes_paper BOOLEAN, passes_specific BOOLEAN, accepted BOOLEAN"
 
 
-def judged_cells(frames: Frames, config: Config) -> DataFrame:
+def judged_readings(frames: Frames, config: Config) -> DataFrame:
     """Cells with gains and verdicts. Executors: pure numpy, one root at a time."""
     rule = acceptance_rule(config.accept)
 

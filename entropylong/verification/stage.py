@@ -11,8 +11,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.core.balance import spread
-from entropylong.core.context import Context, Frames
-from entropylong.core.stage import Kind, Stage
+from entropylong.core.context import Frames, StageContext
+from entropylong.core.stage import Driver, Resource, RowStage, StageKind
 from entropylong.core.udf import Row, map_stream
 from entropylong.models.cache import load
 from entropylong.storage.schemas import GAINS, OK, SKIPPED
@@ -31,7 +31,7 @@ ROOTS_A_SLICE = 256
 _COLUMNS = ("pair_id", "root_id", "chunk_id", "kind", "root_ids", "chunk_ids", "positions")
 
 
-def verify(ctx: Context, frames: Frames) -> DataFrame:
+def verify(ctx: StageContext, frames: Frames) -> DataFrame:
     """Pairs -> entropy and NLL at their anchors with the chunk in front. Executors: the causal LM, once a worker."""
     selection = selection_of(ctx)
     if selection is not None:
@@ -62,11 +62,11 @@ def _root_tokens() -> Column:
     return F.coalesce(F.array_max("positions") + 1, F.lit(0))
 
 
-def _cost(ctx: Context) -> Column:
+def _cost(ctx: StageContext) -> Column:
     return ctx.cost(F.size("chunk_ids") + _root_tokens())
 
 
-def _decide(ctx: Context, pairs: DataFrame) -> Decision:
+def _decide(ctx: StageContext, pairs: DataFrame) -> Decision:
     """From the pairs of this unit, which decide whether chunks are shared by many of its roots."""
     by_chunk = pairs.groupBy("chunk_id").agg(F.count(F.lit(1)), F.max(F.size("chunk_ids")), F.avg(_root_tokens())).collect()
     return decide(ctx.shape, [(row[1], row[2], row[3]) for row in by_chunk])
@@ -75,7 +75,7 @@ def _decide(ctx: Context, pairs: DataFrame) -> Decision:
 # --- under a budget or a screen: root by root -------------------------------------------------------------------------
 
 
-def selection_of(ctx: Context) -> Selection | None:
+def selection_of(ctx: StageContext) -> Selection | None:
     """What decides which pairs are measured under this config; None where all are."""
     verify, rule = ctx.config.verify, acceptance_rule(ctx.config.accept)
     chosen = verify.screen
@@ -93,7 +93,7 @@ def selection_of(ctx: Context) -> Selection | None:
     return Selection(budget, rule, screen, digest(parts))
 
 
-def _verify_selected(ctx: Context, frames: Frames, selection: Selection) -> DataFrame:
+def _verify_selected(ctx: StageContext, frames: Frames, selection: Selection) -> DataFrame:
     """Whole roots, so that a task knows when a root's budget is full. Executors: the causal LM, once a worker."""
     worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
 
@@ -157,55 +157,61 @@ def _gains_row(row: Row, positions: Ints, reading: PairReading) -> Row:
     return result | {"outcome": OK, "readings": readings}
 
 
-def _refusal(ctx: Context, rows: DataFrame) -> DataFrame:
-    lost = F.transform("positions", lambda position: F.struct(position.alias("position")))
-    return rows.select("pair_id", "root_id", "chunk_id", "kind", lost.alias("readings"))
+class Verify(RowStage):
+    """Pairs -> readings with the chunk in front."""
+
+    name = "verify"
+    version = 2
+    kind = StageKind.STREAM
+    driver = Driver.STREAMS
+    reads = ("pairs", "gains")
+    writes = "gains"
+    key = ("pair_id", "position")
+    config = ("separator", "contexts.max_tokens", "model.document_start_id")
+    counted = "readings"
+    models = ("model",)
+    resources = Resource.GPU
+    selects = ("verify.budget_tokens", "verify.screen", "accept")
+    upstream = ()
+    only_unmeasured = True
+    when_empty = "no pair to measure: no anchor has a candidate; give more corpus text"
+    purpose = "one forward pass a pair: entropy at every anchor with the chunk in front (paper, Stage 3)"
+
+    def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Take pairs with something unread; under a selection all pairs, as a root's other readings say how full its budget is."""
+        pairs = frames["pairs"]
+        return pairs if selection_of(ctx) is not None else pairs.where(F.size("positions") > 0)
+
+    def keys_todo(self, rows: DataFrame) -> DataFrame:
+        """Give one row per position that is to be read."""
+        return rows.select("pair_id", F.explode("positions").alias("position"))
+
+    def keys_done(self, ctx: StageContext, rows: DataFrame) -> DataFrame:
+        """Give one row per reading, refused ones too; what another selection left out is not done."""
+        selection = selection_of(ctx)
+        mine = F.lit(False) if selection is None else F.col("selection") == selection.digest
+        return rows.where((F.col("outcome") != SKIPPED) | mine).select("pair_id", F.explode("readings.position").alias("position"))
+
+    def subtract(self, ctx: StageContext, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
+        """Leave of each pair the positions that no one has read; without a selection, a pair without any is left out."""
+        known = done.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
+        left = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
+        unread = rows.join(known, "pair_id", how="left").withColumn("positions", left).drop("known")
+        return unread if selection_of(ctx) is not None else unread.where(F.size("positions") > 0)
+
+    def choice(self, ctx: StageContext) -> object:
+        """Name the selection, which decides what is measured."""
+        selection = selection_of(ctx)
+        return selection.digest if selection is not None else None
+
+    def refuse(self, ctx: StageContext, rows: DataFrame) -> DataFrame:
+        """Refuse all positions of a pair that are to be read."""
+        lost = F.transform("positions", lambda position: F.struct(position.alias("position")))
+        return rows.select("pair_id", "root_id", "chunk_id", "kind", lost.alias("readings"))
+
+    def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
+        """Run the causal LM over pairs."""
+        return verify(ctx, frames)
 
 
-def _to_read(ctx: Context, frames: Frames) -> DataFrame:
-    """Pairs with something unread; under a selection all pairs, as a root's other readings say how full its budget is."""
-    pairs = frames["pairs"]
-    return pairs if selection_of(ctx) is not None else pairs.where(F.size("positions") > 0)
-
-
-def _done(ctx: Context, rows: DataFrame) -> DataFrame:
-    """Readings, refused ones too; what another selection left out is not done."""
-    selection = selection_of(ctx)
-    mine = F.lit(False) if selection is None else F.col("selection") == selection.digest
-    return rows.where((F.col("outcome") != SKIPPED) | mine).select("pair_id", F.explode("readings.position").alias("position"))
-
-
-def _subtract_readings(ctx: Context, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
-    """Pairs with the positions that no one has read; without a selection, a pair without any is left out."""
-    known = done.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
-    left = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
-    unread = rows.join(known, "pair_id", how="left").withColumn("positions", left).drop("known")
-    return unread if selection_of(ctx) is not None else unread.where(F.size("positions") > 0)
-
-
-def _choice(ctx: Context) -> object:
-    selection = selection_of(ctx)
-    return selection.digest if selection is not None else None
-
-
-VERIFY = Stage(
-    name="verify",
-    version=2,
-    kind=Kind.STREAM,
-    reads=("pairs", "gains"),
-    writes="gains",
-    key=("pair_id", "position"),
-    config=("separator", "contexts.max_tokens", "model.document_start_id"),
-    build=verify,
-    driving=_to_read,
-    keys_todo=lambda rows: rows.select("pair_id", F.explode("positions").alias("position")),
-    keys_done=_done,
-    subtract=_subtract_readings,
-    choice=_choice,
-    selects=("verify.budget_tokens", "verify.screen", "accept"),
-    only_unmeasured=True,
-    upstream=(),
-    models=("model",),
-    refusal=_refusal,
-    purpose="one forward pass a pair: entropy at every anchor with the chunk in front (paper, Stage 3)",
-)
+VERIFY = Verify()

@@ -76,7 +76,7 @@ def test_commands_on_a_finished_workspace(
 ) -> None:
     """In this process, as a running session serves them at once."""
     runner = open_runner(finished)
-    root = runner.store.read_ok("anchors", runner.fingerprint("anchors")).orderBy("root_id").head().root_id
+    root = runner.state.ok_rows("anchors").orderBy("root_id").head().root_id
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(make_config(finished, corpus).model_dump()))
     assert call(["status", "--config", str(file), "--json"]) == 0

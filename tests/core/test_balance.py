@@ -47,7 +47,7 @@ def test_hash_and_places_are_sparks(spark: SparkSession) -> None:
 
 
 def test_spread_loses_nothing_and_balances(spark: SparkSession, open_runner: OpenRunner, tmp_path: Path) -> None:
-    ctx = open_runner(tmp_path / "workspace").ctx
+    ctx = open_runner(tmp_path / "workspace").state.context
     rows = [(f"k{i % 40}", 1 + (i * 7919) % 1000) for i in range(200)]
     frame = spark.createDataFrame(rows, "k STRING, c INT")
     placed = spread(ctx, frame, ["k"], F.col("c").cast("double")).select("k", "c", F.spark_partition_id().alias("p")).collect()
@@ -65,7 +65,7 @@ def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: O
     from entropylong.models.cache import load
     from entropylong.storage.schemas import CHUNKS
 
-    worker = open_runner(tmp_path / "workspace").ctx.causal_lm
+    worker = open_runner(tmp_path / "workspace").state.context.causal_lm
 
     def threads(rows: list[dict[str, object]]) -> list[dict[str, object]]:
         import os
@@ -82,19 +82,21 @@ def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: O
 def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner: OpenRunner) -> None:
     """A look decides nothing; the first run measures on an executor; later ones, whatever they would measure, keep to it."""
     looked = open_runner(tmp_path / "workspace", "model.dtype=auto")
-    assert looked.fingerprint("scored_documents") is None
+    assert looked.state.fingerprint("scored_documents") is None
     said: list[str] = []
     runner = open_runner(tmp_path / "workspace", "model.dtype=auto")
     runner.run(["ingest", "score"], announce=said.append)
-    dtype = runner.ctx.causal_lm.dtype
+    dtype = runner.state.context.causal_lm.dtype
     assert dtype in ("float32", "bfloat16") and f"model.dtype: auto is {dtype} in this workspace" in said
     named = open_runner(tmp_path / "workspace", f"model.dtype={dtype}")
-    assert named.fingerprint("scored_documents") == runner.fingerprint("scored_documents"), "the result is hashed, not the word"
+    assert named.state.fingerprint("scored_documents") == runner.state.fingerprint("scored_documents"), (
+        "the result is hashed, not the word"
+    )
     other = "bfloat16" if dtype == "float32" else "float32"
-    for memo in (Path(runner.ctx.causal_lm.node_cache) / "dtype").iterdir():
+    for memo in (Path(runner.state.context.causal_lm.node_cache) / "dtype").iterdir():
         memo.write_text(other)
     again = open_runner(tmp_path / "workspace", "model.dtype=auto")
-    assert again.run(["ingest", "score"], announce=quiet).steps == [] and again.ctx.causal_lm.dtype == dtype
+    assert again.run(["ingest", "score"], announce=quiet).steps == [] and again.state.context.causal_lm.dtype == dtype
 
 
 def test_shared_chunks_are_measured_the_same_in_spark(

@@ -146,19 +146,19 @@ def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner,
     assert doc_id == "doc-0002" and set(slow_grams(planted)) & set(slow_grams(str(text)))
     said = f"13 words stand in exams.jsonl too: {' '.join(slow_grams(planted)[0])}"
     keys = {"chunks": {"doc_id": "doc-0002"}, "scored_documents": {"root_id": "doc-0002", "doc_id": "doc-0002"}}
-    for row in (found := quarantine_rows(runner, 10)):
+    for row in (found := quarantine_rows(runner.state, 10)):
         assert refused(row["code"], row["detail"]) == refused("CONTAMINATED", said)
         assert row["key"].items() >= keys[row["table"]].items()
     assert [row["table"] for row in found] == ["chunks", "scored_documents"]
     assert {(r, c) for r, _, c in rows_of(runner, "chunks", ("doc_id", "ordinal", "code"))} >= {("doc-0002", "CONTAMINATED")}
     assert len(rows_of(runner, "chunks", columns)) == len(rows_of(plain, "chunks", columns)), "an error row in its place"
     assert [c for _, c in rows_of(runner, "scored_documents", ("root_id", "code"))] == [None, None, "CONTAMINATED", None]
-    assert retry_rows(runner, ["chunk", "score"]) == {}, "by rule: it would be refused again"
-    config = plain.artifact(step_writing("chunks"))
+    assert retry_rows(runner.state, ["chunk", "score"]) == {}, "by rule: it would be refused again"
+    config = plain.state.artifact(step_writing("chunks"))
     assert config is not None and "corpus.exclude" not in config.config, "an empty list is in no fingerprint"
     moved = exams.rename(tmp_path / "elsewhere.jsonl")
     same = open_runner(tmp_path / "workspace", f"corpus.exclude=[{moved}]", source=corpus)
-    assert same.fingerprint("chunks") == runner.fingerprint("chunks") != plain.fingerprint("chunks")
-    assert same.fingerprint("documents") == plain.fingerprint("documents")
+    assert same.state.fingerprint("chunks") == runner.state.fingerprint("chunks") != plain.state.fingerprint("chunks")
+    assert same.state.fingerprint("documents") == plain.state.fingerprint("documents")
     with pytest.raises(QuarantineExceeded, match=r"1 CONTAMINATED.*share text with a set of corpus\.exclude"):
         same.run(["chunk"], announce=quiet)

@@ -101,7 +101,7 @@ def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRun
     table = tmp_path / "articles"
 
     def write(urls: list[str], bodies: list[str | None]) -> None:
-        frame = first.spark.createDataFrame(pa.table({"url": urls, "body": pa.array(bodies, pa.string())}))
+        frame = first.state.spark.createDataFrame(pa.table({"url": urls, "body": pa.array(bodies, pa.string())}))
         frame.write.format("delta").mode("append").save(str(table))
 
     write(["u1", "u2", "u3"], ["text one", "text two", None])
@@ -133,7 +133,7 @@ def test_quarantine_and_inspect_say_why(finished: Path, tmp_path: Path, open_run
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": None}, {"doc_id": "b", "text": "fine"}])
     runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=source)
     runner.run(["ingest"], announce=quiet)
-    (row,) = quarantine_rows(runner, 10)
+    (row,) = quarantine_rows(runner.state, 10)
     assert (row["stage"], row["key"]["doc_id"], row["code"]) == ("ingest", "a", "NO_TEXT")
     with pytest.raises(UsageError, match="not among the scored roots"):
-        inspect_root(open_runner(finished), "nobody")
+        inspect_root(open_runner(finished).state, "nobody")

@@ -52,16 +52,16 @@ def test_three_entropies_at_an_anchor(tiny_lm: Path) -> None:
 
 def test_of_a_workspace(finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     runner = open_runner(finished)
-    rows = runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()
-    sequences, chunk_ids, root_ids = sample_placed(runner, 10**6)
+    rows = runner.state.ok_rows("sequences").collect()
+    sequences, chunk_ids, root_ids = sample_placed(runner.state, 10**6)
     placed = [d for _, own in sequences for d in own]
     assert len(placed) == sum(len(row.dependencies) for row in rows) > 0
-    few = sample_placed(runner, 3)[0]
+    few = sample_placed(runner.state, 3)[0]
     assert {d.key for _, own in few for d in own} < {d.key for d in placed}
-    reader = runner.ctx.causal_lm
-    others = other_chunks(runner, reader, chunk_ids, root_ids)
+    reader = runner.state.context.causal_lm
+    others = other_chunks(runner.state, reader, chunk_ids, root_ids)
     found = gains_in_place(load(reader), few, others)
-    scored = {r.root_id: r for r in runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents")).collect()}
+    scored = {r.root_id: r for r in runner.state.ok_rows("scored_documents").collect()}
     for one in found:
         d, root_id = one.dependency, one.dependency.key.split("/")[1]
         entropy = np.frombuffer(scored[root_id].entropy, "<f4")

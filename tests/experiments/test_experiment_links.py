@@ -180,14 +180,14 @@ def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_pa
     opened: list[Runner] = []
 
     def open_(own: Any) -> Runner:
-        opened.append(Runner(own, spark))
+        opened.append(Runner.open(own, spark))
         return opened[-1]
 
     result, _ = run_links(config, open_, quiet)
     assert result.figures["planted_facts.verified.precision"] == result.figures["planted_facts.verified.recall"] == 1.0
     assert result.figures["planted_facts.verified.drop"] > 1.0 > abs(result.figures["all_roots.permuted.drop"])
-    runner = Runner(config, spark)
+    runner = Runner.open(config, spark)
     figures = runner.run(["pack"], announce=quiet).figures
     assert figures["canary_planted"] == 2 and figures["canary_recall_retrieval"] == figures["canary_recall_verification"] == 1.0
-    assert not [check for check in check_workspace(runner) if check.wrong and "canary" in check.name]
+    assert not [check for check in check_workspace(runner.state) if check.wrong and "canary" in check.name]
     assert MEASURED[-1] == "verify"

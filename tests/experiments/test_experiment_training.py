@@ -144,22 +144,22 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     ]  # fmt: skip
     config = make_config(copied, corpus, *keys)
     said: list[str] = []
-    result, _ = run_experiment(config, lambda own: Runner(own, spark), spark, said.append)
+    result, _ = run_experiment(config, lambda own: Runner.open(own, spark), spark, said.append)
     assert set(ARMS) == {key.partition(".")[2] for key in result.figures if key.startswith("plain_nll.")} - {"base"}
     assert result.figures["claim_holds"] in (0.0, 1.0) and result.figures["plain_nll.base"] > 0
     assert len(list((copied / "training").glob("*/experiment.json"))) == len(ARMS)
-    runner = Runner(config, spark)
-    packed = runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()
-    chunks = {row.chunk_id: row.doc_id for row in runner.store.read_ok("chunks", runner.fingerprint("chunks")).collect()}
+    runner = Runner.open(config, spark)
+    packed = runner.state.ok_rows("sequences").collect()
+    chunks = {row.chunk_id: row.doc_id for row in runner.state.ok_rows("chunks").collect()}
     seen = {s.root_id or chunks[s.chunk_id] for q in packed for s in q.segments if s.kind in ("root", "context")}
     seen |= {chunks[s.chunk_id] for q in packed for s in q.segments if s.kind == "context"}
     threshold = share_threshold(0.5)
     assert seen and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in seen), "nothing held out is packed"
     with pytest.raises(EvaluationError, match="there is nothing to judge on; give more roots"):
-        run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner(own, spark), spark, quiet)
+        run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner.open(own, spark), spark, quiet)
     facts = result.facts
-    assert facts["sequences"] == Runner(config, spark).fingerprint("sequences") and facts["train.steps"] == 1
+    assert facts["sequences"] == Runner.open(config, spark).state.fingerprint("sequences") and facts["train.steps"] == 1
     with pytest.raises(ConfigError, match=r"leave out keys 'train\.data'"):
-        run_experiment(make_config(copied, corpus, *keys, "train.mode=sft"), lambda own: Runner(own, spark), spark, quiet)
+        run_experiment(make_config(copied, corpus, *keys, "train.mode=sft"), lambda own: Runner.open(own, spark), spark, quiet)
     with pytest.raises(ConfigError, match="hold out a share of the documents"):
-        run_experiment(make_config(copied, corpus), lambda own: Runner(own, spark), spark, quiet)
+        run_experiment(make_config(copied, corpus), lambda own: Runner.open(own, spark), spark, quiet)

@@ -57,19 +57,19 @@ def test_variants_share_what_was_measured(
     def broken_off(config: Config) -> Runner:
         if config.accept.epsilon == 0.3:
             raise KeyboardInterrupt
-        return Runner(config, spark)
+        return Runner.open(config, spark)
 
     with pytest.raises(KeyboardInterrupt):
         run_sweep(load, chosen, broken_off, said.append)  # type: ignore[arg-type]
-    outcomes = run_sweep(load, chosen, lambda config: Runner(config, spark), said.append)  # type: ignore[arg-type]
+    outcomes = run_sweep(load, chosen, lambda config: Runner.open(config, spark), said.append)  # type: ignore[arg-type]
     base, alpha, epsilon = (outcome.figures for outcome in outcomes)
     assert base["new_passes"] == epsilon["new_passes"] == 0
     own, swept = open_runner(finished, *FILES), open_runner(copied, *FILES, "anchors.alpha=1.5")
-    passes = [runner.store.read_ok("gains", runner.fingerprint("gains") or "-").count() for runner in (own, swept)]
+    passes = [runner.state.ok_rows("gains").count() for runner in (own, swept)]
     assert alpha["new_passes"] == passes[1] - passes[0] > 0, "passes, not what was read in them"
     assert alpha["seconds"] > 0, "what it cost before the sweep was broken off"
     assert alpha["anchors"] > base["anchors"] == epsilon["anchors"] and epsilon["dependencies"] < base["dependencies"]
-    assert base["dependencies"] == own.cells().where("accepted").count() and base["control_rate"] >= 0
+    assert base["dependencies"] == own.state.readings().where("accepted").count() and base["control_rate"] >= 0
     assert swept.run(announce=quiet).steps == [], "what the sweep left is what a run of its own would give"
     assert rows_of(swept, "sequences", ["sequence_id"])
     folder = Path(said[-1].rpartition(": ")[2])

@@ -19,7 +19,7 @@ def wrong(checks: list[Check]) -> dict[str, int]:
 
 
 def test_a_sound_workspace_passes(finished: Path, open_runner: OpenRunner) -> None:
-    checks = check_workspace(open_runner(finished))
+    checks = check_workspace(open_runner(finished).state)
     assert wrong(checks) == {} and len(checks) >= 20
     assert all(check.looked_at > 0 for check in checks)
 
@@ -47,7 +47,7 @@ def test_damaged_sequences_are_named(
     table: str, change: dict[str, str], name: str, copied: Path, open_runner: OpenRunner, spark: SparkSession
 ) -> None:
     DeltaTable.forPath(spark, str(copied / "tables" / table)).update("outcome = 'ok'", change)
-    found = wrong(check_workspace(open_runner(copied)))
+    found = wrong(check_workspace(open_runner(copied).state))
     assert found.get(name, 0) > 0, found
 
 
@@ -65,7 +65,7 @@ def test_lost_doubled_and_unexplained_rows_are_named(copied: Path, open_runner: 
         .selectExpr("* except (fingerprint)", "'stranger1' AS fingerprint")
     )
     stray.write.format("delta").mode("append").save(tables["candidates"])
-    found = wrong(check_workspace(open_runner(copied)))
+    found = wrong(check_workspace(open_runner(copied).state))
     assert found["chunk_vectors: every key that went in came out"] == 1
     assert found["anchors: no root_id twice"] == 1
     assert found["fingerprints: all stand in artifacts"] == 1
@@ -76,19 +76,19 @@ def test_a_damaged_index_file_is_named(copied: Path, open_runner: OpenRunner) ->
     with (index / "vectors.npy").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\x00\x01\x02\x03")
-    checks = check_workspace(open_runner(copied))
+    checks = check_workspace(open_runner(copied).state)
     assert wrong(checks) == {"index: its files are those of its manifest": 1}
     assert [check.example for check in checks if check.wrong] == ["vectors.npy"]
 
 
 def test_a_lost_vector_is_named(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    cells = DeltaTable.forPath(runner.spark, runner.store.place("index_cells"))
-    cells.delete(F.col("chunk_id") == runner.store.read("index_cells").agg(F.max("chunk_id")).collect()[0][0])
-    assert wrong(check_workspace(open_runner(copied))) == {"index_cells: a row each chunk of the index, and no other": 1}
+    cells = DeltaTable.forPath(runner.state.spark, runner.state.store.place("index_cells"))
+    cells.delete(F.col("chunk_id") == runner.state.store.read_all("index_cells").agg(F.max("chunk_id")).collect()[0][0])
+    assert wrong(check_workspace(open_runner(copied).state)) == {"index_cells: a row each chunk of the index, and no other": 1}
 
 
 def test_it_waits_for_no_run(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    with runner.workspace.locked(), pytest.raises(WorkspaceError, match="another run"):
-        check_workspace(open_runner(copied))
+    with runner.state.workspace.locked(), pytest.raises(WorkspaceError, match="another run"):
+        check_workspace(open_runner(copied).state)

@@ -27,19 +27,19 @@ COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id
 def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
     other = open_runner(copied, "anchors.alpha=1.5")
     other.run(announce=quiet)
-    value = other.fingerprint("anchors")
+    value = other.state.fingerprint("anchors")
     exams = [tiny.write_jsonl(copied.parent / f"{n}.jsonl", [{"q": f"exam {n} " + " ".join(map(str, range(20)))}]) for n in "ab"]
     for exam in exams:
         open_runner(copied, f"corpus.exclude=[{exam}]")
-    gone, stays = (Path(open_runner(copied, f"corpus.exclude=[{exam}]").ctx.excluded.directory) for exam in exams)  # type: ignore[union-attr]
-    assert idle_exclusions(open_runner(copied, f"corpus.exclude=[{exams[1]}]")) == [gone] and stays.is_dir()
+    gone, stays = (Path(open_runner(copied, f"corpus.exclude=[{exam}]").state.context.excluded.directory) for exam in exams)  # type: ignore[union-attr]
+    assert idle_exclusions(open_runner(copied, f"corpus.exclude=[{exams[1]}]").state) == [gone] and stays.is_dir()
     runner = open_runner(copied)
-    found = leftovers(runner)
+    found = leftovers(runner.state)
     assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
     assert {left.fingerprint for left in found if left.table == "anchors"} == {value}
     assert {left.differs_by for left in found if left.table == "anchors"} == {"anchors.alpha=1.5"}
     stale, begun, ended = (copied / "feeds" / f"{name}-v1" for name in ("stale", "begun", "ended"))
-    (mine := copied / "feeds" / f"{runner.fingerprint('sequences')}-v1").mkdir(parents=True)
+    (mine := copied / "feeds" / f"{runner.state.fingerprint('sequences')}-v1").mkdir(parents=True)
     for feed, steps in ((stale, None), (begun, 2), (ended, 1)):
         feed.mkdir()
         if steps is not None:
@@ -50,10 +50,10 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
             run.write()
             StepLog(folder).add({**dict.fromkeys((field.name for field in fields(StepFigures)), 1.0), "step": 1})
             (folder / "model").mkdir()
-    assert drop_leftovers(runner) == found and leftovers(runner) == []
+    assert drop_leftovers(runner.state) == found and leftovers(runner.state) == []
     assert mine.is_dir() and begun.is_dir(), "a run that is not at its end needs its feed"
     assert not stale.exists() and not ended.exists() and not gone.exists()
-    assert runner.store.read("anchors", value).count() == 0 and runner.registry.get(value or "-") is None
+    assert runner.state.store.read("anchors", value).count() == 0 and runner.state.registry.get(value or "-") is None
     assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
     again = open_runner(copied)
     assert again.run(announce=quiet).steps == [], "what this config uses is all there"
@@ -70,9 +70,9 @@ def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_r
     lm = tiny.make_causal_lm(tmp_path / "other", seed=1)
     other = open_runner(copied, f"model.name={lm}", "roots.share=0.5")
     other.run(["score"], announce=quiet)
-    (row,) = [row for row in status_rows(open_runner(copied)) if row["table"] == "scored_documents"]
+    (row,) = [row for row in status_rows(open_runner(copied).state) if row["table"] == "scored_documents"]
     (beside,) = row["others"]
-    assert row["done"] == 12 and 0 < beside["rows"] < 12 and beside["fingerprint"] == other.fingerprint("scored_documents")
+    assert row["done"] == 12 and 0 < beside["rows"] < 12 and beside["fingerprint"] == other.state.fingerprint("scored_documents")
     assert beside["differs_by"].startswith("model ")
     shown = Console(width=100, record=True, file=StringIO())
     shown.print(others_table([row]))
@@ -84,22 +84,24 @@ def test_compaction_changes_no_row_and_leaves_nothing_behind(
     copied: Path, finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "FEW_FILES", 1)
-    done = {one.table: one for one in compact(open_runner(copied), vacuum=True)}
+    done = {one.table: one for one in compact(open_runner(copied).state, vacuum=True)}
     assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
     assert done["documents"].files_after < done["documents"].files_before
     runner = open_runner(copied)
     assert runner.run(announce=quiet).steps == [], "streams are given nothing again"
     for table, columns in COLUMNS.items():
         assert rows_of(runner, table, columns) == rows_of(open_runner(finished), table, columns)
-    pinned = runner.registry.get(runner.fingerprint("index") or "-")
+    pinned = runner.state.registry.get(runner.state.fingerprint("index") or "-")
     assert pinned is not None
-    assert runner.store.read("chunks", version=pinned.input_versions["chunks"]).count() > 0, "a pinned version can be read"
+    assert runner.state.store.read_all("chunks", version=pinned.input_versions["chunks"]).count() > 0, (
+        "a pinned version can be read"
+    )
 
 
 def test_retention_reaches_back_to_what_an_index_was_built_from(
     finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = open_runner(finished)
-    assert tables._retention_hours(runner) == 168
+    assert tables._retention_hours(runner.state) == 168
     monkeypatch.setattr(Store, "version_time", lambda self, table, version: datetime.now(UTC) - timedelta(days=30))
-    assert tables._retention_hours(runner) in (721, 722)
+    assert tables._retention_hours(runner.state) in (721, 722)

@@ -189,19 +189,19 @@ def test_a_workspace_is_found_from_a_folder_below(
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     opened = open_workspace(str(file))
-    assert opened.runner.config.workspace == str(copied) and str(copied) in repr(opened)
+    assert opened.state.config.workspace == str(copied) and str(copied) in repr(opened)
     with pytest.raises(WorkspaceError, match=r"no workspace at elsewhere: nothing ran there; run `entropylong run --config"):
         opened.with_("workspace=elsewhere")
 
 
 @pytest.fixture
 def opened(finished: Path, open_runner: OpenRunner) -> OpenWorkspace:
-    return OpenWorkspace(open_runner(finished), "demo", (), None)
+    return OpenWorkspace(open_runner(finished).state, "demo", (), None)
 
 
 def test_views_are_what_the_commands_print(opened: OpenWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = opened.runner
-    root = entropy.profiles(runner, most=1)[0].root_id
+    state = opened.state
+    root = entropy.profiles(state, most=1)[0].root_id
 
     def printed(shown: Any) -> str:
         out = io.StringIO()
@@ -212,31 +212,30 @@ def test_views_are_what_the_commands_print(opened: OpenWorkspace, monkeypatch: p
     row = {"stage": "ingest", "table": "documents", "counted": "documents",
            "rows_in": 1500, "done": 1499, "left": 1, "skipped": 0, "quarantined": 0,
            "rate": 2.5, "eta_seconds": 0.4, "others": [beside]}  # fmt: skip
-    monkeypatch.setattr(status, "status_rows", lambda runner: [row])
+    monkeypatch.setattr(status, "status_rows", lambda state: [row])
     shown = repr(opened.status())
-    assert shown == printed(status.status_table([row], runner.config.workspace)) + printed(status.others_table([row]))
+    assert shown == printed(status.status_table([row], state.config.workspace)) + printed(status.others_table([row]))
     assert "1,499" in shown and "1 file " in shown and "accept.epsilon=0.2" in shown
-    assert repr(opened.inspect(root)) == printed(inspect_root(runner, root))
+    assert repr(opened.inspect(root)) == printed(inspect_root(state, root))
     html = opened.inspect(root)._repr_html_()
     assert html.startswith("<pre style=") and "background-color: #" in html and "<html" not in html
-    monkeypatch.setattr(write, "report_html", lambda runner: f"<html>{runner.config.workspace}</html>")
+    monkeypatch.setattr(write, "report_html", lambda state: f"<html>{state.config.workspace}</html>")
     page = opened.report()
-    assert page.text == f"<html>{runner.config.workspace}</html>" and 'srcdoc="&lt;html&gt;' in page._repr_html_()
+    assert page.text == f"<html>{state.config.workspace}</html>" and 'srcdoc="&lt;html&gt;' in page._repr_html_()
     with pytest.raises(UsageError, match="nobody: not among the scored roots"):
         opened.inspect("nobody")
 
 
 def test_entropy_is_that_of_the_tables(opened: OpenWorkspace) -> None:
-    runner = opened.runner
-    rule, roots = runner.config.anchors, entropy.profiles(runner)
-    stored = {row.root_id: [a.position for a in row.anchors] for row in runner.store.read_ok(
-        "anchors", runner.fingerprint("anchors") or "").collect()}  # fmt: skip
+    state = opened.state
+    rule, roots = state.config.anchors, entropy.profiles(state)
+    stored = {row.root_id: [a.position for a in row.anchors] for row in state.ok_rows("anchors").collect()}  # fmt: skip
     assert {one.root_id: one.anchors(rule).positions.tolist() for one in roots if len(one.anchors(rule).positions)} == stored
     table = entropy.by_alpha(roots, rule, [1.0, rule.alpha, 9.0])
     at_one = [len(find_anchors(one.entropy, alpha=1.0, min_position=rule.min_position).positions) for one in roots]
     assert table.loc[1.0, "anchors a root"] == pytest.approx(np.mean(at_one))
     assert table.loc[9.0, "roots without anchor"] == len(roots) and table["tau"].is_monotonic_increasing
-    measured = entropy.measured_anchors(runner, roots)
+    measured = entropy.measured_anchors(state, roots)
     assert Counter(measured["root_id"]) == {root: len(positions) for root, positions in stored.items()}
     worth = entropy.worth_of_alpha(measured, [1.0, rule.alpha, 2.6], rule.alpha)
     assert list(worth.index) == [rule.alpha, 2.6] and worth.loc[rule.alpha, ["anchors left", "dependencies kept"]].tolist() == [
@@ -253,7 +252,7 @@ def test_entropy_is_that_of_the_tables(opened: OpenWorkspace) -> None:
 @pytest.mark.parametrize("rule", ["paper", "specific"])
 def test_reasons_agree_with_the_verdicts(rule: str, finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished, f"accept.rule={rule}", "accept.min_excess=0.01", "accept.min_nll_drop=0.05")
-    found = dependencies.judged(runner)
+    found = dependencies.judged(runner.state)
     assert ((found.cells["why"] == "accepted") == found.cells[f"passes_{rule}"]).all()
     accepted = int(found.cells["accepted"].sum())
     tables = dependencies.by_thresholds(found)
@@ -266,7 +265,7 @@ def test_reasons_agree_with_the_verdicts(rule: str, finished: Path, open_runner:
     misses = dependencies.near_misses(found, 3)
     assert len(misses) == 3 and "accepted" not in set(misses["why"])
     best = found.cells[found.cells["accepted"]].nlargest(1, "gain").iloc[0]
-    text = repr(dependencies.strongest(runner, 2))
+    text = repr(dependencies.strongest(runner.state, 2))
     assert best["root_id"] in text and f"gain {best['gain']:.2f}" in text
 
 
@@ -300,10 +299,10 @@ def test_prices_are_those_of_the_plan(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(make_config(finished, corpus).model_dump()))
-    known = costs.measured(opened.runner)
-    figures = dependencies.latest_figures(opened.runner)
+    known = costs.measured(opened.state)
+    figures = dependencies.latest_figures(opened.state)
     assert known["plan.anchors_per_root"] == pytest.approx(figures["anchors"] / figures["roots"], abs=0.01), "roots without any too"
-    here = OpenWorkspace(opened.runner, str(file), (), None)
+    here = OpenWorkspace(opened.state, str(file), (), None)
     asked = ["plan.documents=1000000", "roots.limit=1000", "retrieval.top_k=8"]
     plan = costs.plan_of(here, known, *asked)
     same = make_plan(
@@ -318,5 +317,5 @@ def test_prices_are_those_of_the_plan(
     table = costs.over(here, known, asked, "retrieval.top_k", [4, 8], (2.0, 0.0))
     assert table.loc[8, "exact"] == pytest.approx(ways["exact"]) and table.loc[4, "exact"] < ways["exact"]
     with pytest.raises(NothingToDo, match="nothing is packed under this config yet"):
-        costs.measured(OpenWorkspace(opened.runner, "demo", (), None).runner.__class__(
-            make_config(finished, corpus, "accept.epsilon=0.77"), opened.runner.spark))  # fmt: skip
+        costs.measured(OpenWorkspace(opened.state, "demo", (), None).state.__class__(
+            make_config(finished, corpus, "accept.epsilon=0.77"), opened.state.spark))  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropylong.packing.groups import Context, Dependency, Group, fit_group, order_contexts
+from entropylong.packing.groups import ContextChunk, Dependency, Group, fit_group, order_contexts
 from entropylong.packing.sequences import PackRule, pack_groups, plan_bins
 from entropylong.utils.hashing import xxhash64
 
@@ -31,8 +31,8 @@ def groups(draw: st.DrawFn) -> list[Group]:
             positions = draw(st.lists(st.integers(0, len(root) - 1), unique=True, min_size=1, max_size=3))
             gains = [draw(st.floats(0.4, 1)) for _ in positions]
             dependencies += [Dependency(c, p, g, None) for p, g in zip(positions, gains, strict=True)]
-            contexts.append(Context(c, chunk_ids(c), max(gains), min(positions)))
-        fillers = tuple(Context(c, chunk_ids(c), 0.0, 0) for c in range(13, 16))
+            contexts.append(ContextChunk(c, chunk_ids(c), max(gains), min(positions)))
+        fillers = tuple(ContextChunk(c, chunk_ids(c), 0.0, 0) for c in range(13, 16))
         made.append(Group(f"root-{number}", root, tuple(contexts), tuple(dependencies), fillers))
     return made
 
@@ -107,15 +107,15 @@ def test_two_chunks_of_one_text_stand_once(layout: str) -> None:
     one = Group(
         "a",
         (1,) * 9,
-        (Context(3, text, 0.5, 2), Context(2, text, 0.7, 4)),
+        (ContextChunk(3, text, 0.5, 2), ContextChunk(2, text, 0.7, 4)),
         (Dependency(3, 2, 0.5, None), Dependency(2, 4, 0.7, None)),
     )
     two = Group(
         "b",
         (2,) * 9,
-        (Context(4, text, 0.6, 1),),
+        (ContextChunk(4, text, 0.6, 1),),
         (Dependency(4, 1, 0.6, None),),
-        (Context(9, text, 0, 0), Context(8, other, 0, 0)),
+        (ContextChunk(9, text, 0, 0), ContextChunk(8, other, 0, 0)),
     )
     (sequence,) = pack_groups([two, one], rule(layout, "shuffle", "rejected", 1))
     assert [s.chunk_id for s in sequence.segments if s.kind == "context"] == [2]
@@ -125,16 +125,16 @@ def test_two_chunks_of_one_text_stand_once(layout: str) -> None:
 
 
 def test_the_seed_decides_the_order() -> None:
-    contexts = tuple(Context(c, (c,), 0.5, 0) for c in range(8))
+    contexts = tuple(ContextChunk(c, (c,), 0.5, 0) for c in range(8))
     group = Group("r", (1,), contexts, ())
     orders = {tuple(c.chunk_id for c in order_contexts(group, "shuffle", seed).contexts) for seed in range(20)}
     assert len(orders) > 10
-    by_anchor = order_contexts(Group("r", (1,), tuple(Context(c, (c,), 0.5, 9 - c) for c in range(8)), ()), "anchor_order", 1)
+    by_anchor = order_contexts(Group("r", (1,), tuple(ContextChunk(c, (c,), 0.5, 9 - c) for c in range(8)), ()), "anchor_order", 1)
     assert [c.chunk_id for c in by_anchor.contexts] == list(range(7, -1, -1))
 
 
 def test_a_group_too_long_loses_its_lowest_gains() -> None:
-    contexts = tuple(Context(c, (c,) * 50, c / 10, 0) for c in range(1, 6))
+    contexts = tuple(ContextChunk(c, (c,) * 50, c / 10, 0) for c in range(1, 6))
     group = Group("r", (0,) * 50, contexts, tuple(Dependency(c, 3, c / 10, None) for c in range(1, 6)))
     fitted = fit_group(group, 200, 2)
     assert [c.chunk_id for c in fitted.contexts] == [4, 5] and {d.chunk_id for d in fitted.dependencies} == {4, 5}
@@ -161,7 +161,7 @@ def test_best_fit_decreasing(given_: list[Group], separator: int) -> None:
 @pytest.mark.parametrize("layout", ["spread", "grouped"])
 def test_a_shared_chunk_stands_once_before_both_roots(layout: str) -> None:
     made = [
-        Group(f"r{n}", (n,) * 5, (Context(1, (50,) * 4, 0.5, 0), Context(2 + n, (60 + n,) * 4, 0.5, 0)),
+        Group(f"r{n}", (n,) * 5, (ContextChunk(1, (50,) * 4, 0.5, 0), ContextChunk(2 + n, (60 + n,) * 4, 0.5, 0)),
               (Dependency(1, 2, 0.5, None), Dependency(2 + n, 3, 0.5, None)))
         for n in range(2)
     ]  # fmt: skip

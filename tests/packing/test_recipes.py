@@ -20,7 +20,7 @@ from entropylong.errors import ConfigError
 from entropylong.maintenance.check import reassembled
 from entropylong.models.query_model import QueryModel
 from entropylong.packing.document_runs import Strand, pack_strands
-from entropylong.packing.groups import Context, Dependency, Group
+from entropylong.packing.groups import ContextChunk, Dependency, Group
 from entropylong.packing.recipes.baselines import _capped, _once, quest, standard, strand_tokens, within_budget
 from entropylong.packing.recipes.contexts import noverify
 from entropylong.packing.recipes.keywords import keywords, representative
@@ -43,7 +43,7 @@ def groups(seed: int, roots: int, popular: int) -> list[Group]:
     made = []
     for number in range(roots):
         chunks = [rng.randrange(popular) if rng.random() < 0.2 else popular + 4 * number + n for n in range(rng.randint(1, 4))]
-        verified = [Context(c, ids[c], rng.random(), 0) for c in dict.fromkeys(chunks)]
+        verified = [ContextChunk(c, ids[c], rng.random(), 0) for c in dict.fromkeys(chunks)]
         capped = tuple(c for c in verified[1:] if c.chunk_id < popular and rng.random() < 0.5)
         contexts = tuple(c for c in verified if c not in capped)
         links = tuple(Dependency(c.chunk_id, 3, c.gain, None) for c in contexts)
@@ -181,17 +181,17 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
     plain = open_runner(copied, epsilon, source=more)
     plain.run(["ingest", "pack"], announce=quiet)
     wanted = content_of(packed_rows(plain))
-    documents = {row.doc_id: row.text for row in plain.store.read_ok("documents", plain.fingerprint("documents")).collect()}
-    chunks = {row.chunk_id: row.doc_id for row in plain.store.read_ok("chunks", plain.fingerprint("chunks")).collect()}
+    documents = {row.doc_id: row.text for row in plain.state.ok_rows("documents").collect()}
+    chunks = {row.chunk_id: row.doc_id for row in plain.state.ok_rows("chunks").collect()}
     for recipe in ("standard", "quest", "knn", "nextlong"):
         other = open_runner(copied, epsilon, f"pack.recipe={recipe}", source=more)
-        persisted = other.spark.sparkContext._jsc.getPersistentRDDs().size()
+        persisted = other.state.spark.sparkContext._jsc.getPersistentRDDs().size()
         assert [done.step.writes for done in other.run(["pack"], announce=quiet).steps] == ["sequences"]
-        assert other.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the cells and nothing else"
+        assert other.state.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the cells and nothing else"
         found = packed_rows(other)
         assert abs(content_of(found) - wanted) <= 0.01 * wanted
         assert {q.recipe for q in found} == {recipe} and not any(q.dependencies for q in found)
-        assert reassembled(other, other.store.read_ok("sequences", other.fingerprint("sequences"))).wrong == 0
+        assert reassembled(other.state, other.state.ok_rows("sequences")).wrong == 0
         for sequence in found:
             whole = [s for s in sequence.segments if s.kind == "root"]
             contexts = [s for s in sequence.segments if s.kind == "context"]
@@ -213,11 +213,11 @@ def test_whole_documents_share_no_text_with_an_evaluation_set(copied: Path, tmp_
     runner = open_runner(copied, f"corpus.exclude=[{file}]")
     texts = {f"d{n}": "of the spectral window function, " * 9 + (exam if n == 3 else f"and {n}") for n in range(6)}
     rows = [{"doc_id": doc_id, "text": text, "n_chars": len(text)} for doc_id, text in texts.items()]
-    frames = {"documents": runner.spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")}
+    frames = {"documents": runner.state.spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")}
     for producer in (standard, quest):
-        found = {p.root_id for row in producer(runner.ctx, frames, 1000).collect() for p in row.pieces}
+        found = {p.root_id for row in producer(runner.state.context, frames, 1000).collect() for p in row.pieces}
         assert found == set(texts) - {"d3"}
-    runner.ctx.release()
+    runner.state.context.release()
 
 
 def test_a_text_stands_once_in_a_strand_and_the_first_strands_have_the_uses(
@@ -262,7 +262,7 @@ def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
 def test_check_makes_strands_anew_from_what_was_packable(copied: Path, open_runner: OpenRunner) -> None:
     """A long document that is held out would stand between two of its keyword, and part them."""
     runner = open_runner(copied, "pack.recipe=quest", "pack.held_out=0.3")
-    config, spark = runner.config, runner.spark
+    config, spark = runner.config, runner.state.spark
     names = sorted((f"d{n}" for n in range(60)), key=lambda d: xxhash64(config.seed, d))
     held = [xxhash64(config.seed, "held_out", d) > share_threshold(0.7) for d in names]
     at = next(n for n in range(1, len(names) - 1) if held[n] and not held[n - 1] and not held[n + 1])
@@ -271,7 +271,7 @@ def test_check_makes_strands_anew_from_what_was_packable(copied: Path, open_runn
     empty = spark.createDataFrame([], "root_id STRING, doc_id STRING, chunk_id BIGINT")
     frames = dict.fromkeys(("chunks", "scored_documents", "cells", "pairs"), empty)
     frames["documents"] = spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")
-    ctx = runner.ctx
+    ctx = runner.state.context
     strands = quest(ctx, packable(config, frames), 0)
     ((tokens,),) = strands.select(strand_tokens(ctx)).collect()
     sequences = _pack_strands(ctx, within_budget(ctx, strands, tokens))

@@ -46,7 +46,7 @@ KILLED = textwrap.dedent(
 
     TABLE = sys.argv[2]
     Store.append = append_and_die
-    Runner(config, spark).run([sys.argv[3]], announce=lambda line: None)
+    Runner.open(config, spark).run([sys.argv[3]], announce=lambda line: None)
     """
 )
 
@@ -114,7 +114,7 @@ def _failing_append(self: Store, name: str, *rest: object) -> None:
 
 def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    with runner.workspace.locked(), pytest.raises(WorkspaceError, match=r"another run is at work here \(process \d+"):
+    with runner.state.workspace.locked(), pytest.raises(WorkspaceError, match=r"another run is at work here \(process \d+"):
         open_runner(copied).run(announce=quiet)
     assert open_runner(copied).run(["ingest"], announce=quiet).steps == []
 

@@ -39,20 +39,20 @@ def runner(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Run
             "sources.rest.role=corpus", "controls.per_root=1",
         ],
     )  # fmt: skip
-    made = Runner(config, spark)
+    made = Runner.open(config, spark)
     made.run(announce=quiet)
     return made
 
 
 def test_chain_equals_the_oracle(runner: Runner) -> None:
     cache = Path(runner.config.node_cache).expanduser()
-    store, value = runner.store, runner.fingerprint
+    store, value = runner.state.store, runner.state.fingerprint
     rows = store.read_ok("chunks", value("chunks")).collect()
     chunks = {row.chunk_id: (row.doc_id, row.text) for row in rows}
     folders = [prepare(ModelSpec(name), cache).path for name in (REAL_LM, REAL_ENCODER)]
     oracle = Oracle(*folders, 0, chunks, CUT, TOP_K)
     texts = dict(demo_documents("scipy.signal"))
-    judged = runner.cells().where(F.col("kind") == "retrieved").collect()
+    judged = runner.state.readings().where(F.col("kind") == "retrieved").collect()
     checked = 0
     for root in ROOTS:
         found = oracle.root(root, texts[root], MAX_TOKENS, ALPHA, 1, WINDOW, EPSILON)
@@ -76,10 +76,12 @@ def test_chain_equals_the_oracle(runner: Runner) -> None:
 
 def test_default_rule_and_noverify_share_everything_measured(runner: Runner, spark: SparkSession) -> None:
     changed = runner.config.model_copy(update={"pack": runner.config.pack.model_copy(update={"recipe": "noverify"})})
-    other = Runner(changed, spark)
-    assert other.fingerprint("gains") == runner.fingerprint("gains") and other.fingerprint("pairs") == runner.fingerprint("pairs")
+    other = Runner.open(changed, spark)
+    assert other.state.fingerprint("gains") == runner.state.fingerprint("gains") and other.state.fingerprint(
+        "pairs"
+    ) == runner.state.fingerprint("pairs")
     assert [done.step.writes for done in other.run(["verify", "pack"], announce=quiet).steps] == ["sequences"]
-    verified, noverify = (r.store.read_ok("sequences", r.fingerprint("sequences")).collect() for r in (runner, other))
+    verified, noverify = (r.state.ok_rows("sequences").collect() for r in (runner, other))
 
     def contexts(sequences: list[object]) -> dict[str, int]:
         roots = [s.root_id for q in sequences for s in q.segments if s.kind == "root"]

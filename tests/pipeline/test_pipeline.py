@@ -10,6 +10,7 @@ import pytest
 
 from entropylong.core.results import RunResult
 from entropylong.errors import NothingToDo
+from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.metrics.compute import compute_figures
 from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import STEPS, step_writing
@@ -24,7 +25,7 @@ def test_every_stage_wrote_ok_rows_and_conserved_its_keys(finished: Path, open_r
     runner = open_runner(finished)
     from entropylong.reporting.status import status_rows
 
-    rows = {row["table"]: row for row in status_rows(runner)}
+    rows = {row["table"]: row for row in status_rows(runner.state)}
     beside = {table for step in STEPS for table in step.beside}
     assert set(rows) == {*TABLES, "index"} - {"metrics", "artifacts"} - beside
     for table, row in rows.items():
@@ -34,10 +35,12 @@ def test_every_stage_wrote_ok_rows_and_conserved_its_keys(finished: Path, open_r
 
 def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
-    ctx, store = runner.ctx, runner.store
-    sequences = store.read_ok("sequences", runner.fingerprint("sequences")).collect()
-    roots = {r.root_id: r.input_ids for r in store.read_ok("scored_documents", runner.fingerprint("scored_documents")).collect()}
-    pairs = store.read_ok("pairs", runner.fingerprint("pairs")).collect()
+    ctx, store = runner.state.context, runner.state.store
+    sequences = store.read_ok("sequences", runner.state.fingerprint("sequences")).collect()
+    roots = {
+        r.root_id: r.input_ids for r in store.read_ok("scored_documents", runner.state.fingerprint("scored_documents")).collect()
+    }
+    pairs = store.read_ok("pairs", runner.state.fingerprint("pairs")).collect()
     chunks = {(p.chunk_id): p.chunk_ids for p in pairs}
     assert sequences
     from entropylong.models.cache import load
@@ -65,18 +68,22 @@ def test_long_roots_are_split(copied: Path, open_runner: OpenRunner) -> None:
     before = versions(copied)
     runner = open_runner(copied, "roots.long=split", "roots.max_tokens=128")
     runner.run(announce=quiet)
-    scored = runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents")).collect()
+    scored = runner.state.ok_rows("scored_documents").collect()
     assert len({row.root_id for row in scored}) == len(scored) > len({row.doc_id for row in scored}) == 12
-    plain = open_runner(copied).store.read_ok("scored_documents", open_runner(copied).fingerprint("scored_documents")).collect()
+    plain = (
+        open_runner(copied)
+        .state.store.read_ok("scored_documents", open_runner(copied).state.fingerprint("scored_documents"))
+        .collect()
+    )
     for whole in plain:  # cut at 300 tokens there
         pieces = sorted((r for r in scored if r.doc_id == whole.doc_id), key=lambda r: int(r.root_id.rpartition("#")[2]))
         assert [i for piece in pieces for i in piece.input_ids][:300] == whole.input_ids
         assert all(64 <= piece.n_tokens <= 128 for piece in pieces)
-    owner = {r.chunk_id: r.doc_id for r in runner.store.read_ok("chunks", runner.fingerprint("chunks")).collect()}
-    pairs = runner.store.read_ok("pairs", runner.fingerprint("pairs")).collect()
+    owner = {r.chunk_id: r.doc_id for r in runner.state.ok_rows("chunks").collect()}
+    pairs = runner.state.ok_rows("pairs").collect()
     assert {p.root_id for p in pairs} == {row.root_id for row in scored if row.root_id in {p.root_id for p in pairs}} != set()
     assert all(owner[p.chunk_id] != p.root_id.rpartition("#")[0] for p in pairs)
-    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()
+    sequences = runner.state.ok_rows("sequences").collect()
     assert any("#" in s.root_id for row in sequences for s in row.segments if s.kind == "root")
     assert versions(copied)["chunk_vectors"] == before["chunk_vectors"]
     after = versions(copied)
@@ -100,8 +107,8 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
     assert len(now) == len(set(now)), "a reading was taken twice"
     assert known < set(now)
     measured = set(now)
-    anchors = dict(runner.store.read_ok("anchors", runner.fingerprint("anchors")).select("root_id", "anchors.position").collect())
-    pairs = runner.store.read_ok("pairs", runner.fingerprint("pairs")).select("pair_id", "root_id", "positions").collect()
+    anchors = dict(runner.state.ok_rows("anchors").select("root_id", "anchors.position").collect())
+    pairs = runner.state.ok_rows("pairs").select("pair_id", "root_id", "positions").collect()
     assert any(len(p.positions) < len(anchors[p.root_id]) for p in pairs), "some readings must have been known already"
     for pair in pairs:
         assert all((pair.pair_id, position) in measured for position in anchors[pair.root_id])
@@ -112,16 +119,18 @@ def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_
     before = versions(copied)
     old = open_runner(copied)
     strict = open_runner(copied, "accept.epsilon=0.2")
-    assert strict.fingerprint("sequences") != old.fingerprint("sequences")
-    assert [strict.fingerprint(table) for table in ("pairs", "gains")] == [old.fingerprint(table) for table in ("pairs", "gains")]
-    assert {r.kind for r in old.cells().select("kind").distinct().collect()} == {"retrieved", "same_root", "random"}
+    assert strict.state.fingerprint("sequences") != old.state.fingerprint("sequences")
+    assert [strict.state.fingerprint(table) for table in ("pairs", "gains")] == [
+        old.state.fingerprint(table) for table in ("pairs", "gains")
+    ]
+    assert {r.kind for r in old.state.readings().select("kind").distinct().collect()} == {"retrieved", "same_root", "random"}
     narrow = open_runner(copied, "verify.scope=retrieved", "accept.epsilon=0.2")
     ran = [done.step.writes for done in narrow.run(announce=quiet).steps]
     assert ran == ["pairs", "sequences"], "every reading was there"
     after = versions(copied)
     assert {t for t in after if after[t] != before[t]} == {"pairs", "sequences", "metrics", "artifacts"}
-    assert {r.kind for r in narrow.cells().select("kind").distinct().collect()} == {"retrieved", "random"}
-    again = open_runner(copied).counts(step_writing("sequences"))
+    assert {r.kind for r in narrow.state.readings().select("kind").distinct().collect()} == {"retrieved", "random"}
+    again = counts(open_runner(copied).state, step_writing("sequences"))
     assert again is not None and again.left == 0
 
 
@@ -129,8 +138,8 @@ def test_figures_of_anchors_that_another_alpha_found_are_not_this_one_s(copied: 
     open_runner(copied, "anchors.alpha=1.7").run(["anchors", "search"], announce=quiet)
     runner = open_runner(copied)
     figures, hits = (
-        compute_figures(runner, RunResult(run_id="")),
-        runner.store.read_ok("candidates", runner.fingerprint("candidates")),
+        compute_figures(runner.state, RunResult(run_id="")),
+        runner.state.ok_rows("candidates"),
     )
     assert figures["candidates"] == figures["cells_retrieved"] < sum(len(row.hits) for row in hits.collect())
 
@@ -150,8 +159,8 @@ def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(cop
     assert [done.step.writes for done in result.steps] == ["index"] and result.figures["sequences"] > 0
     after = versions(copied)
     assert {t for t in after if after[t] != before[t]} <= {"metrics"}
-    pairs = runner.store.read_ok("pairs", runner.fingerprint("pairs"))
-    roots = runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents")).select("root_id", "input_ids")
+    pairs = runner.state.ok_rows("pairs")
+    roots = runner.state.ok_rows("scored_documents").select("root_id", "input_ids")
     assert pairs.join(roots, "root_id").where("root_ids <> input_ids").count() == 0, "a copy is measured to its end"
 
 
@@ -167,13 +176,13 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
 
     def ingest_and_die() -> None:
         half = open_five()
-        half.registry.complete = half.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
+        half.state.registry.complete = half.state.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
         half.run(["ingest"], announce=quiet)
 
     ingest_and_die()
     looked = open_five()
-    looked.resolve_roots()
-    assert looked.ctx.root_threshold is not None
+    looked.state.resolve_roots()
+    assert looked.state.context.root_threshold is not None
     for stage in ("score", "index"):
         with pytest.raises(NothingToDo, match="ingest"):
             open_five().run([stage], announce=quiet)
@@ -190,7 +199,9 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
     tiny.write_jsonl(folder / "part-9.jsonl", new)
     later = open_five()
     later.run(["ingest", "score"], announce=quiet)
-    assert later.ctx.root_threshold == whole.ctx.root_threshold, "the choice is pinned once it was made over all documents"
+    assert later.state.context.root_threshold == whole.state.context.root_threshold, (
+        "the choice is pinned once it was made over all documents"
+    )
     assert set(first) <= set(rows_of(later, "scored_documents", ["root_id"]))
 
 
@@ -198,7 +209,7 @@ def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: Op
     runner = open_runner(copied)
     tables = ("chunks", "chunk_vectors", "scored_documents", "anchors", "gains")
     for table in tables:
-        history = runner.store._delta(table).history().where("operation = 'WRITE'").count()
+        history = runner.state.store._delta(table).history().where("operation = 'WRITE'").count()
         assert history >= 3, f"{table}: the loss must be tested over three batches or more"
     before = {table: rows_of(runner, table, [TABLES[table].key[0]]) for table in tables}
     shutil.rmtree(copied / "checkpoints")
@@ -232,9 +243,9 @@ def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, 
 def test_views_and_describe_explain_the_data(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     for table in TABLES:
-        runner.fingerprint(table) if table not in ("metrics", "artifacts") else None
-    runner.store.refresh_views(runner.ctx.fingerprints)
-    assert runner.spark.table("current_documents").count() == 12
-    described = runner.spark.sql(f"DESCRIBE {runner.store.address('gains')}").collect()
+        runner.state.fingerprint(table) if table not in ("metrics", "artifacts") else None
+    runner.state.store.refresh_views(runner.state.context.fingerprints)
+    assert runner.state.spark.table("current_documents").count() == 12
+    described = runner.state.spark.sql(f"DESCRIBE {runner.state.store.address('gains')}").collect()
     comments = {row.col_name: row.comment for row in described}
     assert all(comments[name] for name, _, _ in TABLES["gains"].columns)

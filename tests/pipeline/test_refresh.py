@@ -20,9 +20,9 @@ def done_keys(runner: Runner) -> tuple[dict[str, int], list[str]]:
 def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(corpus, tmp_path / "corpus"))
     before = open_runner(copied, source=folder)
-    first, chunks = before.fingerprint("index"), before.store.read("chunks").count()
+    first, chunks = before.state.fingerprint("index"), before.state.store.read_all("chunks").count()
     candidates = rows_of(before, "candidates", ["root_id", "position", "hits"])
-    passes = before.store.read("gains").count()
+    passes = before.state.store.read_all("gains").count()
     tiny.write_jsonl(folder / "part-3.jsonl", tiny.documents(15)[12:])
 
     done, said = done_keys(open_runner(copied, source=folder))
@@ -31,7 +31,7 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
         "only the new is computed, and told"
     )
     after = open_runner(copied, source=folder)
-    assert after.fingerprint("index") == first
+    assert after.state.fingerprint("index") == first
     kept = rows_of(after, "candidates", ["root_id", "position", "hits"])
     assert [row for row in kept if row in candidates] == candidates and len(kept) > len(candidates)
     new_chunks = _chunks_of(after, 12)
@@ -39,10 +39,10 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
 
     lines: list[str] = []
     assert after.refresh(announce=lines.append)
-    second = open_runner(copied, source=folder).fingerprint("index")
+    second = open_runner(copied, source=folder).state.fingerprint("index")
     assert second != first and any(line.startswith("index: done in") for line in lines)
     assert not open_runner(copied, source=folder).refresh(announce=quiet), "nothing is new: the same generation"
-    measured = after.store.read("gains").count()
+    measured = after.state.store.read_all("gains").count()
     last = open_runner(copied, source=folder)
     done, _ = done_keys(last)
     assert set(done) >= {"candidates", "pairs", "sequences"} and not {
@@ -55,16 +55,16 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
     assert len(found) == len(kept) and found != kept
     assert any(hit.chunk_id in new_chunks for _, _, hits in found for hit in hits or ())  # type: ignore[attr-defined]
     # What was measured is not measured again: each (pair, position) has one reading.
-    readings = last.store.read_ok("gains", last.fingerprint("gains") or "-").selectExpr(
-        "pair_id", "explode(readings.position) AS p"
-    )
+    readings = last.state.ok_rows("gains").selectExpr("pair_id", "explode(readings.position) AS p")
     assert readings.groupBy("pair_id", "p").count().where("count > 1").count() == 0
-    assert measured > passes and last.store.read("chunks").count() > chunks
-    assert last.store.read("candidates", before.fingerprint("candidates")).count() == len(kept), "the old generation stays"
+    assert measured > passes and last.state.store.read_all("chunks").count() > chunks
+    assert last.state.store.read("candidates", before.state.fingerprint("candidates")).count() == len(kept), (
+        "the old generation stays"
+    )
     assert last.run(announce=quiet).steps == []
 
 
 def _chunks_of(runner: Runner, first: int) -> set[int]:
     names = [f"doc-{number:04d}" for number in range(first, first + 3)]
-    rows = runner.store.read("chunks").collect()
+    rows = runner.state.store.read_all("chunks").collect()
     return {row.chunk_id for row in rows if row.doc_id in names}

@@ -121,10 +121,10 @@ def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner) -> N
 
     runner = open_runner(copied)
     said: list[str] = []
-    runner.ctx = runner.ctx.with_(say=said.append)
-    documents = _documents(runner.spark)
-    append_or_isolate(CHUNK, runner, "poisoned1", documents, lambda part: map_rows(part, CHUNKS, run), ("unit", 1))
-    rows = runner.store.read("chunks", "poisoned1").select("doc_id", "outcome", "code").collect()
+    runner.state.context = runner.state.context.with_(say=said.append)
+    documents = _documents(runner.state.spark)
+    append_or_isolate(runner.state, CHUNK, "poisoned1", documents, lambda part: map_rows(part, CHUNKS, run), ("unit", 1))
+    rows = runner.state.store.read("chunks", "poisoned1").select("doc_id", "outcome", "code").collect()
     assert sorted(row.doc_id for row in rows) == sorted(f"d{i}" for i in range(12))
     assert [(row.doc_id, row.code) for row in rows if row.outcome != OK] == [("d5", "WORKER_DIED")]
     assert (
@@ -134,18 +134,18 @@ def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner) -> N
 
 def test_refused_rows_can_be_tried_again(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    table = DeltaTable.forPath(runner.spark, runner.store.place("scored_documents"))
+    table = DeltaTable.forPath(runner.state.spark, runner.state.store.place("scored_documents"))
     lost = {name: F.lit(None) for name in ("input_ids", "n_tokens", "entropy", "nll")}
     reason = {"outcome": F.lit("error"), "code": F.lit("MODEL_FAILED"), "detail": F.lit("of a bad day")}
     table.update(F.col("root_id").isin("doc-0003", "doc-0007"), {**lost, **reason})
     runner = open_runner(copied)
-    assert [row["code"] for row in quarantine_rows(runner, 10)] == ["MODEL_FAILED"] * 2
-    assert retry_rows(runner, ["anchors"]) == {} and retry_rows(runner, ["score"]) == {"score": 2}
-    assert quarantine_rows(runner, 10) == []
+    assert [row["code"] for row in quarantine_rows(runner.state, 10)] == ["MODEL_FAILED"] * 2
+    assert retry_rows(runner.state, ["anchors"]) == {} and retry_rows(runner.state, ["score"]) == {"score": 2}
+    assert quarantine_rows(runner.state, 10) == []
     again = open_runner(copied)
     done = again.run(announce=quiet)
     assert (done.steps[0].step.name, done.steps[0].keys) == ("score", 2)
     for name, columns in (("scored_documents", ["root_id", "input_ids", "outcome"]), ("anchors", ["root_id", "anchors"])):
         assert rows_of(again, name, columns) == rows_of(open_runner(finished), name, columns)
     with pytest.raises(UsageError, match="ingest: its errors are of the input"):
-        retry_rows(again, ["ingest"])
+        retry_rows(again.state, ["ingest"])

@@ -236,14 +236,14 @@ def test_amounts(value: float | None, said: str) -> None:
 def test_a_plan_against_what_a_run_took(finished: Path, open_runner: OpenRunner) -> None:
     """Given a run's own ratios, the plan says how many passes and tokens it forwarded."""
     runner = open_runner(finished)
-    frames = {name: runner.store.read_ok(name, runner.fingerprint(name) or "") for name in ("scored_documents", "anchors", "pairs")}
+    frames = {name: runner.state.ok_rows(name) for name in ("scored_documents", "anchors", "pairs")}
     roots, tokens = (
         frames["scored_documents"].join(frames["anchors"], "root_id", "left_semi").agg(F.count("*"), F.avg("n_tokens")).collect()[0]
     )
     anchors = frames["anchors"].agg(F.avg(F.size("anchors"))).collect()[0][0]
     pairs = frames["pairs"].where("kind = 'candidate'")
     cells = pairs.select(F.explode("anchors.rank").alias("rank")).where("rank IS NOT NULL").count()
-    done = runner.store.read_ok("gains", runner.fingerprint("gains") or "")
+    done = runner.state.ok_rows("gains")
     passes, context = done.count(), done.agg(F.avg("n_context_tokens")).collect()[0][0]
     ends = (
         done.select((F.array_max("readings.position") + 1 + F.col("n_context_tokens")).alias("n")).agg(F.sum("n")).collect()[0][0]

@@ -55,11 +55,11 @@ def test_a_thousand_fuzzed_documents(tmp_path: Path, open_runner: OpenRunner) ->
         tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=64", "anchors.alpha=1.0", "controls.per_root=1", source=folder
     )
     runner.run(announce=quiet)
-    rows = runner.store.read("documents", runner.fingerprint("documents"))
+    rows = runner.state.rows("documents")
     by_outcome = {row.outcome: row["count"] for row in rows.groupBy("outcome").count().collect()}
     assert sum(by_outcome.values()) == len(set(lines)) == DOCUMENTS, "in = ok + skipped + quarantined"
     assert by_outcome["ok"] > 200 and by_outcome["error"] > 100
     assert rows.where("outcome <> 'ok' AND (code IS NULL OR detail IS NULL)").count() == 0, "each with its reason"
     assert [check for check in check_workspace(open_runner(
         tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=64", "anchors.alpha=1.0", "controls.per_root=1", source=folder
-    )) if check.wrong] == []  # fmt: skip
+    ).state) if check.wrong] == []  # fmt: skip

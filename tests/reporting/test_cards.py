@@ -33,13 +33,13 @@ def table(text: str, head: str) -> list[list[str]]:
 
 def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
-    text = dataset_card(gather_facts(runner), "cc-by-4.0")
+    text = dataset_card(gather_facts(runner.state), "cc-by-4.0")
     data = DatasetCard(text).data
     assert (data.license, data.size_categories, data.task_categories) == ("cc-by-4.0", ["n<1K"], ["text-generation"])
     assert {"entropylong", "long-context"} <= set(data.tags)
 
-    value = runner.fingerprint("sequences") or ""
-    rows = runner.store.read_ok("sequences", value).collect()
+    value = runner.state.fingerprint("sequences") or ""
+    rows = runner.state.store.read_ok("sequences", value).collect()
     pieces = [segment for row in rows for segment in row.segments]
     padding = sum(s.end - s.start for s in pieces if s.kind == "pad") / (1024 * len(rows))
     size = dict(table(text, "## Size"))
@@ -48,7 +48,7 @@ def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> N
     assert size["dependencies"] == str(sum(len(row.dependencies) for row in rows)) != "0"
     assert size["padding"] == f"{padding:.1%}" and size["filler"] == "0.0%"
 
-    cells = runner.cells().collect()
+    cells = runner.state.readings().collect()
     shares = [
         sum(c.passes_paper for c in cells if c.kind == kind) / sum(c.kind == kind for c in cells)
         for kind in ("retrieved", "same_root", "random")
@@ -58,17 +58,17 @@ def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> N
     assert f"Random chunks pass the rule in force in {shares[2]:.1%}" in text and f"about {shares[2] / shares[0]:.0%}" in text
     assert "(H - H') / H > 0.02" in text and "negative log-likelihood falls" not in text, "the rule in force, no other"
 
-    exported = runner.store.read("sequences").drop("fingerprint", "outcome", "code", "detail")
+    exported = runner.state.store.read("sequences").drop("fingerprint", "outcome", "code", "detail")
     assert [row[0] for row in table(text, "## Columns")] == exported.columns
-    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "").count()
+    documents = runner.state.ok_rows("documents").count()
     assert table(text, "## Where") == [["corpus", "jsonl", "root and corpus", str(documents)]]
     hashes = {row[0]: row[2] for row in table(text, "| model |")}
-    assert hashes["lm"] == f"{runner.ctx.causal_lm.fingerprint}:float32" and hashes["encoder"].startswith(
-        runner.ctx.encoder.fingerprint
+    assert hashes["lm"] == f"{runner.state.context.causal_lm.fingerprint}:float32" and hashes["encoder"].startswith(
+        runner.state.context.encoder.fingerprint
     )
     origins = {row[0]: row[1:] for row in table(text, "| table | fingerprint")}
     assert list(origins) == [step.writes for step in STEPS]
-    assert origins["sequences"] == [value, str(runner.store.version("sequences"))] and origins["index"][1] == ""
+    assert origins["sequences"] == [value, str(runner.state.store.version("sequences"))] and origins["index"][1] == ""
     assert f"Made by entropylong {entropylong.__version__}; this card" in text
     assert "No evaluation set was kept out" in text and "as stated by who publishes this" in text
     for private in (str(finished), str(Path(runner.config.model.name).parent), runner.config.sources["corpus"].path or "?"):
@@ -76,7 +76,7 @@ def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> N
 
 
 def test_what_is_not_known_or_not_so_is_not_said(finished: Path, open_runner: OpenRunner) -> None:
-    facts = gather_facts(open_runner(finished))
+    facts = gather_facts(open_runner(finished).state)
     bare = dataset_card(facts)
     assert DatasetCard(bare).data.license is None and "**None is stated.**" in bare
     uncontrolled = {name: value for name, value in facts.figures.items() if "random" not in name and not name.startswith("fdr")}
@@ -99,8 +99,8 @@ def test_what_is_not_known_or_not_so_is_not_said(finished: Path, open_runner: Op
 
 def test_evaluation_sets_by_their_names(open_runner: OpenRunner, tmp_path: Path) -> None:
     exam = tiny.write_jsonl(tmp_path / "private" / "exam.jsonl", [{"q": " ".join(f"word{n}" for n in range(20))}])
-    assert excluded_names(open_runner(tmp_path / "work", f"corpus.exclude=[{exam}]")) == ["exam.jsonl"]
-    assert excluded_names(open_runner(tmp_path / "work")) == []
+    assert excluded_names(open_runner(tmp_path / "work", f"corpus.exclude=[{exam}]").state) == ["exam.jsonl"]
+    assert excluded_names(open_runner(tmp_path / "work").state) == []
 
 
 def test_the_commands(finished: Path, open_runner: OpenRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

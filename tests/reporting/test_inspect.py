@@ -24,10 +24,10 @@ def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
     keys: list[str], finished: Path, open_runner: OpenRunner
 ) -> None:
     runner = open_runner(finished, *keys)
-    cells = runner.cells().where(F.col("kind") == "retrieved").collect()
+    cells = runner.state.readings().where(F.col("kind") == "retrieved").collect()
     root, accepted = Counter(cell.root_id for cell in cells if cell.accepted).most_common(1)[0]
     out = io.StringIO()
-    Console(file=out, width=120).print(inspect_root(runner, root, chunks_shown=1))
+    Console(file=out, width=120).print(inspect_root(runner.state, root, chunks_shown=1))
     said = out.getvalue()
     rule = runner.config.accept
 
@@ -50,10 +50,10 @@ def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
 
 def test_of_a_context_what_the_model_read(finished: Path, open_runner: OpenRunner, tiny_lm: Path) -> None:
     tokenizer, runner = AutoTokenizer.from_pretrained(tiny_lm), open_runner(finished)
-    whole = {row.chunk_id: row for row in runner.store.read_ok("chunks", runner.fingerprint("chunks") or "").collect()}
+    whole = {row.chunk_id: row for row in runner.state.ok_rows("chunks").collect()}
     ids = {chunk_id: encode_plain(tokenizer, row.text) for chunk_id, row in whole.items()}
     most = sorted(map(len, ids.values()))[len(ids) // 2]
-    shown = chunk_texts(open_runner(finished, f"contexts.max_tokens={most}"), list(whole))
+    shown = chunk_texts(open_runner(finished, f"contexts.max_tokens={most}").state, list(whole))
     for chunk_id, row in whole.items():
         header, text = shown[chunk_id].split("\n", 1)
         is_cut = len(ids[chunk_id]) > most

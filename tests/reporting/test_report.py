@@ -92,11 +92,11 @@ def test_rank_words() -> None:
 
 def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    found = gather(runner)
-    profiles = runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents") or "").collect()
+    found = gather(runner.state)
+    profiles = runner.state.ok_rows("scored_documents").collect()
     values = np.concatenate([np.frombuffer(row.entropy, "<f4")[runner.config.anchors.min_position :] for row in profiles])
     assert found.entropy == dict(Counter(np.floor(values[np.isfinite(values)] / ENTROPY_BIN).astype(int).tolist()))
-    cells = runner.cells().collect()
+    cells = runner.state.readings().collect()
     for kind, bins in found.gains.items():
         gains = [max(-1.0, cell.gain) for cell in cells if cell.kind == kind]
         assert bins == dict(Counter(int(np.floor(gain / GAIN_BIN)) for gain in gains))
@@ -110,14 +110,12 @@ def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunn
 
 def test_what_a_sentence_is_worth_is_measured(copied: Path, open_runner: OpenRunner, tiny_lm: Path, tmp_path: Path) -> None:
     runner = open_runner(copied)
-    roots = gallery(runner)
+    roots = gallery(runner.state)
     assert roots and not roots[0].drawn and any(root.shown for root in roots)
     model = CausalLM(tiny_lm, "float32", 0)
-    scored = {
-        r.root_id: r for r in runner.store.read_ok("scored_documents", runner.fingerprint("scored_documents") or "").collect()
-    }
+    scored = {r.root_id: r for r in runner.state.ok_rows("scored_documents").collect()}
     positions = {r.root_id: [a.position for a in r.anchors]
-                 for r in runner.store.read_ok("anchors", runner.fingerprint("anchors") or "").collect()}  # fmt: skip
+                 for r in runner.state.ok_rows("anchors").collect()}  # fmt: skip
     for root in roots:
         assert "".join(token.text for token in root.tokens) == model.tokenizer.decode(scored[root.root_id].input_ids)
         assert [place for place, token in enumerate(root.tokens) if token.anchor] == positions[root.root_id]
@@ -133,7 +131,7 @@ def test_what_a_sentence_is_worth_is_measured(copied: Path, open_runner: OpenRun
             assert read[0] == pytest.approx(link.entropy_with, abs=1e-3)
             shares = [(read[n + 1] - read[0]) / (link.entropy - read[0]) for n in range(len(link.context))]
             assert [piece.share for piece in link.context] == pytest.approx(shares, abs=0.02)
-    page = report_page(gather(runner), roots, 0.4, "specific")
+    page = report_page(gather(runner.state), roots, 0.4, "specific")
     assert re.search(r"<code>entropylong plan plan\.document_tokens=\d+ .*plan\.accepted_share=0\.\d+</code>", page)
     assert page.count("<h3>") == len(roots) and not re.search(r"https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", page)
     _looked_at(page, tmp_path)
@@ -168,7 +166,7 @@ def _looked_at(page: str, folder: Path) -> None:
 
 def test_nothing_packed_and_nowhere_to_write(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     with pytest.raises(NothingToDo, match="report: nothing is packed under this config yet; run: entropylong run"):
-        gather(open_runner(copied, "accept.epsilon=0.77"))
+        gather(open_runner(copied, "accept.epsilon=0.77").state)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="report: cannot write"):
-        write_report(open_runner(copied), tmp_path / "file" / "report.html")
+        write_report(open_runner(copied).state, tmp_path / "file" / "report.html")

@@ -34,12 +34,12 @@ def test_partitioned_equals_broadcast_hit_for_hit(copied: Path, finished: Path, 
     assert any("partitioned, as retrieval.mode says" in line for line in said)
     assert any("range 2 of" in line for line in said), "several ranges, or the merge is not tested"
     for scratch in ("query_cells", "partial_candidates"):
-        assert runner.store.read(scratch).count() == 0
+        assert runner.state.store.read_all(scratch).count() == 0
     again = open_runner(copied, *CELLS, "retrieval.mode=broadcast")
-    assert again.fingerprint("candidates") == runner.fingerprint("candidates"), "a mode changes no result"
+    assert again.state.fingerprint("candidates") == runner.state.fingerprint("candidates"), "a mode changes no result"
     again.run(["index"], announce=quiet)  # writes the files that partitioned mode does not need
-    store = again.store
-    store.drop("candidates", again.fingerprint("candidates") or "-")
+    store = again.state.store
+    store.drop("candidates", again.state.fingerprint("candidates") or "-")
     assert hits(copied, open_runner, "retrieval.mode=broadcast") == found and len(found) > 20
     exact = rows_of(open_runner(finished), "candidates", ["root_id", "position", "hits"])
     assert [row[:3] for row in found] != exact, "two of six cells must miss something, or nothing was partitioned"
@@ -94,15 +94,15 @@ def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_pat
         assert seen.count(deadly) == 2
     resumed = hits(copied, open_runner, "retrieval.mode=partitioned")
     runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
-    twice = runner.store.read("candidates", runner.fingerprint("candidates")).groupBy("root_id", "position").count()
+    twice = runner.state.rows("candidates").groupBy("root_id", "position").count()
     assert twice.where("count > 1").count() == 0
-    index = runner.store.read("index_cells", runner.fingerprint("index"))
+    index = runner.state.store.read("index_cells", runner.state.fingerprint("index"))
     assert (
         index.count()
         == index.select("chunk_id").distinct().count()
-        == read_manifest(runner.workspace.index(runner.fingerprint("index") or "-"))["n"]
+        == read_manifest(runner.state.workspace.index(runner.state.fingerprint("index") or "-"))["n"]
     )
-    runner.store.drop("candidates", runner.fingerprint("candidates") or "-")
+    runner.state.store.drop("candidates", runner.state.fingerprint("candidates") or "-")
     assert hits(copied, open_runner, "retrieval.mode=partitioned") == resumed, "as without a kill"
 
 
@@ -117,9 +117,9 @@ def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runne
     with pytest.raises(RecallTooLow, match="nprobe 1,"):
         open_runner(copied, *low, "retrieval.nprobe=1").run(["search"], announce=quiet)
     # The measure itself, against a search of everything.
-    directory = runner.workspace.index(runner.fingerprint("index") or "-")
+    directory = runner.state.workspace.index(runner.state.fingerprint("index") or "-")
     needed = np.load(directory / "probes_needed.npy")
-    cells = runner.store.read_ok("index_cells", runner.fingerprint("index") or "-").toPandas().sort_values("chunk_id")
+    cells = runner.state.store.read_ok("index_cells", runner.state.fingerprint("index") or "-").toPandas().sort_values("chunk_id")
     vectors = np.frombuffer(b"".join(cells.vector), "<i2").reshape(len(cells), -1).astype(np.int64)
     centroids = np.load(directory / "centroids.npy").astype(np.int64)
     hashes, ids, own_cell = (cells[name].to_numpy() for name in ("text_hash", "chunk_id", "cell_id"))
@@ -134,6 +134,6 @@ def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runne
 
 def test_one_cell_is_exact_and_needs_no_key(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    facts = read_manifest(runner.workspace.index(runner.fingerprint("index") or "-"))
+    facts = read_manifest(runner.state.workspace.index(runner.state.fingerprint("index") or "-"))
     assert facts["cells"] == 1 and facts["mode"] == "broadcast"
-    assert runner.store.read("index_cells").where(F.col("cell_id") != 0).count() == 0
+    assert runner.state.store.read_all("index_cells").where(F.col("cell_id") != 0).count() == 0

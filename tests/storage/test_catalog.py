@@ -87,8 +87,8 @@ def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "append", append_and_fail)
         with pytest.raises(TableError, match="the machine is gone"):
-            Runner(config, spark).run(announce=quiet)
-    Runner(config, spark).run(announce=quiet)
+            Runner.open(config, spark).run(announce=quiet)
+    Runner.open(config, spark).run(announce=quiet)
     return config
 
 
@@ -98,14 +98,14 @@ def versions(store: Store) -> dict[str, int]:
 
 
 def test_a_pipeline_by_name_is_whole_and_a_rerun_does_nothing(done: Config, spark: SparkSession) -> None:
-    runner = Runner(done, spark)
-    before = versions(runner.store)
+    runner = Runner.open(done, spark)
+    before = versions(runner.state.store)
     there = spark.sql("SHOW TABLES IN spark_catalog.lab").where("NOT isTemporary").collect()
     assert sorted(row.tableName for row in there) == sorted(table for table, version in before.items() if version >= 0)
     assert not (Path(done.workspace) / "tables").exists()
-    assert runner.run(announce=quiet).steps == [] and versions(runner.store) == before
-    assert all(row["left"] == 0 and row["rows_in"] for row in status_rows(runner))
-    checks = check_workspace(runner)
+    assert runner.run(announce=quiet).steps == [] and versions(runner.state.store) == before
+    assert all(row["left"] == 0 and row["rows_in"] for row in status_rows(runner.state))
+    checks = check_workspace(runner.state)
     assert len(checks) >= 20 and not [check for check in checks if check.wrong]
     assert rows_of(runner, "sequences", ["sequence_id"])
     assert [row[0] for row in rows_of(runner, "documents", ["doc_id"])] == sorted(str(row["doc_id"]) for row in tiny.documents(12))
@@ -138,23 +138,23 @@ def test_mlflow_knows_the_table_by_its_name(done: Config) -> None:
 def test_new_rows_of_the_user_s_table_are_read(done: Config, spark: SparkSession) -> None:
     ((url, body),) = [(str(row["doc_id"]), str(row["text"])) for row in tiny.documents(13)[12:]]
     spark.createDataFrame([(url, body)], "url STRING, body STRING").write.format("delta").mode("append").saveAsTable(INPUT)
-    runner = Runner(done, spark)
+    runner = Runner.open(done, spark)
     assert [step.keys for step in runner.run(["ingest"], announce=quiet).steps] == [1]
     assert len(rows_of(runner, "documents", ["doc_id"])) == 13
 
 
 def test_upkeep_by_name(done: Config, spark: SparkSession) -> None:
     """gc drops what another setting made; compact and vacuum keep what is read."""
-    Runner(done.with_keys(anchors={"alpha": 1.5}), spark).run(["anchors"], announce=quiet)
-    runner = Runner(done, spark)
-    assert {left.table for left in leftovers(runner)} == {"anchors"}
-    drop_leftovers(runner)
-    assert leftovers(Runner(done, spark)) == []
-    before, (files, _) = rows_of(runner, "gains", ["pair_id", "readings"]), runner.store.files("gains")
-    runner.store.compact("gains")
-    runner.store.vacuum("gains", LEAST_HOURS)
-    assert files > runner.store.files("gains")[0]
-    assert rows_of(Runner(done, spark), "gains", ["pair_id", "readings"]) == before
+    Runner.open(done.with_keys(anchors={"alpha": 1.5}), spark).run(["anchors"], announce=quiet)
+    runner = Runner.open(done, spark)
+    assert {left.table for left in leftovers(runner.state)} == {"anchors"}
+    drop_leftovers(runner.state)
+    assert leftovers(Runner.open(done, spark).state) == []
+    before, (files, _) = rows_of(runner, "gains", ["pair_id", "readings"]), runner.state.store.files("gains")
+    runner.state.store.compact("gains")
+    runner.state.store.vacuum("gains", LEAST_HOURS)
+    assert files > runner.state.store.files("gains")[0]
+    assert rows_of(Runner.open(done, spark), "gains", ["pair_id", "readings"]) == before
 
 
 def test_what_is_done_to_a_catalog_is_what_the_grants_are_for(done: Config, spark: SparkSession) -> None:
@@ -179,7 +179,7 @@ def test_a_source_table_that_is_not_there_is_told(done: Config, spark: SparkSess
     with pytest.raises(
         SourceError, match=r"^source documents: no readable Delta table at spark_catalog\.lab_input\.nothing: "
     ) as caught:
-        Runner(missing, spark).run(["ingest"], announce=quiet)
+        Runner.open(missing, spark).run(["ingest"], announce=quiet)
     assert "\n" not in str(caught.value)
 
 

@@ -54,7 +54,7 @@ def test_an_append_lands_once_and_versions_can_be_read(store: Store, spark: Spar
     first = store.version("gains")
     store.append("gains", local_frame(spark, [gain_row(pair_id=5)], GAINS.struct), FP, ("unit", 2))
     assert (store.read("gains", FP, first).count(), store.read("gains", FP).count()) == (1, 2)
-    assert store.read("chunks").count() == 0 and store.version("chunks") == -1
+    assert store.read_all("chunks").count() == 0 and store.version("chunks") == -1
 
 
 def test_artifacts_are_kept_and_written_once(store: Store) -> None:
@@ -67,7 +67,7 @@ def test_artifacts_are_kept_and_written_once(store: Store) -> None:
     registry.complete(artifact)
     registry.flush()
     registry.flush()
-    assert store.read("artifacts").count() == 2
+    assert store.read_all("artifacts").count() == 2
     again = Registry(store)
     known = again.get(value)
     assert known is not None and known.state == "complete" and known.pinned == {"threshold": -(2**62)}

@@ -31,16 +31,16 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
         for i in run.inputs.dataset_inputs
         if any(t.value == "output" for t in i.tags)
     }
-    seen, front = set(), [runner.fingerprint("sequences")]
+    seen, front = set(), [runner.state.fingerprint("sequences")]
     while front:
         digest = front.pop()
         if digest in made_by and digest not in seen:
             seen.add(digest)
             front += [i.dataset.digest for i in made_by[digest].inputs.dataset_inputs]
-    assert runner.fingerprint("documents") in seen and runner.fingerprint("gains") in seen
+    assert runner.state.fingerprint("documents") in seen and runner.state.fingerprint("gains") in seen
     for i in parent.inputs.dataset_inputs:
         assert json.loads(i.dataset.source)["delta_table_version"] >= 0 and json.loads(i.dataset.source)["path"]
-    figures = latest_figures(runner)
+    figures = latest_figures(runner.state)
     for name in ("documents", "anchors_a_root", "passes", "pass_rate_retrieved_paper", "pass_rate_random_paper", "dependencies",
                  "distance_median", "filler_share", "tokens_per_second_gains", "error_rows"):  # fmt: skip
         assert figures[name] == parent.data.metrics[name], name
@@ -49,16 +49,16 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
 
 def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
-    figures = latest_figures(runner)
-    value = runner.fingerprint("sequences")
+    figures = latest_figures(runner.state)
+    value = runner.state.fingerprint("sequences")
     kept = json.loads((finished / "figures" / f"verified-{value[:8]}" / "figures.json").read_text())
     assert kept["figures"] == figures and kept["facts"]["fingerprint"] == value and kept["facts"]["alpha"] == 2.0
-    cells = runner.cells().toPandas()
+    cells = runner.state.readings().toPandas()
     for kind in ("retrieved", "same_root", "random"):
         of_kind = cells[cells.kind == kind]
         assert figures[f"cells_{kind}"] == len(of_kind) > 0
         assert abs(figures[f"pass_rate_{kind}_paper"] - of_kind.passes_paper.mean()) < 1e-12
-    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences")).toPandas()
+    sequences = runner.state.ok_rows("sequences").toPandas()
     distances = sorted(d["distance"] for row in sequences.dependencies for d in row)
     assert figures["packed_dependencies"] == len(distances)
     assert distances[0] <= figures["distance_median"] <= distances[-1]

@@ -25,15 +25,15 @@ MDS = Path(sysconfig.get_paths()["purelib"]).parents[2] / "mds"
 @pytest.fixture
 def packed(finished: Path, open_runner: OpenRunner) -> dict[int, Row]:
     runner = open_runner(finished)
-    return {row.sequence_id: row for row in runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()}
+    return {row.sequence_id: row for row in runner.state.ok_rows("sequences").collect()}
 
 
 def test_parquet_and_json_lines(finished: Path, open_runner: OpenRunner, packed: dict[int, Row], tmp_path: Path) -> None:
     runner = open_runner(finished)
-    assert export_sequences(runner, tmp_path / "parquet", "parquet") == len(packed) > 1
+    assert export_sequences(runner.state, tmp_path / "parquet", "parquet") == len(packed) > 1
     rows = pq.read_table(tmp_path / "parquet").to_pylist()
     assert [row["sequence_id"] for row in rows] == sorted(packed)
-    assert export_sequences(runner, tmp_path / "jsonl", "jsonl") == len(packed)
+    assert export_sequences(runner.state, tmp_path / "jsonl", "jsonl") == len(packed)
     lines = [json.loads(line) for file in sorted((tmp_path / "jsonl").glob("*.json")) for line in file.read_text().splitlines()]
     assert any(row.loss_mask is not None for row in packed.values())
     for row, line in zip(rows, lines, strict=True):
@@ -87,11 +87,11 @@ def test_ids_of_a_large_vocabulary_survive() -> None:
 def test_what_an_export_refuses(finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     runner = open_runner(finished)
     with pytest.raises(UsageError, match="is there already"):
-        export_sequences(runner, tmp_path, "parquet")
+        export_sequences(runner.state, tmp_path, "parquet")
     with pytest.raises(UsageError, match="split paths of MDS data at @ and #"):
-        export_sequences(runner, tmp_path / "a@2", "mds")
+        export_sequences(runner.state, tmp_path / "a@2", "mds")
     with pytest.raises(EnvironmentProblem, match=r"pip install --no-deps -r requirements-mds\.lock"):
-        export_sequences(runner, tmp_path / "mds", "mds")
+        export_sequences(runner.state, tmp_path / "mds", "mds")
     with pytest.raises(FeedError, match="no sequences to export"):
-        export_sequences(open_runner(finished, "accept.epsilon=0.9"), tmp_path / "none", "parquet")
+        export_sequences(open_runner(finished, "accept.epsilon=0.9").state, tmp_path / "none", "parquet")
     assert not list(tmp_path.iterdir())

@@ -183,8 +183,8 @@ def test_damage_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_table_becomes_a_feed(finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     """Real Spark, real Delta: each sequence once, with its ids and its mask; the same files however the table is cut."""
     runner = open_runner(finished)
-    value, version = runner.fingerprint("sequences") or "", runner.store.version("sequences")
-    rows = runner.store.read_ok("sequences", value, version)
+    value, version = runner.state.fingerprint("sequences") or "", runner.state.store.version("sequences")
+    rows = runner.state.store.read_ok("sequences", value, version)
     facts = {"table": "sequences", "fingerprint": value, "version": version, "length": 1024}
     manifest = seal_feed(_sequence_rows(rows, None), tmp_path / "feed", **facts)  # type: ignore[arg-type]
     wanted = {row.sequence_id: row for row in rows.collect()}

@@ -152,8 +152,8 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
     long, short = feeds_of(config, spark)
     assert (long.kind, short.kind) == ("sequences", "documents") and (long.weight, short.weight) == (3.0, 1.0)
     tokenizer = AutoTokenizer.from_pretrained(config.model.name)
-    runner = Runner(config, spark)
-    texts = {row.text for row in runner.store.read_ok("documents", runner.fingerprint("documents")).collect()}
+    runner = Runner.open(config, spark)
+    texts = {row.text for row in runner.state.ok_rows("documents").collect()}
     found = []
     for row in rows(short):
         assert len(row.input_ids) == 1024
@@ -173,8 +173,8 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
 
 def test_what_is_held_out_or_excluded_is_not_trained_on(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
     config = config_of("train.data.short.kind=documents", "pack.held_out=0.3", "quarantine.max_rate=0.9")
-    runner = Runner(config, spark)
-    documents = runner.store.read_ok("documents", runner.fingerprint("documents")).collect()
+    runner = Runner.open(config, spark)
+    documents = runner.state.ok_rows("documents").collect()
     unseen = {row.text for row in documents if xxhash64(config.seed, "held_out", row.doc_id) > share_threshold(0.7)}
     asked = " ".join(min(row.text for row in documents if row.text not in unseen).split()[:15])
     exams = tiny.write_jsonl(tmp_path / "exams.jsonl", [{"question": asked}])
@@ -193,9 +193,9 @@ def test_weights_stand_at_the_verified_anchors(config_of: ConfigOf, spark: Spark
     """Each dependency's anchor has the drop that was measured for it; other tokens have none."""
     config = config_of("train.anchor_weight=5")
     (feed,) = feeds_of(config, spark)
-    runner = Runner(config, spark)
-    packed = {r.sequence_id: r for r in runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect()}
-    drops = {(c.root_id, c.chunk_id, c.position): c.nll - c.nll_with for c in runner.cells().collect()}
+    runner = Runner.open(config, spark)
+    packed = {r.sequence_id: r for r in runner.state.ok_rows("sequences").collect()}
+    drops = {(c.root_id, c.chunk_id, c.position): c.nll - c.nll_with for c in runner.state.readings().collect()}
     seen = 0
     for row in rows(feed):
         wanted = np.zeros(1024, np.float32)
@@ -325,7 +325,7 @@ def test_smollm2_learns_real_text(spark: SparkSession, tmp_path: Path) -> None:
     keys = [f"workspace={tmp_path / 'work'}", "train.data.text.kind=documents", "train.data.text.share=0.02", "train.batch=1",
             "train.ranks=1", "train.steps=7", "train.learning_rate=2e-4", "train.checkpoint_activations=false"]  # fmt: skip
     config = load_config(CONF / "demo_train.yaml", keys)
-    Runner(config, spark).run(["ingest"], announce=quiet)
+    Runner.open(config, spark).run(["ingest"], announce=quiet)
     done: Prepared = run_training(config, spark, quiet)
     curve = [step.loss for step in read_steps(done.folder)]
     assert len(curve) == 7 and done.feeds[0].manifest.rows < 6

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropylong.config import load_config
-from entropylong.core.context import Context
+from entropylong.core.context import StageContext
 from entropylong.models.causal_lm import CausalLM
+from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.steps import step_writing
 from entropylong.verification import waves
 from entropylong.verification.acceptance import Rule
@@ -149,8 +150,8 @@ def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, 
     open_runner(copied, *budget, "anchors.alpha=1.0").run(["anchors", "search", "pairs", "verify"], announce=quiet)
     fewer = open_runner(copied, *budget)
     fewer.run(["verify"], announce=quiet)
-    tokens = {row.chunk_id: len(row.chunk_ids) for row in fewer.frames(step_writing("gains"))["pairs"].collect()}
-    cells, planned = fewer.cells().collect(), fewer.frames(step_writing("gains"))["pairs"].collect()
+    tokens = {row.chunk_id: len(row.chunk_ids) for row in fewer.state.frames(step_writing("gains"))["pairs"].collect()}
+    cells, planned = fewer.state.readings().collect(), fewer.state.frames(step_writing("gains"))["pairs"].collect()
     measured = {(cell.root_id, cell.chunk_id, cell.position) for cell in cells}
     accepted: dict[str, set[int]] = {}
     for cell in cells:
@@ -178,7 +179,7 @@ def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_ru
     assert figures["screen_positives"] > 0 and figures["screen_recall"] == 1.0
     assert 0 < figures["screen_recall_low"] < 1 and figures["screen_saving"] < 0.01, "a window as long as the root saves nothing"
     strict = open_runner(copied, *keys, "verify.screen.min_gain=0.9")
-    assert strict.counts(step_writing("gains")).left > 0, "another screen looks again"
+    assert counts(strict.state, step_writing("gains")).left > 0, "another screen looks again"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_a_selection_keeps_the_digest_that_its_rows_have(keys: list[str], expect
         "seed=7", "accept.rule=specific", "accept.epsilon=0.4", "accept.min_excess=0.2", "accept.min_nll_drop=0.7",
         "accept.max_copy_tokens=8", "verify.screen.window=128", "verify.screen.min_gain=0.2", "verify.screen.sample=0.05",
     ]  # fmt: skip
-    ctx = cast(Context, SimpleNamespace(config=load_config("base", [*stated, *keys]), fingerprints={"pairs": "f" * 12}))
+    ctx = cast(StageContext, SimpleNamespace(config=load_config("base", [*stated, *keys]), fingerprints={"pairs": "f" * 12}))
     selection = selection_of(ctx)
     assert (selection and selection.digest) == expected
     assert VERIFY.choice(ctx) == expected, "what a checkpoint is chosen by"

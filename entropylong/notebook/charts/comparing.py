@@ -25,7 +25,7 @@ from entropylong.reporting.comparison.paired import DRAWS
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 Floats = npt.NDArray[np.float64]
 # So many fit into any driver, and draws of them take seconds.
@@ -56,12 +56,12 @@ class Interval:
 
 def run_of(opened: OpenWorkspace, name: str) -> Run:
     """A workspace as a column of a comparison; of settings that were never packed, what their measurements say."""
-    runner = opened.runner
-    figures = latest_figures(runner) or compute_figures(runner, RunResult(run_id=""))
+    state = opened.state
+    figures = latest_figures(state) or compute_figures(state, RunResult(run_id=""))
     if not figures.get("cells_retrieved"):
         raise not_yet(f"{name}: no candidate is verified")
-    place = Path(runner.config.workspace)
-    return Run(name, (place,), Data(place, facts_of(runner.config, runner.fingerprint("sequences")), figures), {})
+    place = Path(state.config.workspace)
+    return Run(name, (place,), Data(place, facts_of(state.config, state.fingerprint("sequences")), figures), {})
 
 
 def comparison_page(runs: list[Run]) -> Page:
@@ -83,7 +83,7 @@ def figures_table(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", *(run.name for run in runs)]).set_index("figure").fillna("")
 
 
-def by_root(runner: Runner) -> pd.DataFrame:
+def by_root(state: PipelineState) -> pd.DataFrame:
     """A row a root: its cells by kind, those that pass the configured rule, and the gain of what is accepted.
 
     Of more than `MOST_ROOTS` so many by hash, the same in every run.
@@ -91,13 +91,13 @@ def by_root(runner: Runner) -> pd.DataFrame:
     Raises:
         NothingToDo: none is verified.
     """
-    passes = F.col("passes_paper" if runner.config.accept.rule == "paper" else "passes_specific")
+    passes = F.col("passes_paper" if state.config.accept.rule == "paper" else "passes_specific")
     kinds = (RETRIEVED, SAME_ROOT, RANDOM)
     counts = [F.count_if(F.col("kind") == kind).alias(kind) for kind in kinds]
     good = [F.count_if((F.col("kind") == kind) & passes).alias(f"passed_{kind}") for kind in kinds]
     gain = F.sum(F.when(F.col("accepted"), F.col("gain")).otherwise(0.0)).alias("gain")
-    sums = runner.cells().groupBy("root_id").agg(*counts, *good, F.count_if("accepted").alias("accepted"), gain)
-    found = sums.orderBy(sampled(runner), "root_id").limit(MOST_ROOTS).toPandas()
+    sums = state.readings().groupBy("root_id").agg(*counts, *good, F.count_if("accepted").alias("accepted"), gain)
+    found = sums.orderBy(sampled(state), "root_id").limit(MOST_ROOTS).toPandas()
     if found.empty:
         raise not_yet("no candidate is verified")
     return found.assign(roots=1).set_index("root_id").sort_index()

@@ -20,19 +20,19 @@ from entropylong.planning.measured import measured as plan_keys
 from entropylong.planning.tables import plan_report
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 
-def measured(runner: Runner) -> dict[str, float]:
+def measured(state: PipelineState) -> dict[str, float]:
     """The keys of `plan` that a finished run knows better than the defaults do.
 
     Raises:
         NothingToDo: nothing is verified.
     """
-    figures = latest_figures(runner)
+    figures = latest_figures(state)
     if not figures.get("roots") or not figures.get("cells_retrieved"):
         raise not_yet("nothing is packed")
-    return plan_keys(runner, figures)
+    return plan_keys(state, figures)
 
 
 def plan_of(opened: OpenWorkspace, known: Mapping[str, float], *overrides: str) -> Plan:

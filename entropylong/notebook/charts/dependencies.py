@@ -26,7 +26,7 @@ from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RANDOM,
 from entropylong.verification.readings import acceptance_rule
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 ACCEPTED = "accepted"
@@ -58,29 +58,29 @@ class Judged:
     rule: Rule
 
 
-def steps(runner: Runner) -> list[Step]:
+def steps(state: PipelineState) -> list[Step]:
     """The report's funnel.
 
     Raises:
         NothingToDo: nothing is packed.
     """
-    figures = latest_figures(runner)
+    figures = latest_figures(state)
     if not figures:
         raise not_yet("nothing is packed")
     return funnel(figures)
 
 
-def judged(runner: Runner, most: int = MOST_ROOTS) -> Judged:
+def judged(state: PipelineState, most: int = MOST_ROOTS) -> Judged:
     """The cells of the chosen roots, of at most so many.
 
     Raises:
         NothingToDo: none is verified.
     """
-    roots = runner.frames(PACK)["anchors"].orderBy(sampled(runner), "root_id").limit(most).select("root_id")
-    cells = runner.cells().join(roots, "root_id", how="left_semi").toPandas()
+    roots = state.frames(PACK)["anchors"].orderBy(sampled(state), "root_id").limit(most).select("root_id")
+    cells = state.readings().join(roots, "root_id", how="left_semi").toPandas()
     if cells.empty:
         raise not_yet("no candidate is verified")
-    rule = acceptance_rule(runner.config.accept)
+    rule = acceptance_rule(state.config.accept)
     cells["nll_drop"] = cells["nll"] - cells["nll_with"]
     cells["why"] = reasons(cells, rule)
     return Judged(cells.sort_values(["root_id", "position", "kind", "chunk_id"], ignore_index=True), rule)
@@ -137,21 +137,21 @@ def near_misses(found: Judged, count: int = 8) -> pd.DataFrame:
     return refused.nlargest(count, "gain")[shown].round(2).reset_index(drop=True)
 
 
-def strongest(runner: Runner, count: int = 5) -> View:
+def strongest(state: PipelineState, count: int = 5) -> View:
     """The dependencies with the largest gains, of different roots: the anchor in its text beside its context.
 
     Raises:
         NothingToDo: none was accepted.
     """
     best = Window.partitionBy("root_id").orderBy(F.desc("gain"), "position", "chunk_id")
-    accepted = runner.cells().where("accepted").withColumn("place", F.row_number().over(best)).where("place = 1")
+    accepted = state.readings().where("accepted").withColumn("place", F.row_number().over(best)).where("place = 1")
     cells = accepted.orderBy(F.desc("gain"), "root_id").limit(count).collect()
     if not cells:
         raise not_yet("no candidate is accepted")
-    scored = runner.frames(PACK)["scored_documents"].where(F.col("root_id").isin([cell.root_id for cell in cells]))
+    scored = state.frames(PACK)["scored_documents"].where(F.col("root_id").isin([cell.root_id for cell in cells]))
     ids = {row.root_id: list(row.input_ids) for row in scored.select("root_id", "input_ids").collect()}
-    chunks = chunk_texts(runner, [cell.chunk_id for cell in cells])
-    tokenizer = load(runner.ctx.causal_lm.tokenizer())
+    chunks = chunk_texts(state, [cell.chunk_id for cell in cells])
+    tokenizer = load(state.context.causal_lm.tokenizer())
     table = Table(box=box.SIMPLE_HEAD, show_lines=True, padding=(0, 1))
     table.add_column("anchor, in its root", width=46)
     table.add_column("context that was put in front", width=56)

@@ -26,7 +26,7 @@ from entropylong.verification.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.config.schema import Anchors
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 # So many fit into any driver, and say enough about a distribution.
 MOST_ROOTS = 500
@@ -53,22 +53,22 @@ class Profile:
         )
 
 
-def sampled(runner: Runner) -> Column:
+def sampled(state: PipelineState) -> Column:
     """The order in which a sample takes roots: by hash, so that the same roots are in every picture."""
-    return F.xxhash64(F.lit(runner.config.seed).cast("bigint"), F.lit("explore"), F.col("root_id"))
+    return F.xxhash64(F.lit(state.config.seed).cast("bigint"), F.lit("explore"), F.col("root_id"))
 
 
-def profiles(runner: Runner, most: int = MOST_ROOTS) -> list[Profile]:
+def profiles(state: PipelineState, most: int = MOST_ROOTS) -> list[Profile]:
     """Profiles of the chosen roots, at most so many.
 
     Raises:
         NothingToDo: none is scored.
     """
-    scored = runner.frames(PACK)["scored_documents"].orderBy(sampled(runner), "root_id").limit(most)
+    scored = state.frames(PACK)["scored_documents"].orderBy(sampled(state), "root_id").limit(most)
     rows = scored.select("root_id", "input_ids", "entropy").collect()
     if not rows:
         raise not_yet("no root is scored")
-    starts = load(runner.ctx.causal_lm.tokenizer()) if runner.config.anchors.word_start_only else None
+    starts = load(state.context.causal_lm.tokenizer()) if state.config.anchors.word_start_only else None
     return [
         Profile(
             row.root_id,
@@ -94,9 +94,9 @@ def profile(found: Sequence[Profile], root_id: str | None = None) -> Profile:
     return known[root_id]
 
 
-def words(runner: Runner, one: Profile) -> list[str]:
+def words(state: PipelineState, one: Profile) -> list[str]:
     """The text of each token of a root."""
-    return token_texts(load(runner.ctx.causal_lm.tokenizer()), one.ids)
+    return token_texts(load(state.context.causal_lm.tokenizer()), one.ids)
 
 
 def eligible_entropies(found: Sequence[Profile], rule: Anchors) -> Floats:
@@ -121,7 +121,7 @@ def by_alpha(found: Sequence[Profile], rule: Anchors, alphas: Sequence[float]) -
     return pd.DataFrame(rows).set_index("alpha")
 
 
-def measured_anchors(runner: Runner, found: Sequence[Profile]) -> pd.DataFrame:
+def measured_anchors(state: PipelineState, found: Sequence[Profile]) -> pd.DataFrame:
     """A row a measured anchor of these roots: how far above its root's mean (in standard deviations), and what was accepted there.
 
     Raises:
@@ -129,9 +129,9 @@ def measured_anchors(runner: Runner, found: Sequence[Profile]) -> pd.DataFrame:
     """
     names = [one.root_id for one in found]
     is_in = F.col("root_id").isin(names)
-    cells = runner.cells().where(is_in & (F.col("kind") == RETRIEVED))
+    cells = state.readings().where(is_in & (F.col("kind") == RETRIEVED))
     at = cells.groupBy("root_id", "position").agg(F.first("entropy").alias("entropy"), F.count_if("accepted").alias("accepted"))
-    roots = runner.frames(PACK)["anchors"].where(is_in).select("root_id", "entropy_mean", "entropy_std")
+    roots = state.frames(PACK)["anchors"].where(is_in).select("root_id", "entropy_mean", "entropy_std")
     height = ((F.col("entropy") - F.col("entropy_mean")) / F.col("entropy_std")).alias("height")
     table = at.join(roots, "root_id", how="inner").select("root_id", "position", "entropy", height, "accepted").toPandas()
     if table.empty:

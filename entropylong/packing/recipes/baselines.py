@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from entropylong.core.context import Context, Frames
+from entropylong.core.context import Frames, StageContext
 from entropylong.core.udf import Row, record_batches
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.exclusion import open_excluded
@@ -39,10 +39,10 @@ _CHARS_A_TOKEN, _MORE_DOCUMENTS = 12, 200
 # Quest: of the smallest keyword groups this share comes twice as early, so that they are not drowned by the large ones.
 _OVERSAMPLED = 0.2
 
-Producer = Callable[[Context, Frames, int], DataFrame]
+Producer = Callable[[StageContext, Frames, int], DataFrame]
 
 
-def standard(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+def standard(ctx: StageContext, frames: Frames, budget: int) -> DataFrame:
     """Random documents, each a strand."""
     place = _place(ctx, F.col("doc_id"))
     count, chars = frames["documents"].agg(F.count(F.lit(1)), F.coalesce(F.sum("n_chars"), F.lit(0))).collect()[0]
@@ -52,7 +52,7 @@ def standard(ctx: Context, frames: Frames, budget: int) -> DataFrame:
     return _encoded(ctx, _clean(ctx, drawn), "doc_id").select(strand, place.alias("place"), F.array(_whole()).alias("pieces"))
 
 
-def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+def quest(ctx: StageContext, frames: Frames, budget: int) -> DataFrame:
     """Documents of one keyword, each once: filed under a keyword of the query that is predicted for it (Quest)."""
     filed = _filed(ctx, _clean(ctx, frames["documents"]))
     room = _room(ctx)
@@ -77,7 +77,7 @@ def quest(ctx: Context, frames: Frames, budget: int) -> DataFrame:
     )
 
 
-def _clean(ctx: Context, documents: DataFrame) -> DataFrame:
+def _clean(ctx: StageContext, documents: DataFrame) -> DataFrame:
     """Documents that share no text with an evaluation set, as a chunk or a root would be refused for it. Executors: 13-grams."""
     excluded = ctx.excluded
     if excluded is None:
@@ -90,7 +90,7 @@ def _clean(ctx: Context, documents: DataFrame) -> DataFrame:
     return _mapped(documents.select("doc_id", "text"), keep, "doc_id STRING, text STRING")
 
 
-def _filed(ctx: Context, documents: DataFrame) -> DataFrame:
+def _filed(ctx: StageContext, documents: DataFrame) -> DataFrame:
     """(doc_id, keyword). Executors: RAKE, after the query model if one is named."""
     seed, model, prompt = ctx.config.seed, ctx.query_model, ctx.config.quest.prompt
 
@@ -104,18 +104,20 @@ def _filed(ctx: Context, documents: DataFrame) -> DataFrame:
     return ctx.keep(_mapped(documents.select("doc_id", "text"), file, "doc_id STRING, keyword STRING"))
 
 
-def knn(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+def knn(ctx: StageContext, frames: Frames, budget: int) -> DataFrame:
     """A root's document, then the chunks nearest to it."""
     return _with_neighbours(ctx, frames, neighbours.knn, meta_chunks=False)
 
 
-def nextlong(ctx: Context, frames: Frames, budget: int) -> DataFrame:
+def nextlong(ctx: StageContext, frames: Frames, budget: int) -> DataFrame:
     """A root's document in meta-chunks, after each its nearest chunks as hard negatives. What fills no sequence is dropped."""
     strands = _with_neighbours(ctx, frames, neighbours.nextlong, meta_chunks=True)
     return strands.where(strand_tokens(ctx) >= F.lit(_room(ctx)))
 
 
-def _with_neighbours(ctx: Context, frames: Frames, recipe: Callable[..., list[neighbours.Link]], meta_chunks: bool) -> DataFrame:
+def _with_neighbours(
+    ctx: StageContext, frames: Frames, recipe: Callable[..., list[neighbours.Link]], meta_chunks: bool
+) -> DataFrame:
     handle, retrieval, rule, length = ctx.index, ctx.config.retrieval, ctx.config.chunks, ctx.config.pack.length
     if handle is None or read_manifest(Path(handle.directory))["mode"] != BROADCAST:
         raise ConfigError(f"pack.recipe {ctx.config.pack.recipe}: searches a broadcast index; set retrieval.mode=broadcast")
@@ -152,7 +154,7 @@ def _with_neighbours(ctx: Context, frames: Frames, recipe: Callable[..., list[ne
     return strands.select("strand", _place(ctx, F.col("strand")).alias("place"), F.col("ordered.piece").alias("pieces"))
 
 
-def _root_documents(ctx: Context, frames: Frames) -> DataFrame:
+def _root_documents(ctx: StageContext, frames: Frames) -> DataFrame:
     """The documents of the roots that are packed in the other recipes too."""
     roots = frames["scored_documents"].select(root_doc_id(ctx.config).alias("doc_id")).distinct()
     documents = frames["documents"].select("doc_id", "text").join(roots, "doc_id", how="left_semi")
@@ -166,7 +168,7 @@ def _once(uses: DataFrame, chunks: DataFrame) -> DataFrame:
     return named.withColumn("use", F.row_number().over(order)).where("use = 1").drop("use", "text_hash")
 
 
-def _capped(ctx: Context, uses: DataFrame) -> DataFrame:
+def _capped(ctx: StageContext, uses: DataFrame) -> DataFrame:
     """`pack.max_chunk_uses`, the first in the order in which the budget is spent: of all roots it takes a part."""
     if ctx.config.pack.max_chunk_uses is None:
         return uses
@@ -174,7 +176,7 @@ def _capped(ctx: Context, uses: DataFrame) -> DataFrame:
     return uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= ctx.config.pack.max_chunk_uses).drop("use")
 
 
-def _encoded(ctx: Context, rows: DataFrame, key: str) -> DataFrame:
+def _encoded(ctx: StageContext, rows: DataFrame, key: str) -> DataFrame:
     """(key, ids) of whole texts, as nothing was verified under a cut. Executors: the tokenizer."""
     tokenizer = ctx.causal_lm.tokenizer()
 
@@ -200,27 +202,27 @@ def _mapped(frame: DataFrame, function: Callable[[list[Row]], Iterator[Row]], dd
     return frame.mapInArrow(run, ddl)
 
 
-def _place(ctx: Context, name: Column) -> Column:
+def _place(ctx: StageContext, name: Column) -> Column:
     """A number from 0 to 1 by hash."""
     return F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name) / F.lit(float(2**64)) + F.lit(0.5)
 
 
-def _separator(ctx: Context) -> list[int]:
+def _separator(ctx: StageContext) -> list[int]:
     return encode_plain(load(ctx.causal_lm.tokenizer()), ctx.config.separator)
 
 
-def _room(ctx: Context) -> int:
+def _room(ctx: StageContext) -> int:
     start, _ = pad_and_start(load(ctx.causal_lm.tokenizer()), ctx.config.model.document_start_id)
     return ctx.config.pack.length - len(start)
 
 
-def strand_tokens(ctx: Context) -> Column:
+def strand_tokens(ctx: StageContext) -> Column:
     """Tokens of a strand, separators between its pieces included."""
     sizes = F.aggregate("pieces", F.lit(0), lambda total, piece: total + F.size(piece["ids"]))
     return sizes + F.lit(len(_separator(ctx))) * (F.size("pieces") - 1)
 
 
-def within_budget(ctx: Context, strands: DataFrame, budget: int) -> DataFrame:
+def within_budget(ctx: StageContext, strands: DataFrame, budget: int) -> DataFrame:
     """Strands in order of their place until the budget of tokens is spent: (strand, pieces, room), room the tokens of it to pack.
 
     Raises:

@@ -6,18 +6,15 @@ What raises is dealt with where it is raised (isolate.py); a worker that is gone
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.core.stage import Stage
+from entropylong.core.stage import RowStage
 from entropylong.errors import EnvironmentProblem, WorkerDied
+from entropylong.pipeline.state import PipelineState
 from entropylong.storage.schemas import NAMES
 from entropylong.utils.isolation import refused
-
-if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
 
 CODE = "WORKER_DIED"
 # Rows of a unit that may be refused so. More, and it is the machine that kills workers.
@@ -25,13 +22,18 @@ MOST_ROWS = 16
 
 
 def append_or_isolate(
-    step: Stage, runner: Runner, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame], transaction: tuple[str, int]
+    state: PipelineState,
+    stage: RowStage,
+    value: str,
+    rows: DataFrame,
+    build: Callable[[DataFrame], DataFrame],
+    transaction: tuple[str, int],
 ) -> None:
     """Build and append a unit. Where a worker dies at it, its halves, down to a row that does it alone twice: that is refused.
 
     Args:
-        step: whose output it is.
-        runner: of the workspace.
+        state: State of the workspace.
+        stage: Step whose output it is.
         value: fingerprint of the output.
         rows: driving rows of the unit.
         build: driving rows -> output rows.
@@ -41,16 +43,16 @@ def append_or_isolate(
         EnvironmentProblem: workers die at too many rows.
     """
     try:
-        runner.store.append(step.writes, build(rows), value, transaction)
+        state.store.append(stage.writes, build(rows), value, transaction)
     except WorkerDied:
-        runner.ctx.say(f"{step.name}: a Python worker died; looking for the row that did it")
+        state.context.say(f"{stage.name}: a Python worker died; looking for the row that did it")
         found = [0]
-        _halves(step, runner, value, rows, build, transaction, 0, "", found)
-        runner.ctx.say(f"{step.name}: {found[0]} row(s) refused as {CODE}, all others done")
+        _halves(state, stage, value, rows, build, transaction, 0, "", found)
+        state.context.say(f"{stage.name}: {found[0]} row(s) refused as {CODE}, all others done")
 
 
 def _halves(
-    step: Stage, runner: Runner, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
+    state: PipelineState, stage: RowStage, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
     transaction: tuple[str, int], depth: int, path: str, found: list[int],
 ) -> None:  # fmt: skip
     named = F.xxhash64(*[name for name in NAMES if name in rows.columns])
@@ -61,17 +63,17 @@ def _halves(
             continue
         name = (f"{transaction[0]}-{path}{bit}", transaction[1])
         try:
-            runner.store.append(step.writes, build(half), value, name)
+            state.store.append(stage.writes, build(half), value, name)
         except WorkerDied:
             if size > 1 and depth < 63:
-                _halves(step, runner, value, half, build, transaction, depth + 1, f"{path}{bit}", found)
+                _halves(state, stage, value, half, build, transaction, depth + 1, f"{path}{bit}", found)
                 continue
             found[0] += 1
             if found[0] > MOST_ROWS:
                 raise EnvironmentProblem(
-                    f"{step.name}: Python workers die at more than {MOST_ROWS} rows of a unit; is their memory too small? "
+                    f"{stage.name}: Python workers die at more than {MOST_ROWS} rows of a unit; is their memory too small? "
                     "(run.batch_tokens, spark.executor.memoryOverhead; the system's log names what it killed)"
                 ) from None
             reason = refused(CODE, "a Python worker died at this row alone, after it died at the rows around it")
-            lost = step.refusal(runner.ctx, half).withColumns({column: F.lit(said) for column, said in reason.items()})
-            runner.store.append(step.writes, lost, value, name)
+            lost = stage.refuse(state.context, half).withColumns({column: F.lit(said) for column, said in reason.items()})
+            state.store.append(stage.writes, lost, value, name)

@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from entropylong.config import Config
     from entropylong.core.context import Frames
     from entropylong.core.results import RunResult
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 
 
-def compute_figures(runner: Runner, result: RunResult) -> dict[str, float]:
+def compute_figures(state: PipelineState, result: RunResult) -> dict[str, float]:
     """All figures of the current fingerprints, by name. A rate over nothing is left out, never a made-up number."""
     figures: dict[str, float] = {}
-    cells = runner.cells()
-    if has_canaries(runner.config):
-        figures |= _canaries(runner, cells)
+    cells = state.readings()
+    if has_canaries(state.config):
+        figures |= _canaries(state, cells)
         cells = cells.where(~is_canary(F.col("root_id")))
-    figures |= _corpus(runner)
+    figures |= _corpus(state)
     figures |= _rates(cells)
     figures |= _dependencies(cells)
-    figures |= _sequences(runner)
-    figures |= _cost(runner, result)
-    figures |= _screen(runner)
-    figures |= _errors(runner)
+    figures |= _sequences(state)
+    figures |= _cost(state, result)
+    figures |= _screen(state)
+    figures |= _errors(state)
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
@@ -55,11 +55,11 @@ def _one(frame: DataFrame) -> dict[str, float]:
     return dict(frame.collect()[0].asDict())
 
 
-def _corpus(runner: Runner) -> dict[str, float]:
-    frames = runner.frames(PACK)
-    value = runner.fingerprint
-    documents = runner.store.read_ok("documents", value("documents") or "-").count()
-    chunks = runner.store.read_ok("chunks", value("chunks") or "-").count()
+def _corpus(state: PipelineState) -> dict[str, float]:
+    frames = state.frames(PACK)
+    value = state.fingerprint
+    documents = state.store.read_ok("documents", value("documents") or "-").count()
+    chunks = state.store.read_ok("chunks", value("chunks") or "-").count()
     roots = _one(frames["scored_documents"].agg(F.count(F.lit(1)).alias("roots"), F.sum("n_tokens").alias("root_tokens")))
     per_root = frames["anchors"].select(F.size("anchors").alias("n"))
     anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
@@ -106,12 +106,12 @@ def _rates(cells: DataFrame) -> dict[str, float]:
     return figures
 
 
-def _canaries(runner: Runner, cells: DataFrame) -> dict[str, float]:
+def _canaries(state: PipelineState, cells: DataFrame) -> dict[str, float]:
     """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are.
 
     Retrieval is counted by what was retrieved, not by what a budget or a screen let through. A root that is split is one.
     """
-    frames = runner.frames(PACK)
+    frames = state.frames(PACK)
     of = F.regexp_replace("root_id", ":root.*$", "")
     planted = frames["scored_documents"].where(is_canary(F.col("root_id"))).select(of).distinct().count()
     knows = F.regexp_replace("doc_id", ":fact$", "").alias("knows")
@@ -150,8 +150,8 @@ def _dependencies(cells: DataFrame) -> dict[str, float]:
     return figures
 
 
-def _sequences(runner: Runner) -> dict[str, float]:
-    table = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+def _sequences(state: PipelineState) -> dict[str, float]:
+    table = state.ok_rows("sequences")
     distances = table.select(F.explode("dependencies.distance").alias("d"))
     spans = table.select(F.size("input_ids").alias("n"), F.explode("segments").alias("s"))
     tokens = _one(table.agg(F.count(F.lit(1)).alias("sequences"), F.sum(F.size("input_ids")).alias("sequence_tokens")))
@@ -168,7 +168,7 @@ def _sequences(runner: Runner) -> dict[str, float]:
         figures["filler_share"] = by_kind.get("filler", 0) / total
         figures["padding_share"] = by_kind.get("pad", 0) / total
         figures["unique_token_share"] = (unique_tokens or 0) / total
-        if (roots := sum(row.roots for row in kinds if row.kind == "root")) and runner.config.pack.recipe in GROUPED:
+        if (roots := sum(row.roots for row in kinds if row.kind == "root")) and state.config.pack.recipe in GROUPED:
             figures["group_tokens"] = (by_kind["root"] + by_kind.get("context", 0)) / roots
         figures |= _one(
             distances.agg(
@@ -180,18 +180,18 @@ def _sequences(runner: Runner) -> dict[str, float]:
     return figures
 
 
-def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
+def _cost(state: PipelineState, result: RunResult) -> dict[str, float]:
     """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
     figures: dict[str, float] = {}
     for done in result.steps:
         figures |= {f"seconds_{done.step.writes}": done.seconds, f"keys_{done.step.writes}": done.keys}
         figures |= {f"{name}_{done.step.writes}": value for name, value in done.usage.items()}
     forwarded = {
-        "scored_documents": runner.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
-        "gains": runner.frames(PACK)["pairs"]
+        "scored_documents": state.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
+        "gains": state.frames(PACK)["pairs"]
         .where(F.size("positions") > 0)
         # What a budget or a screen left out was not forwarded.
-        .join(runner.frames(PACK)["gains"].select("pair_id").distinct(), "pair_id", how="left_semi")
+        .join(state.frames(PACK)["gains"].select("pair_id").distinct(), "pair_id", how="left_semi")
         .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
     }
     # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
@@ -204,18 +204,18 @@ def _cost(runner: Runner, result: RunResult) -> dict[str, float]:
     return figures
 
 
-def _screen(runner: Runner) -> Mapping[str, float]:
+def _screen(state: PipelineState) -> Mapping[str, float]:
     """Recall and saving of a screen, if one is in force."""
-    selection = selection_of(runner.ctx)
+    selection = selection_of(state.context)
     if selection is None or selection.screen is None:
         return {}
-    rows = runner.store.read("gains", runner.fingerprint("gains") or "-").where(F.col("selection") == selection.digest)
-    return screen_figures(rows, runner.cells(), selection.screen)
+    rows = state.rows("gains").where(F.col("selection") == selection.digest)
+    return screen_figures(rows, state.readings(), selection.screen)
 
 
-def _errors(runner: Runner) -> dict[str, float]:
+def _errors(state: PipelineState) -> dict[str, float]:
     figures: dict[str, float] = {"error_rows": 0.0}
-    for table, outcomes in runner.outcomes.items():
+    for table, outcomes in state.outcomes.items():
         for (outcome, code), number in outcomes.items():
             if code is not None:
                 figures[f"{outcome}_{table}_{code}"] = number
@@ -224,27 +224,27 @@ def _errors(runner: Runner) -> dict[str, float]:
     return figures
 
 
-def write_figures(runner: Runner, run_id: str, figures: Mapping[str, float]) -> None:
+def write_figures(state: PipelineState, run_id: str, figures: Mapping[str, float]) -> None:
     """One row a figure into `metrics`, under the fingerprint of the sequences; and the file of them."""
     now = datetime.now(UTC)
     rows = [
         {"run_id": run_id, "stage": _stage_of(name), "name": name, "value": float(value), "at": now, "outcome": OK}
         for name, value in sorted(figures.items())
     ]
-    frame = local_frame(runner.spark, rows, METRICS.struct)
-    value = runner.fingerprint("sequences") or digest(run_id)
-    runner.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
-    keep_figures(runner, figures)
+    frame = local_frame(state.spark, rows, METRICS.struct)
+    value = state.fingerprint("sequences") or digest(run_id)
+    state.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
+    keep_figures(state, figures)
 
 
-def keep_figures(runner: Runner, figures: Mapping[str, float]) -> None:
+def keep_figures(state: PipelineState, figures: Mapping[str, float]) -> None:
     """A file of the figures of the current sequences and of what they are of, by which runs are compared."""
-    value = runner.fingerprint("sequences")
+    value = state.fingerprint("sequences")
     if value is None:
         return
-    file = runner.workspace.figures(runner.config.pack.recipe, value) / FIGURES
+    file = state.workspace.figures(state.config.pack.recipe, value) / FIGURES
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"facts": facts_of(runner.config, value), "figures": dict(sorted(figures.items()))}
+    kept = {"facts": facts_of(state.config, value), "figures": dict(sorted(figures.items()))}
     write_whole(file, json.dumps(kept, indent=1))
 
 
@@ -260,22 +260,22 @@ def _stage_of(name: str) -> str:
     return next((stage for table, stage in tables.items() if table in name), "run")
 
 
-def latest_figures(runner: Runner) -> dict[str, float]:
+def latest_figures(state: PipelineState) -> dict[str, float]:
     """The figures of the last run that packed the current sequences."""
-    return latest_run(runner)[1]
+    return latest_run(state)[1]
 
 
-def latest_run(runner: Runner) -> tuple[str, dict[str, float]]:
+def latest_run(state: PipelineState) -> tuple[str, dict[str, float]]:
     """The id of the last run that packed the current sequences ("" where none did), and its figures."""
-    value = runner.fingerprint("sequences")
-    rows = runner.store.read(METRICS.name, value or "-").orderBy("at").collect()
+    value = state.fingerprint("sequences")
+    rows = state.store.read(METRICS.name, value or "-").orderBy("at").collect()
     last = rows[-1].run_id if rows else ""
     return last, {row.name: row.value for row in rows if row.run_id == last}
 
 
-def best_root(runner: Runner) -> str | None:
+def best_root(state: PipelineState) -> str | None:
     """The packed root with the most dependencies, to look at first."""
-    sequences = runner.store.read_ok("sequences", runner.fingerprint("sequences") or "-")
+    sequences = state.ok_rows("sequences")
     roots = sequences.select(F.explode("dependencies.root_id").alias("root_id")).groupBy("root_id").count()
     first = roots.orderBy(F.desc("count"), "root_id").head()
     return str(first.root_id) if first is not None else None

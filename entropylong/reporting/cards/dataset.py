@@ -24,7 +24,7 @@ from entropylong.storage.schemas import ARTIFACTS, SEQUENCES
 from entropylong.templates import render_markdown
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 RULES = (("paper", "the paper's: entropy alone"), ("specific", "ours: entropy, controls and the true token"))
 
@@ -63,52 +63,55 @@ class DatasetFacts:
     versions: list[str]
 
 
-def gather_facts(runner: Runner) -> DatasetFacts:
+def gather_facts(state: PipelineState) -> DatasetFacts:
     """All of it, under the current config.
 
     Raises:
         NothingToDo: nothing is packed under this config.
     """
-    config, figures = runner.config, packed_figures(runner, "card dataset")
-    sequences = runner.fingerprint("sequences") or ""
-    behind = {step.writes: value for step in STEPS if (value := runner.fingerprint(step.writes)) is not None}
-    made = [artifact for value in behind.values() if (artifact := runner.registry.get(value)) is not None]
+    config, figures = state.config, packed_figures(state, "card dataset")
+    sequences = state.fingerprint("sequences") or ""
+    behind = {step.writes: value for step in STEPS if (value := state.fingerprint(step.writes)) is not None}
+    made = [artifact for value in behind.values() if (artifact := state.registry.get(value)) is not None]
     hashes = {name: value for artifact in made for name, value in artifact.models.items()}
     names = {"model": config.model.name, "encoder": config.encoder.name}
     roles = {"model": "measures entropy", "encoder": "retrieves"}
     written = (
-        runner.store.read(ARTIFACTS.name).where(F.col("fingerprint").isin(list(behind.values()))).select("code_version").distinct()
+        state.store.read_all(ARTIFACTS.name)
+        .where(F.col("fingerprint").isin(list(behind.values())))
+        .select("code_version")
+        .distinct()
     )
     groups = None
     if config.pack.recipe in GROUPED:
-        pieces = runner.store.read_ok("sequences", sequences).select(F.explode("segments.kind").alias("kind"))
+        pieces = state.store.read_ok("sequences", sequences).select(F.explode("segments.kind").alias("kind"))
         groups = pieces.where(F.col("kind") == ROOT).count()
     return DatasetFacts(
         config=config,
         figures=figures,
         groups=groups,
-        sources=list(_sources(runner)),
+        sources=list(_sources(state)),
         origins=[
-            Origin(table, value, runner.store.version(table) if runner.store.exists(table) else None)
+            Origin(table, value, state.store.version(table) if state.store.exists(table) else None)
             for table, value in behind.items()
         ],
         models=[(roles[name], public_name(names[name]), value) for name, value in sorted(hashes.items()) if name in names],
-        excluded=excluded_names(runner),
+        excluded=excluded_names(state),
         versions=sorted(row.code_version for row in written.collect()),
     )
 
 
-def excluded_names(runner: Runner) -> list[str]:
+def excluded_names(state: PipelineState) -> list[str]:
     """The evaluation sets that were kept out, by file name."""
-    excluded = runner.ctx.excluded
+    excluded = state.context.excluded
     return sorted({PurePath(name).name for name in read_manifest(Path(excluded.directory))["names"]}) if excluded else []
 
 
-def _sources(runner: Runner) -> Iterator[tuple[str, str, str, int]]:
+def _sources(state: PipelineState) -> Iterator[tuple[str, str, str, int]]:
     """Name, kind, role and documents; not what was planted, which is never packed."""
-    documents = runner.store.read_ok("documents", runner.fingerprint("documents") or "-")
+    documents = state.ok_rows("documents")
     counts = {row.source: row["count"] for row in documents.groupBy("source").count().collect()}
-    for name, source in sorted(runner.config.sources.items()):
+    for name, source in sorted(state.config.sources.items()):
         if source.kind != "canaries":
             yield name, source.kind, source.role, counts.get(name, 0)
 

@@ -22,7 +22,7 @@ from entropylong.verification.acceptance import RETRIEVED
 from entropylong.verification.measuring import Pair, measure
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 # Roots: those with the most dependencies, and as many drawn by hash, so that not only the best are seen.
 BEST, DRAWN = 3, 3
@@ -76,26 +76,26 @@ class Root:
     shown: list[Shown]
 
 
-def gallery(runner: Runner) -> list[Root]:
+def gallery(state: PipelineState) -> list[Root]:
     """The roots, the richest first, then those drawn."""
-    value = runner.fingerprint("sequences") or "-"
-    packed = runner.store.read_ok("sequences", value).select(F.explode("dependencies.root_id").alias("root_id"))
+    value = state.fingerprint("sequences") or "-"
+    packed = state.store.read_ok("sequences", value).select(F.explode("dependencies.root_id").alias("root_id"))
     counted = {row.root_id: row["count"] for row in packed.groupBy("root_id").count().collect()}
     best = sorted(counted, key=lambda root: (-counted[root], root))[:BEST]
     rest = [root for root in counted if root not in best]
-    drawn = sorted(rest, key=lambda root: (xxhash64(runner.config.seed, "gallery", root), root))[:DRAWN]
+    drawn = sorted(rest, key=lambda root: (xxhash64(state.config.seed, "gallery", root), root))[:DRAWN]
     chosen = [*best, *drawn]
-    frames = runner.frames(PACK)
+    frames = state.frames(PACK)
     is_chosen = F.col("root_id").isin(chosen)
     scored = {row.root_id: row for row in frames["scored_documents"].where(is_chosen).collect()}
     anchors = {row.root_id: row.anchors for row in frames["anchors"].where(is_chosen).collect()}
-    cells = runner.cells().where(is_chosen & (F.col("kind") == RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
-    chunks = chunk_rows(runner, [cell.chunk_id for cell in cells if cell.accepted])
-    tokenizer = load(runner.ctx.causal_lm.tokenizer())
+    cells = state.readings().where(is_chosen & (F.col("kind") == RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
+    chunks = chunk_rows(state, [cell.chunk_id for cell in cells if cell.accepted])
+    tokenizer = load(state.context.causal_lm.tokenizer())
     links = {root: _to_show([cell for cell in cells if cell.root_id == root and cell.accepted]) for root in chosen}
     every = [cell for root in chosen for cell in links[root]]
-    contexts = [context_read(tokenizer, chunks[cell.chunk_id].text, runner.config.contexts.max_tokens) for cell in every]
-    told = iter(_weighed(runner, every, [list(scored[cell.root_id].input_ids) for cell in every], contexts))
+    contexts = [context_read(tokenizer, chunks[cell.chunk_id].text, state.config.contexts.max_tokens) for cell in every]
+    told = iter(_weighed(state, every, [list(scored[cell.root_id].input_ids) for cell in every], contexts))
     found = []
     for root in chosen:
         row, positions = scored[root], [anchor.position for anchor in anchors[root]]
@@ -121,12 +121,12 @@ def _to_show(accepted: list[Any]) -> list[Any]:
     return sorted(chosen, key=lambda cell: cell.position)
 
 
-def _weighed(runner: Runner, cells: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:
+def _weighed(state: PipelineState, cells: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:
     """Of each dependency its context's sentences. Executors: the causal LM reads it whole and without each of them."""
     if not cells:
         return []
-    ctx = runner.ctx
-    worker, separator, batch_tokens = ctx.causal_lm, runner.config.separator, runner.config.run.batch_tokens
+    ctx = state.context
+    worker, separator, batch_tokens = ctx.causal_lm, state.config.separator, state.config.run.batch_tokens
     rows = [(n, root, context, cell.position) for n, (cell, root, context) in enumerate(zip(cells, roots, contexts, strict=True))]
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -21,7 +21,7 @@ from entropylong.reporting.wording import acceptance_rule, anchors_rule, roots_r
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 ENTROPY_BIN, GAIN_BIN, SCORE_BIN = 0.25, 0.05, 0.05
 # A gain below is drawn there: a chunk that makes an anchor that much more uncertain is as bad as any.
@@ -85,24 +85,24 @@ class Gathered:
     examples: list[dict[str, Any]]
 
 
-def gather(runner: Runner) -> Gathered:
+def gather(state: PipelineState) -> Gathered:
     """All of it, under the current config.
 
     Raises:
         NothingToDo: nothing is packed under this config.
     """
-    value, figures = runner.fingerprint("sequences"), packed_figures(runner, "report")
-    frames, cells = runner.frames(PACK), runner.cells()
+    value, figures = state.fingerprint("sequences"), packed_figures(state, "report")
+    frames, cells = state.frames(PACK), state.readings()
     gains = F.greatest(F.col("gain"), F.lit(LEAST_GAIN))
     by_kind: dict[str, Bins] = {kind: {} for kind in (RETRIEVED, SAME_ROOT, RANDOM)}
     for row in cells.groupBy("kind", _bin(gains, GAIN_BIN)).count().collect():
         by_kind[row.kind][row.bin] = row["count"]
     retrieved = cells.where(F.col("kind") == RETRIEVED)
-    distance = runner.store.read_ok("sequences", value or "-").select(F.explode("dependencies.distance").alias("d"))
+    distance = state.store.read_ok("sequences", value or "-").select(F.explode("dependencies.distance").alias("d"))
     return Gathered(
-        facts=_facts(runner),
+        facts=_facts(state),
         figures=figures,
-        entropy=_profile_bins(frames["scored_documents"], runner.config.anchors.min_position),
+        entropy=_profile_bins(frames["scored_documents"], state.config.anchors.min_position),
         anchors=_bins(frames["anchors"].select(F.explode("anchors.entropy").alias("h")), F.col("h"), ENTROPY_BIN),
         thresholds=tuple(frames["anchors"].agg(F.percentile_approx("threshold", [0.1, 0.5, 0.9])).collect()[0][0]),
         gains=by_kind,
@@ -110,20 +110,20 @@ def gather(runner: Runner) -> Gathered:
         scores=_rates(retrieved, F.floor(F.col("score") / SCORE_BIN), SCORE_BIN),
         distances=_bins(distance, F.log2(F.greatest("d", F.lit(1))), 1.0),
         stages=_stages(figures),
-        plan_keys=measured(runner, figures) if figures.get("cells_retrieved") else {},
+        plan_keys=measured(state, figures) if figures.get("cells_retrieved") else {},
         refused=refused_rows(figures),
-        examples=quarantine_rows(runner, EXAMPLES),
+        examples=quarantine_rows(state, EXAMPLES),
     )  # fmt: skip
 
 
-def packed_figures(runner: Runner, command: str) -> dict[str, float]:
+def packed_figures(state: PipelineState, command: str) -> dict[str, float]:
     """The figures of the run that packed the current sequences.
 
     Raises:
         NothingToDo: nothing is packed under this config.
     """
-    value = runner.fingerprint("sequences")
-    figures = latest_figures(runner) if value and runner.registry.is_complete(value) else {}
+    value = state.fingerprint("sequences")
+    figures = latest_figures(state) if value and state.registry.is_complete(value) else {}
     if not figures:
         raise NothingToDo(f"{command}: nothing is packed under this config yet; run: entropylong run, with the same arguments")
     return figures
@@ -159,8 +159,8 @@ def _profile_bins(scored: DataFrame, first: int) -> Bins:
     return {row.bin: row.n for row in rows.collect()}
 
 
-def _facts(runner: Runner) -> dict[str, str]:
-    config = runner.config
+def _facts(state: PipelineState) -> dict[str, str]:
+    config = state.config
     return {
         "recipe": config.pack.recipe,
         "model": config.model.name,
@@ -171,7 +171,7 @@ def _facts(runner: Runner) -> dict[str, str]:
         "accepted": "; ".join(acceptance_rule(config)),
         "candidates": f"{config.retrieval.top_k} an anchor, window of {config.query.window} tokens to {config.query.side}",
         "sequences": f"{config.pack.length:,} tokens, {config.pack.layout}, {config.pack.order}, filler {config.pack.filler}",
-        "fingerprint": runner.fingerprint("sequences") or "",
+        "fingerprint": state.fingerprint("sequences") or "",
         "tables": config.tables,
     }
 

@@ -17,38 +17,38 @@ from entropylong.utils.files import write_whole
 from entropylong.utils.progress import phase
 
 if TYPE_CHECKING:
-    from entropylong.pipeline.runner import Runner
+    from entropylong.pipeline.state import PipelineState
 
 REPORT = "report.html"
 
 
-def report_html(runner: Runner, telling: Callable[[str], AbstractContextManager[object]] = nullcontext) -> str:
+def report_html(state: PipelineState, telling: Callable[[str], AbstractContextManager[object]] = nullcontext) -> str:
     """The page's text.
 
     Args:
-        runner: of the workspace.
+        state: of the workspace.
         telling: gets what is at work, and is open as long as it is.
 
     Raises:
         NothingToDo: nothing is packed under this config.
     """
     with telling("report, 1 of 2: counting what is in the tables"):
-        found = gather(runner)
+        found = gather(state)
     with telling("report, 2 of 2: reading contexts again without each of their sentences, for the roots that are shown"):
-        roots = gallery(runner)
-    return report_page(found, roots, runner.config.accept.epsilon, runner.config.accept.rule)
+        roots = gallery(state)
+    return report_page(found, roots, state.config.accept.epsilon, state.config.accept.rule)
 
 
-def write_report(runner: Runner, out: Path | None = None) -> Path:
+def write_report(state: PipelineState, out: Path | None = None) -> Path:
     """Write it; for `out` None beside the figures of the run that packed.
 
     Raises:
         NothingToDo: nothing is packed under this config.
         UsageError: it cannot be written there.
     """
-    text = report_html(runner, phase)
-    value = runner.fingerprint("sequences") or ""
-    file = out or runner.workspace.figures(runner.config.pack.recipe, value) / REPORT
+    text = report_html(state, phase)
+    value = state.fingerprint("sequences") or ""
+    file = out or state.workspace.figures(state.config.pack.recipe, value) / REPORT
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, text)
@@ -57,6 +57,6 @@ def write_report(runner: Runner, out: Path | None = None) -> Path:
     return file
 
 
-def log_report(runner: Runner, file: Path) -> str | None:
+def log_report(state: PipelineState, file: Path) -> str | None:
     """Attach it to the MLflow run that packed; gives that run's id, None where this store has no such run."""
-    return attach(runner.config.tracking, latest_run(runner)[0], file)
+    return attach(state.config.tracking, latest_run(state)[0], file)

@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.errors import EnvironmentProblem, FeedError, UsageError
-from entropylong.pipeline.runner import Runner
+from entropylong.pipeline.state import PipelineState
 from entropylong.training.data.rows import sequence_arrays
 from entropylong.training.data.segments import runs
 
@@ -24,11 +24,11 @@ _FILE_TOKENS = 1 << 26
 MDS_COLUMNS = {"input_ids": "ndarray:uint32", "indices": "ndarray:uint32", "mask": "ndarray:uint8", "length": "int"}
 
 
-def export_sequences(runner: Runner, folder: Path, to: Literal["parquet", "mds", "jsonl"]) -> int:
+def export_sequences(state: PipelineState, folder: Path, to: Literal["parquet", "mds", "jsonl"]) -> int:
     """Write the ok rows of `sequences` under the config's fingerprint; a kill leaves nothing under the folder's name.
 
     Args:
-        runner: of the workspace.
+        state: of the workspace.
         folder: made by this.
         to: the format. mds needs mosaicml-streaming where the executors run.
 
@@ -51,12 +51,12 @@ def export_sequences(runner: Runner, folder: Path, to: Literal["parquet", "mds",
                 "export --to mds needs mosaicml-streaming; its own pins contradict ours, so install it beside them: "
                 "pip install --no-deps -r requirements-mds.lock"
             )
-    value = runner.fingerprint("sequences")
-    rows = runner.store.read_ok("sequences", value or "-", runner.store.version("sequences") if value else None)
+    value = state.fingerprint("sequences")
+    rows = state.store.read_ok("sequences", value or "-", state.store.version("sequences") if value else None)
     count = rows.count()
     if not count:
         raise FeedError("no sequences to export; make them with: entropylong run, with the same config")
-    files = max(1, count * runner.config.pack.length // _FILE_TOKENS)
+    files = max(1, count * state.config.pack.length // _FILE_TOKENS)
     cut = (
         rows.drop("fingerprint", "outcome", "code", "detail")
         .repartitionByRange(files, "sequence_id")

@@ -27,7 +27,7 @@ from entropylong.corpus.stage import unit_frame, units_of
 from entropylong.errors import ConfigError, FeedError, QuarantineExceeded
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
-from entropylong.pipeline.runner import Runner
+from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Registry
 from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.store import Store
@@ -101,7 +101,7 @@ class Feeds:
         self.config, self.spark, self.say, self._vocabulary, self._template = config, spark, say, vocabulary, template
         self._tokenizer = trained.tokenizer()
         self._workspace = Workspace(config.workspace)
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[str, PipelineState] = {}
 
     def all(self) -> list[SealedFeed]:
         """Each of `train.data`, sealed now or before.
@@ -116,18 +116,18 @@ class Feeds:
         make = {"sequences": self._sequences, "documents": self._documents, "chat": self._chat}
         return [make[data.kind](name, data) for name, data in sorted(named.items())]
 
-    def runner(self, recipe: str | None = None) -> Runner:
+    def state(self, recipe: str | None = None) -> PipelineState:
         """The workspace under this config, or under another recipe of it."""
         wanted = recipe or self.config.pack.recipe
         if wanted not in self._runners:
-            self._runners[wanted] = Runner(self.config.with_keys(pack={"recipe": wanted}), self.spark)
+            self._runners[wanted] = PipelineState(self.config.with_keys(pack={"recipe": wanted}), self.spark)
         return self._runners[wanted]
 
     def _sequences(self, name: str, data: TrainData) -> SealedFeed:
         length, with_drops = self.config.pack.length, self.config.train.anchor_weight is not None
         if data.fingerprint is None:
-            runner = self.runner(data.recipe)
-            store, registry, value = runner.store, runner.registry, runner.fingerprint("sequences")
+            state = self.state(data.recipe)
+            store, registry, value = state.store, state.registry, state.fingerprint("sequences")
         else:
             store = Store(self.spark, data.tables or self.config.tables)
             registry, value = Registry(store), data.fingerprint
@@ -141,32 +141,32 @@ class Feeds:
         if with_drops and data.fingerprint is not None:
             raise FeedError(f"train.data {name}: train.anchor_weight needs the readings of this config; leave fingerprint out")
         rows = store.read_ok("sequences", value, version)
-        drops = _verified_drops(self.runner(data.recipe), rows) if with_drops else None
+        drops = _verified_drops(self.state(data.recipe), rows) if with_drops else None
         manifest = self._seal(name, folder, lambda: _sequence_rows(rows, drops), store.place("sequences"), value, version)
         if manifest.length != length:
             raise FeedError(f"train.data {name}: sequences of {manifest.length} tokens, pack.length is {length}")
         return SealedFeed(name, data.kind, folder, manifest, data.weight, store)
 
     def _documents(self, name: str, data: TrainData) -> SealedFeed:
-        runner = self.runner()
-        table, version = runner.fingerprint("documents"), runner.store.version("documents")
-        if table is None or not runner.registry.is_complete(table):
+        state = self.state()
+        table, version = state.fingerprint("documents"), state.store.version("documents")
+        if table is None or not state.registry.is_complete(table):
             raise FeedError(
                 f"train.data {name}: the documents are not read to their end; run: entropylong run ingest, with the same config"
             )
         length, seed, start = self.config.pack.length, self.config.seed, self.config.model.document_start_id
-        excluded, doc_id = runner.ctx.excluded, F.col("doc_id")
+        excluded, doc_id = state.context.excluded, F.col("doc_id")
         left_out = [excluded.content if excluded else None, self.config.pack.held_out]
         value = digest([table, self._tokenizer.fingerprint, start, length, data.share, seed, *left_out])
         chosen = F.xxhash64(F.lit(seed).cast("bigint"), doc_id) <= F.lit(share_threshold(data.share))
         chosen &= ~is_held_out(self.config, doc_id)
         if has_canaries(self.config):
             chosen &= ~is_canary(doc_id)
-        texts = runner.store.read_ok("documents", table, version).where(chosen).select("doc_id", "text")
+        texts = state.store.read_ok("documents", table, version).where(chosen).select("doc_id", "text")
         items = texts.mapInArrow(_document_items(self._tokenizer, start, length, excluded), _ITEM)
         folder = self._workspace.feed(f"{value}-v{version}")
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, version)
-        return SealedFeed(name, data.kind, folder, manifest, data.weight, runner.store)
+        return SealedFeed(name, data.kind, folder, manifest, data.weight, state.store)
 
     def _chat(self, name: str, data: TrainData) -> SealedFeed:
         source = Path(data.path or "").expanduser().absolute()
@@ -251,9 +251,9 @@ def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:
     return whole.select("sequence_id", "input_ids", "segments", "loss_mask", "drops").mapInArrow(run, DDL)
 
 
-def _verified_drops(runner: Runner, rows: DataFrame) -> DataFrame:
+def _verified_drops(state: PipelineState, rows: DataFrame) -> DataFrame:
     """(sequence_id, drops): of each dependency of a sequence its anchor and how much its context lowered the token's NLL."""
-    runner.fingerprint("sequences")
+    state.fingerprint("sequences")
     root = F.col("piece")
     starts = rows.select("sequence_id", F.explode("segments").alias("piece")).where(root["kind"] == "root")
     starts = starts.select("sequence_id", root["root_id"].alias("root_id"), root["start"].alias("root_start"))
@@ -261,7 +261,7 @@ def _verified_drops(runner: Runner, rows: DataFrame) -> DataFrame:
         "sequence_id", "d.root_id", "d.chunk_id", "d.anchor"
     )
     read = (
-        runner.cells()
+        state.readings()
         .where("accepted")
         .select("root_id", "chunk_id", "position", (F.col("nll") - F.col("nll_with")).alias("nll_drop"))
     )

@@ -1,0 +1,115 @@
+"""What of each step is pending: by keys in committed data, by input units without a record, or by what was noted complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.core.context import Frames, StageContext
+from entropylong.core.results import Counts
+from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
+from entropylong.corpus.sources.readers import Unit
+from entropylong.corpus.stage import all_units, source_version, sources_in_order
+from entropylong.errors import NothingToDo
+from entropylong.pipeline.state import PipelineState
+from entropylong.pipeline.steps import step_writing
+
+
+def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts | None:
+    """Count keys in and left, and the output's rows by outcome; None while something upstream does not exist yet."""
+    artifact = state.artifact(stage)
+    if artifact is None:
+        return None
+    value = artifact.fingerprint
+    found = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
+    if isinstance(stage, FileStage):
+        left = len(units_left(state, value)) + len(tables_left(state, value))
+        return Counts(sum(found.values()) + left, left, found)
+    if isinstance(stage, WholeStage):
+        return Counts(1, 0 if stage.is_present(state, value) and is_whole(state, stage) else 1, found)
+    assert isinstance(stage, RowStage)
+    if not state.resolve_roots():
+        return Counts(0, 0, found)
+    rows_in, left = key_counts(stage, state.context, state.frames(stage), state.store.read(stage.writes, value))
+    return Counts(rows_in, left, found)
+
+
+def is_whole(state: PipelineState, stage: Stage) -> bool:
+    """Whether every key that a step has to do now is done; of files, whether they were all read once."""
+    artifact = state.artifact(stage)
+    if artifact is None:
+        return False
+    if artifact.fingerprint in (state.finished or ()):
+        return True
+    if not isinstance(stage, RowStage):
+        return state.registry.is_complete(artifact.fingerprint)
+    found = counts(state, stage, outcomes=False)
+    return found is not None and found.left == 0
+
+
+def require_whole(state: PipelineState, stage: Stage) -> None:
+    """Raise NothingToDo where a step would compute from half of a table what could not be told from a result later."""
+    for table in stage.needs_whole:
+        feeder = step_writing(table)
+        if not is_whole(state, feeder):
+            raise NothingToDo(f"{stage.name}: stage {feeder.name} is not finished; run it first: entropylong run {feeder.name} ...")
+    if stage.choice(state.context) is not None and state.config.roots.limit and not is_whole(state, step_writing("documents")):
+        raise NothingToDo(f"{stage.name}: roots.limit chooses among all documents; finish them first: entropylong run ingest ...")
+
+
+def require_input(state: PipelineState, stage: Stage, found: Counts) -> None:
+    """Raise NothingToDo where nothing feeds a step."""
+    if isinstance(stage, RowStage) and found.rows_in == 0:
+        if stage.only_unmeasured and state.frames(stage)[stage.reads[0]].head(1):
+            return
+        raise NothingToDo(why_empty(state, stage))
+    if isinstance(stage, FileStage) and found.left == 0 and found.rows_out == 0:
+        said = ", ".join(f"{n} {code}" for (_, code), n in found.outcomes.items())
+        raise NothingToDo(f"{stage.name}: the sources hold no usable document ({said or 'no record at all'})")
+
+
+def key_counts(stage: RowStage, ctx: StageContext, frames: Frames, output: DataFrame) -> tuple[int, int]:
+    """Count (keys in, keys left) of a row-wise step, by keys in committed data."""
+    key = list(stage.key)
+    todo = stage.keys_todo(stage.driving(ctx, frames)).select(*key).distinct()
+    done = stage.keys_done(ctx, output).select(*key).distinct().withColumn("done", F.lit(1))
+    row = todo.join(done, key, how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
+    return int(row[0]), int(row[0] - row[1])
+
+
+def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
+    """Count rows by (outcome, code)."""
+    return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
+
+
+def why_empty(state: PipelineState, stage: Stage) -> str:
+    """Say which filter left a step without input, and the key to change."""
+    feeder = stage.reads[0]
+    refused = outcome_counts(state.rows(feeder))
+    said = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
+    advice = stage.when_empty or f"table {feeder} has no ok row"
+    return f"{stage.name}: {advice}" + (f" ({feeder}: {said})" if said else "")
+
+
+def units_left(state: PipelineState, value: str) -> list[Unit]:
+    """List input units of which no record is committed. A unit commits whole, so one record of it is proof."""
+    rows = state.store.read("documents", value)
+    known = rows.select("source", F.regexp_replace("origin", r":\d+$", "").alias("unit")).distinct().collect()
+    seen = {(row.source, row.unit) for row in known}
+    return [u for u in all_units(state.config) if (u.source, u.name) not in seen and u.n_bytes > 0]
+
+
+def tables_left(state: PipelineState, value: str) -> list[str]:
+    """List Delta sources that have another version than the one that was read last.
+
+    The note of that version is a cache: without it the table is read again, and every record it gave is recognised.
+    """
+    left = []
+    for name, source in sources_in_order(state.config):
+        if source.kind == "delta":
+            note = state.workspace.checkpoint("documents", value, name)
+            if not note.is_file() or note.read_text() != str(source_version(state.spark, name, source)):
+                left.append(name)
+    return left

@@ -1,0 +1,51 @@
+"""Drive a stage that reads input files and source tables: some units per commit."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from entropylong.core.stage import FileStage
+from entropylong.corpus.stage import read_table, read_units, resolve_duplicates, source_version
+from entropylong.pipeline.backlog import tables_left, units_left
+from entropylong.pipeline.state import PipelineState
+from entropylong.storage.artifacts import Artifact
+from entropylong.utils.hashing import digest
+from entropylong.utils.progress import StepProgress
+
+
+def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: StepProgress) -> None:
+    """Read what was not read yet: sources that may give roots first, tables before files."""
+    value, roots = artifact.fingerprint, state.config.sources_with_role("root")
+    tables, units = tables_left(state, value), units_left(state, value)
+    for may_be_root in (True, False):
+        for name in tables:
+            if (name in roots) == may_be_root:
+                progress.batch(1)
+                _ingest_table(state, stage, value, name)
+                progress.commit()
+        of_role = iter([u for u in units if (u.source in roots) == may_be_root])
+        while batch := list(islice(of_role, state.config.run.files_per_batch)):
+            progress.batch(len(batch))
+            existing = state.store.read_ok(stage.writes, value).select("doc_id", "text_hash")
+            committed = state.store.read(stage.writes, value).select("source", "origin")
+            records = read_units(state.spark, state.config, batch).join(committed, ["source", "origin"], how="left_anti")
+            rows = resolve_duplicates(records, existing, state.config)
+            # The transaction is named by the units in it: the same batch never lands twice.
+            name = f"{stage.name}-{value}-{digest([[u.source, u.name] for u in batch])}"
+            state.store.append(stage.writes, rows, value, (name, 1))
+            progress.commit()
+
+
+def _ingest_table(state: PipelineState, stage: FileStage, value: str, name: str) -> None:
+    source = state.config.sources[name]
+    version = source_version(state.spark, name, source)
+    records = read_table(state.spark, name, source, version, state.config.ingest.max_chars)
+    documents = state.store.read(stage.writes, value)
+    new = records.join(documents.select("source", "origin"), ["source", "origin"], how="left_anti").dropDuplicates(["origin"])
+    if new.head(1):
+        existing = state.store.read_ok(stage.writes, value).select("doc_id", "text_hash")
+        transaction = (f"{stage.name}-{value}-{name}-{version}-{state.store.version(stage.writes)}", 1)
+        state.store.append(stage.writes, resolve_duplicates(new, existing, state.config), value, transaction)
+    note = state.workspace.checkpoint(stage.writes, value, name)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(str(version))

@@ -1,0 +1,84 @@
+"""Drive a search: in batches of roots over a broadcast index, or range by range of cells, each range one commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.core.stage import RowStage
+from entropylong.errors import RecallTooLow
+from entropylong.pipeline.drivers import units
+from entropylong.pipeline.drivers.units import commit_units, left_of
+from entropylong.pipeline.state import PipelineState
+from entropylong.retrieval.partitioned import by_ranges, search_range
+from entropylong.retrieval.scoring import Ints
+from entropylong.retrieval.stage import MERGE, ROUTE, is_partitioned
+from entropylong.storage.array_files import read_array
+from entropylong.storage.artifacts import Artifact
+from entropylong.utils.progress import StepProgress
+
+
+def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
+    """Search for the queries that have no candidates yet.
+
+    Raises:
+        RecallTooLow: a search would miss more than the config allows.
+    """
+    index = state.context.fingerprints["index"]
+    check_recall(state, index)
+    if is_partitioned(state, index):
+        _drive_partitioned(state, stage, artifact, progress)
+    else:
+        units.drive(state, stage, artifact, progress)
+
+
+def recall(directory: Path, nprobe: int) -> float:
+    """Share of the true neighbours that the nearest `nprobe` cells hold, as measured when the index was built."""
+    needed = read_array(directory / "probes_needed.npy", np.int64, None)
+    return float((needed <= nprobe).mean())
+
+
+def check_recall(state: PipelineState, value: str) -> None:
+    """Raise RecallTooLow where a search would miss more than the config allows."""
+    retrieval, directory = state.config.retrieval, state.workspace.index(value)
+    if (found := recall(directory, retrieval.nprobe)) < retrieval.min_recall:
+        needed = read_array(directory / "probes_needed.npy", np.int64, None)
+        enough = int(np.quantile(needed, retrieval.min_recall, method="higher"))
+        raise RecallTooLow(
+            f"index: recall@{retrieval.top_k} is {found:.3f} at retrieval.nprobe {retrieval.nprobe}, below retrieval.min_recall "
+            f"{retrieval.min_recall}; nprobe {enough} would reach it, or lower retrieval.min_recall to go on with less"
+        )
+
+
+def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
+    """Route the queries that have no candidates yet, search range after range, merge. Each is resumed by its rows."""
+    value, index = artifact.fingerprint, state.context.fingerprints["index"]
+    frames = state.frames(stage)
+    todo = left_of(state, stage, value, frames)
+    commit_units(state, ROUTE, value, frames, left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo))
+    queries = state.store.read_ok("query_cells", value).join(todo.select(*stage.key), list(stage.key), how="left_semi")
+    vectors = state.store.read_ok("index_cells", index)
+    sizes = read_array(state.workspace.index(index) / "sizes.npy", np.int64, None)
+    ranges = by_ranges(sizes, state.config.run.vectors_per_unit)
+    for number, (first, end) in enumerate(ranges, start=1):
+        _search_range(state, value, queries, vectors, first, np.asarray(sizes[first:end]))
+        if len(ranges) > 1:
+            state.context.say(f"search: range {number} of {len(ranges)} (cells {first} to {end - 1}), {progress.seconds:.0f} s")
+    found = {**frames, "partial_candidates": state.store.read_ok("partial_candidates", value)}
+    commit_units(state, MERGE, value, found, todo, progress)
+    for table in reversed(stage.beside):
+        state.store.drop(table, value)
+
+
+def _search_range(state: PipelineState, value: str, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints) -> None:
+    inside = (F.col("cell_id") >= first) & (F.col("cell_id") < first + len(sizes))
+    done = state.store.read("partial_candidates", value).where(F.col("first_cell") == first).select("root_id", "position")
+    asking = queries.where(F.exists("cells", lambda cell: (cell >= first) & (cell < first + len(sizes))))
+    left = asking.join(done, ["root_id", "position"], how="left_anti")
+    if left.head(1):
+        name = f"search-{value}-{first}-{state.store.version('partial_candidates')}"
+        output = search_range(state.context, left, vectors.where(inside), first, sizes)
+        state.store.append("partial_candidates", output, value, (name, 1))

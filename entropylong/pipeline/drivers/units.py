@@ -1,0 +1,49 @@
+"""Drive a row-wise stage in batches of roots: one commit per batch."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from entropylong.core.context import Frames
+from entropylong.core.stage import RowStage
+from entropylong.pipeline.drivers.worker_death import append_or_isolate
+from entropylong.pipeline.state import PipelineState
+from entropylong.storage.artifacts import Artifact
+from entropylong.utils.progress import StepProgress
+
+
+def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
+    """Do what is left of a step."""
+    value, frames = artifact.fingerprint, state.frames(stage)
+    commit_units(state, stage, value, frames, left_of(state, stage, value, frames), progress)
+
+
+def left_of(state: PipelineState, stage: RowStage, value: str, frames: Frames, rows: DataFrame | None = None) -> DataFrame:
+    """Select the driving rows (or those given) whose keys are not in the step's output."""
+    done = stage.keys_done(state.context, state.store.read(stage.writes, value)).select(*stage.key)
+    driving = stage.driving(state.context, frames) if rows is None else rows
+    return driving.join(done, list(stage.key), how="left_anti")
+
+
+def commit_units(
+    state: PipelineState, stage: RowStage, value: str, frames: Frames, todo: DataFrame, progress: StepProgress | None = None
+) -> None:
+    """Build and append what is to do, some roots at a time, one commit each."""
+    roots = todo.select("root_id").distinct().count()
+    units = -(-roots // state.config.run.roots_per_unit)
+    unit_of = F.pmod(F.xxhash64("root_id"), F.lit(units))
+    sizes = stage.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect() if units else []
+    for unit, size in sorted((int(row[0]), int(row[1])) for row in sizes):
+        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
+        rows = todo.where(unit_of == unit)
+        if progress:
+            progress.batch(size)
+        name = f"{stage.name}-{value}-{state.store.version(stage.writes)}-{unit}-of-{units}"
+
+        def build(part: DataFrame, size: int = size) -> DataFrame:
+            return stage.build(state.context.sized(size), {**frames, stage.reads[0]: part})
+
+        append_or_isolate(state, stage, value, rows, build, (name, 1))
+        if progress:
+            progress.commit()

@@ -1,0 +1,20 @@
+"""Drive a stage whose result is one append over a pinned snapshot."""
+
+from __future__ import annotations
+
+from entropylong.core.stage import RecomputeStage
+from entropylong.pipeline.state import PipelineState
+from entropylong.storage.artifacts import Artifact
+from entropylong.utils.progress import StepProgress
+
+
+def drive(state: PipelineState, stage: RecomputeStage, artifact: Artifact, progress: StepProgress) -> None:
+    """Make it, unless it is there."""
+    if state.store.read(stage.writes, artifact.fingerprint).head(1):
+        return  # written whole before a kill: only the note of it is missing
+    frames = {**state.frames(stage), "readings": state.readings()}
+    try:
+        output = stage.build(state.context, frames)
+        state.store.append(stage.writes, output, artifact.fingerprint, (f"{stage.name}-{artifact.fingerprint}", 1))
+    finally:
+        state.context.release()
