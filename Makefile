@@ -62,9 +62,10 @@ bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots 
 faults: $(STAMP) ## Kills and failures in each stage; what a rerun loses or doubles (nothing): runs/faults, in half an hour
 	@$(BIN)/python -m faults
 
-lint: $(STAMP) ## Format check, lint, types
+lint: $(STAMP) ## Format check, lint, layers, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-logo --cache-dir .ruff_cache/imports
 	@$(BIN)/mypy
 
 format: $(STAMP) ## Format and fix what can be fixed
