@@ -310,7 +310,7 @@ def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: Held
     settings.write()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + seed)}
     losses: list[float] = []
-    loop.train(settings, lambda figures: losses.append(figures.loss), lambda line: None)
+    loop.train(settings, lambda figures: losses.append(figures.loss))
     scores = claim.judge(CausalLM(place / RESULT, "bfloat16", start), held, BATCH_TOKENS)
     print(f"        loss {losses[0]:.3f} -> {losses[-1]:.3f}", flush=True)
     return scores

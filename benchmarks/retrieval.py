@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.common import ROOT
-from benchmarks.timing import record, say, seconds
+from benchmarks.timing import record, seconds
 from entropylong.config import load_config
 from entropylong.core.context import StageContext
 from entropylong.core.handles import IndexHandle
@@ -106,7 +106,7 @@ def runner_over(spark: SparkSession, n: int) -> tuple[Any, Artifact]:
         if not store.exists(table):
             store.append(table, frame, value, None)
     nobody, meter, cores = cast(WorkerModel, None), Meter(spark.sparkContext), spark.sparkContext.defaultParallelism
-    context = StageContext(config, spark, nobody, nobody, cores, meter, cast(Any, None), say=say, fingerprints=tables)
+    context = StageContext(config, spark, nobody, nobody, cores, meter, cast(Any, None), fingerprints=tables)
     artifact = Artifact("benchmark-index", "index", "index", {}, {}, {}, {t: store.version(t) for t in tables},
                         {"chunks": n, "cells": cells_of(n)})  # fmt: skip
     nothing_known = SimpleNamespace(get=lambda value: None)

@@ -25,7 +25,7 @@ def main() -> None:
         config = load_config(ROOT / "conf" / "demo.yaml", keys)
         spark = session(config)
         runner = Runner.open(config, spark)
-        steps = {done.step.name: done for done in runner.run(["ingest", "score"], announce=lambda line: None).steps}
+        steps = {done.step.name: done for done in runner.run(["ingest", "score"]).steps}
         scored = runner.state.ok_rows("scored_documents")
         tokens = sum(row.n_tokens for row in scored.select("n_tokens").collect())
         done = steps["score"]

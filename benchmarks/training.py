@@ -116,7 +116,7 @@ def the_wait(folder: Path) -> None:
         node_cache=str(folder),
     )  # fmt: skip
     steps: list[StepFigures] = []
-    train(settings, steps.append, say)
+    train(settings, steps.append)
     record("data_wait", [statistics.median(step.data_wait_share for step in steps[1:])], [], unit="share", tokens=STEP_TOKENS)
 
 

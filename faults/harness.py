@@ -45,7 +45,7 @@ class Harness:
             tiny.write_jsonl(PLACE / "corpus" / f"part-{part}.jsonl", rows[4 * part : 4 * part + 4])
         self.spark = session(self.config("control"))
         runner = Runner.open(self.config("control"), self.spark)
-        runner.run(announce=lambda line: None)
+        runner.run()
         self.control = tables_of(runner)
         # One victim suffers while the one before it is compared: two processes on two cores.
         self.suffering, self.judging = threading.Lock(), threading.Lock()
@@ -99,7 +99,7 @@ class Harness:
     def recovered(self, name: str) -> Runner:
         """The workspace after a run without a fault."""
         runner = Runner.open(self.config(name), self.spark)
-        runner.run(announce=lambda line: None)
+        runner.run()
         return runner
 
 

@@ -168,7 +168,7 @@ def _judged(harness: Harness, name: str, note: str) -> Outcome:
     runner = harness.recovered(name)
     found = compare(harness.control, tables_of(runner))
     wrong = [check.name for check in check_workspace(runner.state) if check.wrong]
-    again = runner.run(announce=lambda line: None).steps
+    again = runner.run().steps
     note = found.first or (f"check: {wrong[0]}" if wrong else "") or ("a second rerun was not idle" if again else note)
     return found.is_none and not wrong and not again, found.lost, found.doubled, note
 

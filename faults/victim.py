@@ -33,7 +33,7 @@ def main() -> None:
             tables.FEW_FILES = 1
             tables.compact(Runner.open(config, spark).state, vacuum=False)
         else:
-            Runner.open(config, spark).run([stage], announce=lambda line: print(line, flush=True))
+            Runner.open(config, spark).run([stage])
     except EntropyLongError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)

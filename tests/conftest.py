@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from entropylong.config import Config, load_config
+from entropylong.utils.log import PACKAGE, CallbackHandler
 from scripts.wheel import ROOT, build
 from tests import tiny
 
@@ -148,7 +150,7 @@ def finished(
         if not made.exists():
             workspace = tmp_path_factory.mktemp("making") / "workspace"
             keys = ["run.files_per_batch=1", "run.roots_per_unit=6"]
-            Runner.open(make_config(workspace, corpus, *keys), spark).run(announce=lambda line: None)
+            Runner.open(make_config(workspace, corpus, *keys), spark).run()
             workspace.replace(made)
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("finished") / "workspace"))
 
@@ -174,8 +176,17 @@ def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> O
     return open_
 
 
-def quiet(line: str) -> None:
-    """Announcements that nobody reads."""
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What the package logs for people while a test runs."""
+    found: list[str] = []
+    package = logging.getLogger(PACKAGE)
+    handler, before = CallbackHandler(found.append), package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    yield found
+    package.removeHandler(handler)
+    package.setLevel(before)
 
 
 def versions(workspace: Path) -> dict[str, int]:

@@ -26,6 +26,7 @@ from entropylong.cli.maintain import check, compact, gc, quarantine, refresh
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, Words, only_overrides, split_words
 from entropylong.errors import EntropyLongError
 from entropylong.pipeline.open import open_runner, open_state
+from entropylong.utils.log import NORMAL, QUIET, VERBOSE, show
 
 if TYPE_CHECKING:
     from entropylong.config.schema import Source
@@ -68,6 +69,8 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a stack trace where an error is told in one line otherwise.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print results, warnings and errors only; no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print details too, each line with its time and module.")] = False,
 ) -> None:
     """Options of every command."""
     if version:
@@ -105,7 +108,7 @@ def run(
         Console(soft_wrap=True).print(describe_steps(load_config(config, overrides, input_path), names))
         return
     runner = open_runner(config, overrides, input_path, names)
-    result = runner.run(names, announce=lambda line: print(line, flush=True))
+    result = runner.run(names)
     from entropylong.pipeline.metrics.compute import figures_table, latest_figures
 
     if runner.state.fingerprint("sequences") is not None and (figures := result.figures or latest_figures(runner.state)):
@@ -236,6 +239,10 @@ app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Judge a model")
 app.add_typer(experiment.app, name="experiment", rich_help_panel="Judge a model")
 
 
+# Options of every command that may stand anywhere on the line.
+_ANYWHERE = ("--debug", "--quiet", "--verbose")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script: one line an error, exit code 2 for usage, 1 for failure."""
     code = call(list(sys.argv[1:] if arguments is None else arguments))
@@ -249,8 +256,9 @@ def call(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     if debug:
         os.environ["ENTROPYLONG_DEBUG"] = "1"
+    show(QUIET if "--quiet" in arguments else VERBOSE if "--verbose" in arguments else NORMAL)
     try:
-        result = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        result = app([a for a in arguments if a not in _ANYWHERE], standalone_mode=False)
         return int(result) if isinstance(result, int) else 0
     except EntropyLongError as error:
         if debug:

@@ -44,7 +44,7 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
     more = [*overrides, "sources.see_also.kind=jsonl", f"sources.see_also.path={file}", "sources.see_also.role=both"]
     spark = open_state(config, more, None, MEASURED).spark
     loaded = load_config(config, more)
-    result, table = run_links(loaded, lambda own: Runner.open(own, spark), lambda line: print(line, flush=True))
+    result, table = run_links(loaded, lambda own: Runner.open(own, spark))
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
     track(loaded, result)
@@ -73,7 +73,7 @@ def training(words: Overrides = None, config: ConfigOption = "experiment_trainin
     overrides = only_overrides(words)
     spark = open_state(config, overrides, None, MEASURED).spark
     loaded = load_config(config, overrides)
-    result, table = run_experiment(loaded, lambda own: Runner.open(own, spark), spark, lambda line: print(line, flush=True))
+    result, table = run_experiment(loaded, lambda own: Runner.open(own, spark), spark)
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(table)
     print(f"Figures: {result.folder}")
     track(loaded, result)

@@ -54,7 +54,7 @@ def refresh(
         entropylong refresh --config conf/demo.yaml
     """
     runner = open_runner(config, only_overrides(words), input_path, ["ingest", "chunk", "embed", "index"])
-    is_new = runner.refresh(announce=lambda line: print(line, flush=True))
+    is_new = runner.refresh()
     print(
         f"Index {runner.state.fingerprint('index')}: "
         + ("a new generation; go on with: entropylong run" if is_new else "the corpus is as it was.")

@@ -45,7 +45,6 @@ def sweep(
         lambda more: load_config(config, [*overrides, *more], input_path),
         chosen,
         lambda loaded: Runner.open(loaded, spark),
-        lambda line: print(line, flush=True),
     )
     # Off a terminal a table of ten columns is not squeezed into eighty characters.
     Console(highlight=False, width=None if sys.stdout.isatty() else 130).print(sweep_table(outcomes))

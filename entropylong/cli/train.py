@@ -54,15 +54,12 @@ def train(
     from entropylong.training.launch import torchrun_line
     from entropylong.training.run import prepare_run, run_training, trained_model
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
     trained_model(loaded)
     if prepare:
-        ready = prepare_run(loaded, session(loaded), say)
+        ready = prepare_run(loaded, session(loaded))
         print(torchrun_line(ready.file, ready.ranks))
         return
-    done = run_training(loaded, session(loaded), say)
+    done = run_training(loaded, session(loaded))
     if done.result.is_dir():
         print(f"Model: {done.result}")
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,6 @@ class StageContext:
         shape: of the causal LM, to tell what a sequence will cost.
         query_model: the model that predicts a document's query, of recipe quest, if one does.
         excluded: the evaluation sets that no chunk and no root may share text with, if there are any.
-        say: where a stage tells what it decided.
         parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.
         root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
@@ -53,7 +52,6 @@ class StageContext:
     shape: ModelShape
     query_model: WorkerModel | None = None
     excluded: Excluded | None = None
-    say: Callable[[str], None] = print
     parallelism: int = 1
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from entropylong.verification.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.pipeline.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 PLANTED, SEE_ALSO = "planted facts", "See Also"
 # The figures of an arm, and the differences that decide the claim.
@@ -114,20 +117,21 @@ def gather(runner: Runner) -> Material:
     return Material(cells, texts, chunks, doc_of, targets, gold)
 
 
-def run_links(config: Config, open_: Callable[[Config], Runner], say: Callable[[str], None]) -> tuple[Result, Table]:
+def run_links(config: Config, open_: Callable[[Config], Runner]) -> tuple[Result, Table]:
     """Measure, choose the arms, judge them.
 
     Args:
         config: with the roots' source.
         open_: a config -> a runner in its workspace.
-        say: told what is under way.
     """
     runner = open_(config)
-    runner.run(MEASURED, announce=say)
+    runner.run(MEASURED)
     material = gather(runner)
     chosen = claim.arms(material.cells, config.accept.max_copy_tokens)
     every = list(dict.fromkeys(link for links in chosen.values() for link in links))
-    say(f"far readings: {len({(k.root_id, k.chunk_id) for k in every})} of contexts, {claim.DISTRACTORS} distractors in between")
+    logger.info(
+        f"far readings: {len({(k.root_id, k.chunk_id) for k in every})} of contexts, {claim.DISTRACTORS} distractors in between"
+    )
     model = load(runner.state.context.causal_lm)
     separator = encode_plain(model.tokenizer, config.separator)
     drops = claim.far_drops(model, material.texts, material.chunks, every, separator, config.run.batch_tokens)

@@ -6,6 +6,7 @@ Every step leaves its result in the workspace, so the same command goes on with 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,13 +29,15 @@ from entropylong.pipeline.steps import MEASURED, step_writing
 from entropylong.training.run import run_training, trained_model
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
+from entropylong.utils.log import muted
 from entropylong.verification.planning import CANDIDATE
 
 if TYPE_CHECKING:
     from entropylong.pipeline.runner import Runner
 
+logger = logging.getLogger(__name__)
+
 _SCORES = "experiment.json"
-Say = Callable[[str], None]
 Open = Callable[[Config], "Runner"]
 
 
@@ -45,14 +48,13 @@ def arm_config(config: Config, recipe: str, rate: float, seed: int) -> Config:
     )
 
 
-def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -> tuple[Result, Table]:
+def run_experiment(config: Config, open_: Open, spark: SparkSession) -> tuple[Result, Table]:
     """Measure, pack the arms, tune on standard, train every arm with every seed, judge.
 
     Args:
         config: its `experiment` section says how much.
         open_: a config -> a runner in its workspace.
         spark: the session, for training.
-        say: told what is under way.
 
     Raises:
         ConfigError: nothing is held out, or arms would be trained on something else than their sequences.
@@ -63,15 +65,15 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
     if config.train.data or config.train.mode != "pretrain":
         raise ConfigError("experiment training: arms train on their own sequences; leave out keys 'train.data' and 'train.mode'")
     runner = open_(config)
-    runner.run(MEASURED[:-1], announce=say)
-    say(f"held out: {_require_pairs(config, runner):,} candidates between documents of which nothing is packed")
-    runner.run(MEASURED, announce=say)
+    runner.run(MEASURED[:-1])
+    logger.info(f"held out: {_require_pairs(config, runner):,} candidates between documents of which nothing is packed")
+    runner.run(MEASURED)
     held = hold_out(config, runner)
-    say(f"held out: {len(held.items)} links, {len(held.plain)} windows of text, {len(held.answers)} questions")
+    logger.info(f"held out: {len(held.items)} links, {len(held.plain)} windows of text, {len(held.answers)} questions")
     # One rate alone needs no tuning.
     tunes = len(config.experiment.learning_rates) > 1
     for recipe in (TUNED_ON, *ARMS) if tunes else ARMS:
-        open_(arm_config(config, recipe, 0.0, 0)).run(["pack"], announce=say)
+        open_(arm_config(config, recipe, 0.0, 0)).run(["pack"])
     dtype, start_id = config.train.dtype, config.model.document_start_id
     base = CausalLM(trained_model(config)[1].path, dtype, start_id)
     held = replace(held, keys=claim.find_keys(base, held, config.run.batch_tokens, **_key_rule(config)))
@@ -80,14 +82,17 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession, say: Say) -
 
     def trained(recipe: str, rate: float, seed: int) -> Scores:
         own = arm_config(config, recipe, rate, seed)
-        say(f"{recipe}, rate {rate:g}, seed {seed}")
-        folder = run_training(own, spark, lambda line: None).result
+        logger.info(f"{recipe}, rate {rate:g}, seed {seed}")
+        with muted("training"):
+            folder = run_training(own, spark).result
         return _judged(folder, held, own)
 
     best = config.experiment.learning_rates[0]
     if tunes:
         best = min(config.experiment.learning_rates, key=lambda rate: trained(TUNED_ON, rate, 0).plain_nll)
-        say(f"learning rate {best:g}: the best of {', '.join(f'{r:g}' for r in config.experiment.learning_rates)} on {TUNED_ON}")
+        logger.info(
+            f"learning rate {best:g}: the best of {', '.join(f'{r:g}' for r in config.experiment.learning_rates)} on {TUNED_ON}"
+        )
     found = {arm: [trained(arm, best, seed) for seed in range(config.experiment.seeds)] for arm in ARMS}
     return _result(config, runner, held, best, of_base, found), experiment_table(held, of_base, found)
 

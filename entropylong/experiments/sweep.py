@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +25,12 @@ from entropylong.pipeline.steps import STEPS
 from entropylong.tracking.mlflow import connect, log_once, run_of
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
+from entropylong.utils.log import muted
 
 if TYPE_CHECKING:
     from entropylong.pipeline.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 # What the table shows: heading, figure, format.
 COLUMNS = (
@@ -118,7 +122,6 @@ def run_sweep(
     load: Callable[[Sequence[str]], Config],
     chosen: Sequence[Variant],
     open_: Callable[[Config], Runner],
-    say: Callable[[str], None],
 ) -> list[Outcome]:
     """Run each variant, and log it to MLflow as a child of the sweep; a sweep that was broken off goes on as the same one.
 
@@ -126,7 +129,6 @@ def run_sweep(
         load: overrides -> the config with them.
         chosen: variants, the config's own first.
         open_: a config -> a runner in its workspace.
-        say: told what is under way.
     """
     base = load(())
     folder = folder_of(base, chosen)
@@ -137,7 +139,7 @@ def run_sweep(
     outcomes = []
     try:
         for number, variant in enumerate(chosen, start=1):
-            say(f"{number} of {len(chosen)}: {variant.name}")
+            logger.info(f"{number} of {len(chosen)}: {variant.name}")
             outcome = _run(load(variant.overrides), variant, open_, folder / "variants")
             kind, identity = {"mlflow.parentRunId": parent}, digest([parent, variant.name, dict(outcome.figures)])
             values = dict(variant.values)
@@ -147,7 +149,7 @@ def run_sweep(
         draw(outcomes, folder / "sweep.png")
         for file in ("results.json", "sweep.png"):
             client.log_artifact(parent, str(folder / file))
-        say(f"results and picture: {folder}")
+        logger.info(f"results and picture: {folder}")
     finally:
         client.set_terminated(parent, "FINISHED" if len(outcomes) == len(chosen) else "FAILED")
     return outcomes
@@ -166,7 +168,8 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     # What lies before it is as the config's own run, the first of the sweep, has left it.
     names = [] if first is None else list(dict.fromkeys(step.name for step in STEPS[STEPS.index(first) :]))
     before = _passes(runner)
-    result = runner.run(names, announce=lambda line: None)
+    with muted("pipeline"):
+        result = runner.run(names)
     figures = dict(result.figures or latest_figures(runner.state))
     rule = config.accept.rule
     picked = {"control_rate": f"pass_rate_random_{rule}", "fdr": f"fdr_{rule}"}

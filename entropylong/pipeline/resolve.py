@@ -5,6 +5,7 @@ Both are recorded in `artifacts` by the first run that needs them; a look at a w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from entropylong.models.dtype import fastest_dtype
 from entropylong.storage.artifacts import COMPLETE, Artifact, Registry, fingerprint
 from entropylong.storage.store import Store
 from entropylong.utils.hashing import share_threshold
+
+logger = logging.getLogger(__name__)
 
 
 def root_threshold(config: Config, store: Store, registry: Registry, documents: str, may_pin: bool) -> int | None:
@@ -73,7 +76,7 @@ def body_dtype(context: StageContext, registry: Registry, may_pin: bool) -> str 
         if not may_pin:
             return None
         measured = measure_dtype(context)
-        context.say(f"model.dtype: auto is {measured} in this workspace")
+        logger.info("model.dtype: auto is %s in this workspace", measured)
         known = Artifact(value, "score", "dtype", {}, models, {}, {}, {"dtype": measured}, COMPLETE)
         registry.record(known)
     return str(known.pinned["dtype"])

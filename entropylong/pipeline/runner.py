@@ -5,9 +5,10 @@ The first screen is `Runner.run`. `state.py` says what a step resolves to, `back
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
@@ -27,7 +28,7 @@ from entropylong.storage.artifacts import Artifact
 from entropylong.tracking.mlflow import Dataset, Tracker
 from entropylong.utils.progress import step_progress
 
-Announce = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 class Runner:
@@ -46,16 +47,16 @@ class Runner:
         """Open the workspace of a config."""
         return cls(PipelineState(config, spark))
 
-    def run(self, names: Sequence[str] = (), announce: Announce = print) -> RunResult:
+    def run(self, names: Sequence[str] = ()) -> RunResult:
         """Run the named stages (all for none) that have pending work, in order.
 
         Raises:
             EntropyLongError: with one line that says what to do.
         """
-        with self._at_work(announce):
-            return self._run(steps_of(list(names)), announce)
+        with self._at_work():
+            return self._run(steps_of(list(names)))
 
-    def refresh(self, announce: Announce = print) -> bool:
+    def refresh(self) -> bool:
         """Make a new generation of the index, over all corpus text that is there now; later runs search in it.
 
         Candidates of the old generation stay; of their pairs, what was measured is not measured again.
@@ -64,23 +65,23 @@ class Runner:
             Whether the corpus had changed, so that there is a new generation.
         """
         before = self.state.fingerprint("index")
-        self.run(["ingest", "chunk", "embed"], announce)
-        with self._at_work(announce, new_generation=True):
-            self._run([INDEX], announce)
+        self.run(["ingest", "chunk", "embed"])
+        with self._at_work(new_generation=True):
+            self._run([INDEX])
             return self.state.fingerprint("index") != before
 
     @contextmanager
-    def _at_work(self, announce: Announce, new_generation: bool = False) -> Iterator[None]:
+    def _at_work(self, new_generation: bool = False) -> Iterator[None]:
         state = self.state
         with state.workspace.locked():
-            state.forget(announce)
+            state.forget()
             state.finished, state.new_generation = set(), new_generation
             try:
                 yield
             finally:
                 state.finished, state.new_generation = None, False
 
-    def _run(self, steps: Sequence[Stage], announce: Announce) -> RunResult:
+    def _run(self, steps: Sequence[Stage]) -> RunResult:
         state = self.state
         if not state.config.sources:
             raise ConfigError("the config names no source; give --input PATH_OR_TABLE, or sources.<name>.path in the file")
@@ -88,7 +89,7 @@ class Runner:
         with Tracker(state.config, result.run_id) as tracker:
             try:
                 for step in steps:
-                    done = self._run_step(step, tracker, announce)
+                    done = self._run_step(step, tracker)
                     if (value := state.fingerprint(step.writes)) is not None and state.finished is not None:
                         state.finished.add(value)
                     if done is not None:
@@ -104,7 +105,7 @@ class Runner:
                     result.figures = self.figures_of_run(result, tracker)
         return result
 
-    def _run_step(self, step: Stage, tracker: Tracker, announce: Announce) -> StepResult | None:
+    def _run_step(self, step: Stage, tracker: Tracker) -> StepResult | None:
         state = self.state
         counts = backlog.counts(state, step)
         if counts is None and isinstance(step, WholeStage) and step.pins_at_start:
@@ -115,16 +116,16 @@ class Runner:
             backlog.require_whole(state, step)
         backlog.require_input(state, step, counts)
         if counts.left == 0:
-            announce(f"{step.label}: up to date")
+            logger.info("%s: up to date", step.label)
             # After a kill at the very end all keys are there, only the note is not.
             if (known := state.registry.get(state.fingerprint(step.writes) or "-")) is not None:
                 state.registry.complete(known)
             state.outcomes[step.writes] = counts.outcomes
             require_few_errors(step.name, counts, state.config.quarantine.max_rate)
             return None
-        return self._drive_step(step, counts, tracker, announce)
+        return self._drive_step(step, counts, tracker)
 
-    def _drive_step(self, step: Stage, counts: Counts, tracker: Tracker, announce: Announce) -> StepResult:
+    def _drive_step(self, step: Stage, counts: Counts, tracker: Tracker) -> StepResult:
         state, label = self.state, step.label
         started = time.monotonic()
         with tracker.stage(label) as stage_run, step_progress(state.spark, label, counts.left, step.counted) as progress:
@@ -141,9 +142,9 @@ class Runner:
             usage = state.context.meter.usage(seconds * state.context.cores)
             stage_run.finish(state.store, artifact, *self._datasets(step, artifact), after, {"seconds": seconds, **usage})
         what = f"{counts.left:,} {step.counted}" if step.counted else "done"
-        announce(f"{label}: {what if counts.left != 1 else what.removesuffix('s')} in {seconds:.1f} s{after.refused}")
+        logger.info("%s: %s in %.1f s%s", label, what if counts.left != 1 else what.removesuffix("s"), seconds, after.refused)
         if after.errors:
-            announce(f"{label}: in quarantine: {after.errors}; see why with `entropylong quarantine` and the same arguments")
+            logger.info("%s: in quarantine: %d; see why with `entropylong quarantine` and the same arguments", label, after.errors)
         backlog.require_input(state, step, after)
         require_few_errors(step.name, after, state.config.quarantine.max_rate)
         return StepResult(step, artifact.fingerprint, counts.rows_in, counts.left, seconds, usage)

@@ -5,7 +5,7 @@ Readers (status, report, checks) and drivers alike take a `PipelineState`; the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,11 +54,11 @@ class PipelineState:
         self._artifacts: dict[str, Artifact] = {}
         self._readings: DataFrame | None = None
 
-    def forget(self, say: Callable[[str], None]) -> None:
+    def forget(self) -> None:
         """Forget all that was resolved: nothing that was seen before the lock was held may decide what a run does."""
         self.store.forget_versions()
         self.registry.reload()
-        self.context = self.context.with_(fingerprints={}, root_threshold=None, index=None, say=say)
+        self.context = self.context.with_(fingerprints={}, root_threshold=None, index=None)
         self._artifacts.clear()
         if self._readings is not None:
             self._readings.unpersist()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from entropylong.config import Config
 from entropylong.errors import EntropyLongError, EnvironmentProblem
+from entropylong.utils.log import is_shown
 
 # SPARK_* traps: without PYSPARK_PYTHON a UDF in a virtual environment finds another Python.
 _SETTINGS = {
@@ -97,7 +98,7 @@ def session(config: Config):  # type: ignore[no-untyped-def]
         builder = builder.master(config.spark.master)
     for key, value in settings.items():
         builder = builder.config(key, value)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and is_shown():
         print("Starting Spark ...", file=sys.stderr, flush=True)  # seconds, for which nothing else would be seen
     with _quiet_start():
         from delta import configure_spark_with_delta_pip

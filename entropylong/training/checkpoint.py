@@ -7,8 +7,8 @@ it is pickled, and it can be read at another number of ranks.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from entropylong.errors import CheckpointError
 from entropylong.utils.files import write_whole
 
+logger = logging.getLogger(__name__)
+
 COMPLETE, STATE = "complete.json", "state.json"
 # torch's own is no Exception.
 _FAILURES = (Exception, CheckpointException)
@@ -36,11 +38,10 @@ class Checkpoints:
     Args:
         folder: on storage that all ranks see.
         keep: how many of the newest stay.
-        say: where it is told what was passed over.
     """
 
-    def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
-        self.folder, self.keep, self.say = folder, keep, say
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
         # Of its own, as it talks beside the training step: on one group the two would wait for each other.
         self._group: Any = dist.new_group(backend="gloo")
         self._writing: tuple[Path, Future[Any]] | None = None
@@ -105,7 +106,7 @@ class Checkpoints:
         found = self._all()
         while found and not _is_whole(found[-1]):
             if dist.get_rank() == 0:
-                self.say(f"checkpoint {found[-1].name} was cut short: passed over")
+                logger.info("checkpoint %s was cut short: passed over", found[-1].name)
             found.pop()
         # The first rank's choice counts: another machine may see an older listing of the folder.
         chosen: list[str | None] = [found[-1].name if found else None]

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -25,6 +24,8 @@ from entropylong.training.steps import STOP, read_log
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
 
 MODULE = "entropylong.training.rank"
 LOG = "ranks.log"
@@ -145,7 +146,7 @@ def _stop_by(file: Path) -> Iterator[None]:
         if file.exists():
             raise KeyboardInterrupt
         file.touch()
-        print("asked to stop: the step under way is finished and saved", file=sys.stderr, flush=True)
+        logger.warning("asked to stop: the step under way is finished and saved")
 
     if threading.current_thread() is not threading.main_thread():
         yield

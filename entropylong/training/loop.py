@@ -5,6 +5,7 @@ Started by any launcher that sets RANK, WORLD_SIZE and MASTER_ADDR: TorchDistrib
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -37,13 +38,14 @@ from entropylong.training.settings import RESULT, TrainSettings, check_ranks, tr
 from entropylong.training.steps import STOP, StepFigures
 from entropylong.training.ulysses import Ulysses
 
+logger = logging.getLogger(__name__)
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def train(
     settings: TrainSettings,
     on_step: Callable[[StepFigures], None],
-    say: Callable[[str], None] = print,
     on_resume: Callable[[int], None] = lambda step: None,
 ) -> bool:
     """Train to the end, from the newest whole checkpoint if there is one. Every rank calls it; callbacks run on the first.
@@ -51,7 +53,6 @@ def train(
     Args:
         settings: of the run, the same on all ranks.
         on_step: what each step shows.
-        say: a line for people.
         on_resume: the step after which it goes on, 0 at the beginning.
 
     Returns:
@@ -62,7 +63,7 @@ def train(
         EntropyLongError: feeds, checkpoints or the number of ranks do not fit.
     """
     with _process_group() as device:
-        run = _Run(settings, device, say)
+        run = _Run(settings, device)
         try:
             if dist.get_rank() == 0:
                 on_resume(run.first)
@@ -77,8 +78,8 @@ def train(
 class _Run:
     """Model, optimizer, feed and checkpoints of this rank."""
 
-    def __init__(self, settings: TrainSettings, device: torch.device, say: Callable[[str], None]) -> None:
-        self.settings, self.device, self._say = settings, device, say
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
         ranks, sp = dist.get_world_size(), settings.sequence_parallel
         self.source = local_model(settings)
         self.shape = shape_of(self.source)
@@ -97,7 +98,7 @@ class _Run:
         shard(self.model, mesh["data", "sequence"]._flatten("all"), getattr(torch, settings.dtype))
         self.model.to(device)
         self.optimizer = adamw(self.model, settings.weight_decay)
-        self.checkpoints = Checkpoints(Path(settings.folder) / "checkpoints", settings.keep, self.tell)
+        self.checkpoints = Checkpoints(Path(settings.folder) / "checkpoints", settings.keep)
         self.first = self._resume()
         check_rope(self.model.lm)
         # Every rank measures, as all of them share the machine while they train.
@@ -107,7 +108,7 @@ class _Run:
 
     def tell(self, line: str) -> None:
         if dist.get_rank() == 0:
-            self._say(line)
+            logger.info(line)
 
     def _resume(self) -> int:
         known = self.checkpoints.load(self.model, self.optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from entropylong.errors import EntropyLongError
 from entropylong.training.loop import train
 from entropylong.training.settings import TrainSettings
 from entropylong.training.steps import StepLog
+from entropylong.utils.log import PACKAGE, CallbackHandler, show
+
+logger = logging.getLogger(__name__)
 
 
 def main(path: str) -> int:
@@ -26,14 +30,13 @@ def main(path: str) -> int:
             torch.set_num_threads(settings.threads)
         log = StepLog(Path(settings.folder))
 
-        def say(line: str) -> None:
-            print(line, flush=True)
-            log.add({"said": line})
-
-        train(settings, on_step=lambda figures: log.add(figures.as_json()), on_resume=log.resume, say=say)
+        show()
+        # Into the log of steps too, from which the driver shows them.
+        logging.getLogger(PACKAGE).addHandler(CallbackHandler(lambda line: log.add({"said": line})))
+        train(settings, on_step=lambda figures: log.add(figures.as_json()), on_resume=log.resume)
     except (EntropyLongError, OSError, torch.OutOfMemoryError) as error:
         line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        logger.error("error: %s", line)
         told.write_text(json.dumps({"error": line[:1000], "kind": type(error).__name__}))
         end(1)  # not by an exit that waits for the other ranks, which wait for this one
     return 0

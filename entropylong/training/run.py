@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from entropylong.training.steps import StepFigures, is_whole
 from entropylong.training.track import TrainingRun
 from entropylong.utils.hashing import digest
 from entropylong.utils.locks import locked
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 # The section whose semantic keys decide what a run gives.
@@ -116,7 +119,7 @@ def chat_template(config: Config, model: Path) -> str | None:
     return file.read_text() if file.is_file() else None
 
 
-def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None]) -> Prepared:
+def prepare_run(config: Config, spark: SparkSession) -> Prepared:
     """Seal the feeds and write the settings. What cannot work is told here, before any rank starts.
 
     Raises:
@@ -140,7 +143,7 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     check_length(config, model.path)
     template = chat_template(config, model.path)
     words = WorkerModel("tokenizer", spec, model.fingerprint, str(config.cache_folder))
-    feeds = Feeds(config, spark, words, shape.vocabulary, template, say).all()
+    feeds = Feeds(config, spark, words, shape.vocabulary, template).all()
     # Whatever they are called: their order is part of the run.
     feeds.sort(key=lambda feed: (feed.manifest.identity, feed.weight))
     keys = {key: value for key, value in config.semantic(IDENTITY).items() if not key.startswith(_RESOLVED)}
@@ -167,31 +170,31 @@ def prepare_run(config: Config, spark: SparkSession, say: Callable[[str], None])
     return Prepared(settings, settings.write(), feeds, ranks, model)
 
 
-def run_training(config: Config, spark: SparkSession, say: Callable[[str], None]) -> Prepared:
+def run_training(config: Config, spark: SparkSession) -> Prepared:
     """Train to the end, or go on with a run that was broken; the same command does both.
 
     Raises:
         EntropyLongError: a rank failed, or cannot begin; started again, it goes on from the newest whole checkpoint.
     """
-    prepared = prepare_run(config, spark, say)
+    prepared = prepare_run(config, spark)
     try:
         with locked(prepared.folder / ".lock", wait=False):
-            return _run(config, spark, prepared, say)
+            return _run(config, spark, prepared)
     except Timeout:
         raise WorkspaceError(f"{prepared.folder}: this run is under way already; wait for it, or stop it first") from None
 
 
-def _run(config: Config, spark: SparkSession, prepared: Prepared, say: Callable[[str], None]) -> Prepared:
+def _run(config: Config, spark: SparkSession, prepared: Prepared) -> Prepared:
     settings = prepared.settings
     facts = {"train.rows": sum(feed.manifest.rows for feed in prepared.feeds), "train.ranks": prepared.ranks,
              "train.model_hash": prepared.model.fingerprint}  # fmt: skip
     tracked = TrainingRun(config, prepared.folder, prepared.feeds, facts)
     tracked.steps()
     if prepared.is_whole():
-        say(f"the run is at its end already: {settings.steps} steps, model in {prepared.result}")
+        logger.info(f"the run is at its end already: {settings.steps} steps, model in {prepared.result}")
         tracked.finish("FINISHED", prepared.result)
         return prepared
-    say(f"training on {prepared.ranks} rank{'s' if prepared.ranks > 1 else ''}: {prepared.folder}")
+    logger.info(f"training on {prepared.ranks} rank{'s' if prepared.ranks > 1 else ''}: {prepared.folder}")
     try:
         with _Shown(settings.steps) as shown:
 

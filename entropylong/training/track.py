@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ from entropylong.training.steps import StepFigures, read_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = 50
 
@@ -64,7 +66,7 @@ class TrainingRun:
         except Exception as error:
             if not self._told:
                 self._told = True
-                print(f"MLflow: {' '.join(str(error).split())[:200]}; the steps are in steps.jsonl", file=sys.stderr, flush=True)
+                logger.warning("MLflow: %s; the steps are in steps.jsonl", " ".join(str(error).split())[:200])
             return False
         return True
 

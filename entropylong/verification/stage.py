@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -26,6 +27,8 @@ from entropylong.verification.screening import Screen
 from entropylong.verification.selection import REASONS, Outcome, RootWork, Selection, measure_selected
 from entropylong.verification.waves import Measured, Visit
 
+logger = logging.getLogger(__name__)
+
 # Roots of one chunk that stay in one task.
 ROOTS_A_SLICE = 256
 _COLUMNS = ("pair_id", "root_id", "chunk_id", "kind", "root_ids", "chunk_ids", "positions")
@@ -39,7 +42,7 @@ def verify(ctx: StageContext, frames: Frames) -> DataFrame:
     worker, separator, batch_tokens = ctx.causal_lm, ctx.config.separator, ctx.config.run.batch_tokens
     pairs = frames["pairs"].select(*_COLUMNS)
     decision = _decide(ctx, pairs)
-    ctx.say(f"verify: {decision}")
+    logger.info("verify: %s", decision)
 
     def run(rows: Iterator[Row]) -> Iterator[Row]:
         model = load(worker)

@@ -13,7 +13,7 @@ import yaml
 from entropylong.cli.app import call
 from entropylong.errors import NothingToDo
 from tests import tiny
-from tests.conftest import CONF, MakeConfig, OpenRunner, quiet
+from tests.conftest import CONF, MakeConfig, OpenRunner
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -95,4 +95,4 @@ def test_commands_on_a_finished_workspace(
 def test_roots_that_are_too_short_are_told(tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "short.jsonl", [{"text": "one"}, {"text": "two words here"}])
     with pytest.raises(NothingToDo, match=r"anchors: no root was scored; lower roots\.min_tokens .* 2 TOO_SHORT"):
-        open_runner(tmp_path / "w", source=source).run(["ingest", "score", "anchors"], announce=quiet)
+        open_runner(tmp_path / "w", source=source).run(["ingest", "score", "anchors"])

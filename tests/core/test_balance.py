@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from entropylong.core.balance import lpt, partition_salts, spark_hash, spread, task_count
 from entropylong.core.udf import map_rows
 from entropylong.verification import reuse
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, rows_of
 
 
 @settings(deadline=None)
@@ -79,15 +79,14 @@ def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: O
     assert [row.text for row in frame.collect()] == ["1 1 1"]
 
 
-def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner: OpenRunner) -> None:
+def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner: OpenRunner, messages: list[str]) -> None:
     """A look decides nothing; the first run measures on an executor; later ones, whatever they would measure, keep to it."""
     looked = open_runner(tmp_path / "workspace", "model.dtype=auto")
     assert looked.state.fingerprint("scored_documents") is None
-    said: list[str] = []
     runner = open_runner(tmp_path / "workspace", "model.dtype=auto")
-    runner.run(["ingest", "score"], announce=said.append)
+    runner.run(["ingest", "score"])
     dtype = runner.state.context.causal_lm.dtype
-    assert dtype in ("float32", "bfloat16") and f"model.dtype: auto is {dtype} in this workspace" in said
+    assert dtype in ("float32", "bfloat16") and f"model.dtype: auto is {dtype} in this workspace" in messages
     named = open_runner(tmp_path / "workspace", f"model.dtype={dtype}")
     assert named.state.fingerprint("scored_documents") == runner.state.fingerprint("scored_documents"), (
         "the result is hashed, not the word"
@@ -96,11 +95,11 @@ def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner:
     for memo in (Path(runner.state.context.causal_lm.node_cache) / "dtype").iterdir():
         memo.write_text(other)
     again = open_runner(tmp_path / "workspace", "model.dtype=auto")
-    assert again.run(["ingest", "score"], announce=quiet).steps == [] and again.state.context.causal_lm.dtype == dtype
+    assert again.run(["ingest", "score"]).steps == [] and again.state.context.causal_lm.dtype == dtype
 
 
 def test_shared_chunks_are_measured_the_same_in_spark(
-    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     """The stage cut by chunk gives the readings of the stage cut by pair."""
     plain = {
@@ -109,10 +108,9 @@ def test_shared_chunks_are_measured_the_same_in_spark(
     for lost in ("tables/gains", "checkpoints/gains"):
         shutil.rmtree(copied / lost)
     monkeypatch.setattr(reuse, "LEAST_SAVING", -1.0)
-    said: list[str] = []
     runner = open_runner(copied)
-    runner.run(["verify"], announce=said.append)
-    assert any("keys and values of a chunk are shared" in line for line in said)
+    runner.run(["verify"])
+    assert any("keys and values of a chunk are shared" in line for line in messages)
     shared = [(r[0], p) for r in rows_of(runner, "gains", ("pair_id", "readings")) for p in r[1]]
     assert sorted((pair, p.position) for pair, p in shared) == sorted(plain)
     assert max(abs(p.entropy_with - plain[pair, p.position]) for pair, p in shared) < 1e-3

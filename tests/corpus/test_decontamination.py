@@ -22,7 +22,7 @@ from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.steps import step_writing
 from entropylong.utils.isolation import refused
 from tests import tiny
-from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
+from tests.conftest import MakeConfig, OpenRunner, rows_of
 
 TEXT = " ".join(f"word{n}" for n in range(40))
 texts = st.lists(st.sampled_from(["ab", "cd", "E", "é", "7", "Ü"]), max_size=40).map(" ".join)
@@ -137,9 +137,9 @@ def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner,
     planted = " ".join(str(tiny.documents(4)[2]["text"]).split("\n")[-1].split()[3:20])
     exams = tiny.write_jsonl(tmp_path / "exams.jsonl", [{"q": {"text": planted.upper()}}])
     plain = open_runner(tmp_path / "workspace", source=corpus)
-    plain.run(["ingest", "chunk"], announce=quiet)
+    plain.run(["ingest", "chunk"])
     runner = open_runner(tmp_path / "workspace", f"corpus.exclude=[{exams}]", "quarantine.max_rate=0.5", source=corpus)
-    runner.run(["ingest", "chunk", "score"], announce=quiet)
+    runner.run(["ingest", "chunk", "score"])
     columns = ("doc_id", "ordinal", "text")
     gone = set(rows_of(plain, "chunks", columns)) - set(rows_of(runner, "chunks", columns))
     ((doc_id, _, text),) = gone
@@ -161,4 +161,4 @@ def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner,
     assert same.state.fingerprint("chunks") == runner.state.fingerprint("chunks") != plain.state.fingerprint("chunks")
     assert same.state.fingerprint("documents") == plain.state.fingerprint("documents")
     with pytest.raises(QuarantineExceeded, match=r"1 CONTAMINATED.*share text with a set of corpus\.exclude"):
-        same.run(["chunk"], announce=quiet)
+        same.run(["chunk"])

@@ -10,7 +10,7 @@ import pytest
 from entropylong.config import load_config
 from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
 from tests import tiny
-from tests.conftest import CONF, OpenRunner, quiet, rows_of
+from tests.conftest import CONF, OpenRunner, rows_of
 
 
 def outcomes(runner: object) -> dict[str, list[tuple[str, str | None]]]:
@@ -33,7 +33,7 @@ def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_ru
     for number, ordered in enumerate((rows, rows[::-1])):
         source = tiny.write_jsonl(tmp_path / str(number) / "docs.jsonl", ordered)
         runner = open_runner(tmp_path / f"w{number}", "quarantine.max_rate=1", source=source)
-        runner.run(["ingest"], announce=quiet)
+        runner.run(["ingest"])
         seen.append(outcomes(runner))
         texts = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
         assert len(texts) == len(rows), "every input record has its row"
@@ -46,7 +46,7 @@ def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_ru
 def test_a_planted_id_is_nobody_elses(tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "canary:x", "text": "mine"}, {"doc_id": "a", "text": "a text"}])
     runner = open_runner(tmp_path / "w", "canaries=1", "quarantine.max_rate=1", source=source)
-    runner.run(["ingest"], announce=quiet)
+    runner.run(["ingest"])
     found = outcomes(runner)
     assert found["canary:x"] == [("error", "RESERVED_ID")] and found["a"] == [("ok", None)]
     assert found["canary:00000:root"] == found["canary:00000:fact"] == [("ok", None)]
@@ -61,19 +61,19 @@ def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: O
     sources = {name: s for name, s in mine.sources.items() if name not in config.sources}
     runner = open_runner(tmp_path / "w", source=source)
     runner.config = mine.model_copy(update={"sources": sources})
-    runner.run(["ingest"], announce=quiet)
+    runner.run(["ingest"])
     found = rows_of(runner, "documents", ["doc_id", "source", "outcome"])
     assert found == [("a", "corpus", "skipped"), ("a", "roots", "ok"), ("b", "corpus", "skipped"), ("b", "roots", "ok")]
-    assert runner.run(["ingest"], announce=quiet).steps == []
+    assert runner.run(["ingest"]).steps == []
 
 
 def test_committed_documents_win_against_later_ones(tmp_path: Path, open_runner: OpenRunner) -> None:
     folder = tmp_path / "docs"
     tiny.write_jsonl(folder / "1.jsonl", [{"doc_id": "a", "text": "zzz committed"}, {"doc_id": "b", "text": "bbb"}])
-    open_runner(tmp_path / "w", source=folder).run(["ingest"], announce=quiet)
+    open_runner(tmp_path / "w", source=folder).run(["ingest"])
     tiny.write_jsonl(folder / "2.jsonl", [{"doc_id": "a", "text": "aaa later"}, {"doc_id": "0", "text": "bbb"}])
     runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=folder)
-    runner.run(["ingest"], announce=quiet)
+    runner.run(["ingest"])
     ok = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
     assert [row for row in ok if row[2] == "ok"] == [("a", "zzz committed", "ok"), ("b", "bbb", "ok")]
     assert outcomes(runner)["0"] == [("skipped", "DUPLICATE_TEXT")]
@@ -84,7 +84,7 @@ def test_a_mended_file_is_read_again_and_the_old_row_stays(tmp_path: Path, open_
     for text in (None, "was broken"):
         tiny.write_jsonl(file, [{"doc_id": "a", "text": "aaa"}, {"doc_id": "b", "text": text}])
         runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=file.parent)
-        runner.run(["ingest"], announce=quiet)
+        runner.run(["ingest"])
     assert outcomes(runner) == {"a": [("ok", None), ("skipped", "DUPLICATE_TEXT")], "b": [("error", "NO_TEXT"), ("ok", None)]}
 
 
@@ -92,7 +92,7 @@ def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -
     rows = [{"doc_id": str(i), "text": f"text {i}" if i else None} for i in range(10)]
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
     with pytest.raises(QuarantineExceeded, match=r"1 of 10 rows refused \(1 NO_TEXT\)"):
-        open_runner(tmp_path / "w", source=source).run(["ingest"], announce=quiet)
+        open_runner(tmp_path / "w", source=source).run(["ingest"])
     assert len(rows_of(open_runner(tmp_path / "w", source=source), "documents", ["doc_id"])) == 10
 
 
@@ -107,12 +107,12 @@ def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRun
     write(["u1", "u2", "u3"], ["text one", "text two", None])
     keys = ["sources.articles.columns.text=body", "sources.articles.columns.doc_id=url", "quarantine.max_rate=1"]
     runner = open_runner(tmp_path / "w", *keys, source=table)
-    runner.run(["ingest"], announce=quiet)
+    runner.run(["ingest"])
     assert outcomes(runner) == {"u1": [("ok", None)], "u2": [("ok", None)], "u3": [("error", "NO_TEXT")]}
-    assert open_runner(tmp_path / "w", *keys, source=table).run(["ingest"], announce=quiet).steps == []
+    assert open_runner(tmp_path / "w", *keys, source=table).run(["ingest"]).steps == []
     write(["u4", "u1"], ["text four", "text one"])
     again = open_runner(tmp_path / "w", *keys, source=table)
-    again.run(["ingest"], announce=quiet)
+    again.run(["ingest"])
     assert sorted(outcomes(again)) == ["u1", "u2", "u3", "u4"] and outcomes(again)["u1"] == [("ok", None)]
 
 
@@ -123,7 +123,7 @@ def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRun
 def test_a_corpus_without_text_is_told(rows: list[dict[str, object]], said: str, tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
     with pytest.raises(NothingToDo, match=said):
-        open_runner(tmp_path / "w", source=source).run(["ingest"], announce=quiet)
+        open_runner(tmp_path / "w", source=source).run(["ingest"])
 
 
 def test_quarantine_and_inspect_say_why(finished: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
@@ -132,7 +132,7 @@ def test_quarantine_and_inspect_say_why(finished: Path, tmp_path: Path, open_run
 
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": None}, {"doc_id": "b", "text": "fine"}])
     runner = open_runner(tmp_path / "w", "quarantine.max_rate=1", source=source)
-    runner.run(["ingest"], announce=quiet)
+    runner.run(["ingest"])
     (row,) = quarantine_rows(runner.state, 10)
     assert (row["stage"], row["key"]["doc_id"], row["code"]) == ("ingest", "a", "NO_TEXT")
     with pytest.raises(UsageError, match="not among the scored roots"):

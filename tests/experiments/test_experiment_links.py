@@ -25,7 +25,7 @@ from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.metrics.compute import _canaries
 from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import MEASURED
-from tests.conftest import CONF, quiet
+from tests.conftest import CONF
 
 
 def test_a_canary_asks_for_what_its_fact_says() -> None:
@@ -183,11 +183,11 @@ def test_the_command_on_planted_facts_and_docstrings(spark: SparkSession, tmp_pa
         opened.append(Runner.open(own, spark))
         return opened[-1]
 
-    result, _ = run_links(config, open_, quiet)
+    result, _ = run_links(config, open_)
     assert result.figures["planted_facts.verified.precision"] == result.figures["planted_facts.verified.recall"] == 1.0
     assert result.figures["planted_facts.verified.drop"] > 1.0 > abs(result.figures["all_roots.permuted.drop"])
     runner = Runner.open(config, spark)
-    figures = runner.run(["pack"], announce=quiet).figures
+    figures = runner.run(["pack"]).figures
     assert figures["canary_planted"] == 2 and figures["canary_recall_retrieval"] == figures["canary_recall_verification"] == 1.0
     assert not [check for check in check_workspace(runner.state) if check.wrong and "canary" in check.name]
     assert MEASURED[-1] == "verify"

@@ -32,7 +32,7 @@ from entropylong.experiments.training import (
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.runner import Runner
 from entropylong.utils.hashing import share_threshold, xxhash64
-from tests.conftest import MakeConfig, quiet
+from tests.conftest import MakeConfig
 
 RNG = np.random.default_rng(0)
 
@@ -156,10 +156,10 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     threshold = share_threshold(0.5)
     assert seen and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in seen), "nothing held out is packed"
     with pytest.raises(EvaluationError, match="there is nothing to judge on; give more roots"):
-        run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner.open(own, spark), spark, quiet)
+        run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner.open(own, spark), spark)
     facts = result.facts
     assert facts["sequences"] == Runner.open(config, spark).state.fingerprint("sequences") and facts["train.steps"] == 1
     with pytest.raises(ConfigError, match=r"leave out keys 'train\.data'"):
-        run_experiment(make_config(copied, corpus, *keys, "train.mode=sft"), lambda own: Runner.open(own, spark), spark, quiet)
+        run_experiment(make_config(copied, corpus, *keys, "train.mode=sft"), lambda own: Runner.open(own, spark), spark)
     with pytest.raises(ConfigError, match="hold out a share of the documents"):
-        run_experiment(make_config(copied, corpus), lambda own: Runner.open(own, spark), spark, quiet)
+        run_experiment(make_config(copied, corpus), lambda own: Runner.open(own, spark), spark)

@@ -14,7 +14,7 @@ from entropylong.config.loader import split_values
 from entropylong.errors import ConfigError, UsageError
 from entropylong.experiments.sweep import first_stage, folder_of, run_sweep, sweep_table, variants
 from entropylong.pipeline.runner import Runner
-from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
+from tests.conftest import MakeConfig, OpenRunner, rows_of
 
 FILES = ("run.files_per_batch=1", "run.roots_per_unit=6")
 
@@ -70,7 +70,7 @@ def test_variants_share_what_was_measured(
     assert alpha["seconds"] > 0, "what it cost before the sweep was broken off"
     assert alpha["anchors"] > base["anchors"] == epsilon["anchors"] and epsilon["dependencies"] < base["dependencies"]
     assert base["dependencies"] == own.state.readings().where("accepted").count() and base["control_rate"] >= 0
-    assert swept.run(announce=quiet).steps == [], "what the sweep left is what a run of its own would give"
+    assert swept.run().steps == [], "what the sweep left is what a run of its own would give"
     assert rows_of(swept, "sequences", ["sequence_id"])
     folder = Path(said[-1].rpartition(": ")[2])
     kept = json.loads((folder / "results.json").read_text())

@@ -18,7 +18,7 @@ from entropylong.storage.store import Store
 from entropylong.training.settings import TrainSettings
 from entropylong.training.steps import StepFigures, StepLog
 from tests import tiny
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, rows_of
 
 COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id", "position", "hits"],
            "sequences": ["sequence_id", "input_ids"]}  # fmt: skip
@@ -26,7 +26,7 @@ COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id
 
 def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
     other = open_runner(copied, "anchors.alpha=1.5")
-    other.run(announce=quiet)
+    other.run()
     value = other.state.fingerprint("anchors")
     exams = [tiny.write_jsonl(copied.parent / f"{n}.jsonl", [{"q": f"exam {n} " + " ".join(map(str, range(20)))}]) for n in "ab"]
     for exam in exams:
@@ -56,20 +56,20 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     assert runner.state.store.read("anchors", value).count() == 0 and runner.state.registry.get(value or "-") is None
     assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
     again = open_runner(copied)
-    assert again.run(announce=quiet).steps == [], "what this config uses is all there"
+    assert again.run().steps == [], "what this config uses is all there"
     for table, columns in COLUMNS.items():
         if table == "candidates":
             continue  # of an anchor, under any alpha: both settings share them
         assert rows_of(again, table, columns) == rows_of(open_runner(finished), table, columns)
     back = open_runner(copied, "anchors.alpha=1.5")
-    redone = {step.step.writes for step in back.run(announce=quiet).steps}
+    redone = {step.step.writes for step in back.run().steps}
     assert "anchors" in redone and "scored_documents" not in redone, "dropped is dropped, and can be made again"
 
 
 def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     lm = tiny.make_causal_lm(tmp_path / "other", seed=1)
     other = open_runner(copied, f"model.name={lm}", "roots.share=0.5")
-    other.run(["score"], announce=quiet)
+    other.run(["score"])
     (row,) = [row for row in status_rows(open_runner(copied).state) if row["table"] == "scored_documents"]
     (beside,) = row["others"]
     assert row["done"] == 12 and 0 < beside["rows"] < 12 and beside["fingerprint"] == other.state.fingerprint("scored_documents")
@@ -88,7 +88,7 @@ def test_compaction_changes_no_row_and_leaves_nothing_behind(
     assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
     assert done["documents"].files_after < done["documents"].files_before
     runner = open_runner(copied)
-    assert runner.run(announce=quiet).steps == [], "streams are given nothing again"
+    assert runner.run().steps == [], "streams are given nothing again"
     for table, columns in COLUMNS.items():
         assert rows_of(runner, table, columns) == rows_of(open_runner(finished), table, columns)
     pinned = runner.state.registry.get(runner.state.fingerprint("index") or "-")

@@ -29,7 +29,7 @@ from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_
 from entropylong.packing.stage import _pack_strands, group_rows, packable
 from entropylong.utils.hashing import share_threshold, xxhash64
 from tests import tiny
-from tests.conftest import MakeConfig, OpenRunner, quiet
+from tests.conftest import MakeConfig, OpenRunner
 
 
 def rule(recipe: str, length: int = 16384, layout: str = "spread") -> PackRule:
@@ -179,14 +179,14 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
     rows = [{"doc_id": f"more-{n}", "text": f"of the {topics[n % 2]}, " * 25 + f"and {n}."} for n in range(40)]
     tiny.write_jsonl(more / "part-3.jsonl", rows)
     plain = open_runner(copied, epsilon, source=more)
-    plain.run(["ingest", "pack"], announce=quiet)
+    plain.run(["ingest", "pack"])
     wanted = content_of(packed_rows(plain))
     documents = {row.doc_id: row.text for row in plain.state.ok_rows("documents").collect()}
     chunks = {row.chunk_id: row.doc_id for row in plain.state.ok_rows("chunks").collect()}
     for recipe in ("standard", "quest", "knn", "nextlong"):
         other = open_runner(copied, epsilon, f"pack.recipe={recipe}", source=more)
         persisted = other.state.spark.sparkContext._jsc.getPersistentRDDs().size()
-        assert [done.step.writes for done in other.run(["pack"], announce=quiet).steps] == ["sequences"]
+        assert [done.step.writes for done in other.run(["pack"]).steps] == ["sequences"]
         assert other.state.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the cells and nothing else"
         found = packed_rows(other)
         assert abs(content_of(found) - wanted) <= 0.01 * wanted
@@ -290,4 +290,4 @@ def content_of(rows: list[Any]) -> int:
 
 def test_a_baseline_that_the_corpus_cannot_fill_says_so(copied: Path, open_runner: OpenRunner) -> None:
     with pytest.raises(ConfigError, match=r"nextlong: gives [\d,]+ tokens from this corpus, the verified arm has"):
-        open_runner(copied, "pack.recipe=nextlong", "pack.length=32768").run(["pack"], announce=quiet)
+        open_runner(copied, "pack.recipe=nextlong", "pack.length=32768").run(["pack"])

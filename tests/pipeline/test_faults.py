@@ -20,7 +20,7 @@ from entropylong.errors import EntropyLongError, TableError, WorkspaceError
 from entropylong.pipeline.steps import steps_of
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
-from tests.conftest import MakeConfig, OpenRunner, quiet, rows_of
+from tests.conftest import MakeConfig, OpenRunner, rows_of
 
 APPEND = Store.append
 
@@ -46,7 +46,7 @@ KILLED = textwrap.dedent(
 
     TABLE = sys.argv[2]
     Store.append = append_and_die
-    Runner.open(config, spark).run([sys.argv[3]], announce=lambda line: None)
+    Runner.open(config, spark).run([sys.argv[3]])
     """
 )
 
@@ -64,7 +64,7 @@ def test_jvm_killed_between_write_and_checkpoint(
     resumed, whole = open_runner(copied), open_runner(finished)
     written, all_ = (rows_of(runner, "scored_documents", ["root_id", "input_ids"]) for runner in (resumed, whole))
     assert 0 < len(written) < len(all_), "the kill must come after something was written and before the end"
-    resumed.run(["score"], announce=quiet)
+    resumed.run(["score"])
     assert rows_of(resumed, "scored_documents", ["root_id", "input_ids"]) == all_
 
 
@@ -79,18 +79,17 @@ def _ahead(workspace: Path) -> None:
 
 @pytest.mark.parametrize("harm", [_made_anew, _ahead])
 def test_a_checkpoint_that_does_not_fit_is_a_cache_lost(
-    harm: Callable[[Path], None], copied: Path, finished: Path, open_runner: OpenRunner
+    harm: Callable[[Path], None], copied: Path, finished: Path, open_runner: OpenRunner, messages: list[str]
 ) -> None:
     shutil.rmtree(copied / "tables" / "anchors")
     harm(copied)
-    said: list[str] = []
     runner = open_runner(copied)
-    runner.run(["score", "anchors"], announce=said.append)
-    assert any("anchors: its checkpoint does not fit the tables" in line for line in said)
+    runner.run(["score", "anchors"])
+    assert any("anchors: its checkpoint does not fit the tables" in line for line in messages)
     assert rows_of(runner, "anchors", ["root_id", "threshold"]) == rows_of(
         open_runner(finished), "anchors", ["root_id", "threshold"]
     )
-    assert open_runner(copied).run(announce=quiet).steps == []
+    assert open_runner(copied).run().steps == []
 
 
 def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
@@ -98,12 +97,12 @@ def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, fin
     shutil.rmtree(copied / "tables" / "sequences")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(EntropyLongError):
         patch.setattr(Store, "append", _failing_append)
-        open_runner(copied).run(["pack"], announce=quiet)
+        open_runner(copied).run(["pack"])
     again = open_runner(copied)
-    again.run(announce=quiet)
+    again.run()
     columns = ["sequence_id", "input_ids"]
     assert rows_of(again, "sequences", columns) == rows_of(open_runner(finished), "sequences", columns)
-    assert open_runner(copied).run(announce=quiet).steps == []
+    assert open_runner(copied).run().steps == []
 
 
 def _failing_append(self: Store, name: str, *rest: object) -> None:
@@ -115,8 +114,8 @@ def _failing_append(self: Store, name: str, *rest: object) -> None:
 def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
     with runner.state.workspace.locked(), pytest.raises(WorkspaceError, match=r"another run is at work here \(process \d+"):
-        open_runner(copied).run(announce=quiet)
-    assert open_runner(copied).run(["ingest"], announce=quiet).steps == []
+        open_runner(copied).run()
+    assert open_runner(copied).run(["ingest"]).steps == []
 
 
 @pytest.mark.parametrize("stage", ["ingest", "score", "search"])
@@ -133,11 +132,11 @@ def test_a_run_on_another_machine_comes_in_between(
     def append_after_the_other(self: Store, name: str, *rest: object) -> None:
         if name == table and not came:
             came.append(name)
-            open_runner(tmp_path / "other", f"tables={copied / 'tables'}").run([stage], announce=quiet)
+            open_runner(tmp_path / "other", f"tables={copied / 'tables'}").run([stage])
         append(self, name, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "append", append_after_the_other)
-    open_runner(copied).run([stage], announce=quiet)
+    open_runner(copied).run([stage])
     assert came
     columns = list(TABLES[table].key)
     assert rows_of(open_runner(copied), table, columns) == rows_of(open_runner(finished), table, columns)
@@ -151,11 +150,11 @@ def test_the_lock_falls_with_its_process(tmp_path: Path, open_runner: OpenRunner
     holder = subprocess.Popen([sys.executable, "-c", code, str(copied)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with pytest.raises(WorkspaceError, match="another run"):
-        open_runner(copied).run(announce=quiet)
+        open_runner(copied).run()
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     time.sleep(0.1)
-    assert open_runner(copied).run(["ingest"], announce=quiet).steps == []
+    assert open_runner(copied).run(["ingest"]).steps == []
 
 
 def test_workspace_of_a_newer_version(copied: Path, open_runner: OpenRunner) -> None:
@@ -174,11 +173,11 @@ def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runne
     try:
         keys = ["tracking.uri=sqlite:///" + str(tmp_path / "ml.db")]
         with pytest.raises(EntropyLongError) as caught:
-            open_runner(disk / "workspace", *keys).run(["ingest", "chunk"], announce=quiet)
+            open_runner(disk / "workspace", *keys).run(["ingest", "chunk"])
         assert "\n" not in str(caught.value) and isinstance(caught.value, TableError | WorkspaceError)
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         resumed = open_runner(disk / "workspace", *keys)
-        resumed.run(["ingest", "chunk"], announce=quiet)
+        resumed.run(["ingest", "chunk"])
         whole = open_runner(finished)
         for table, key in (("documents", "doc_id"), ("chunks", "chunk_id")):
             assert rows_of(resumed, table, [key, "text"]) == rows_of(whole, table, [key, "text"])

@@ -14,7 +14,7 @@ from entropylong.corpus.sources.demo import demo_documents
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.pipeline.runner import Runner
 from tests import tiny
-from tests.conftest import CONF, REAL_ENCODER, REAL_LM, quiet
+from tests.conftest import CONF, REAL_ENCODER, REAL_LM
 from tests.oracle import Oracle
 
 ROOTS = ("scipy.signal._filter_design.buttord", "scipy.signal._filter_design.cheb1ord")
@@ -40,7 +40,7 @@ def runner(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Run
         ],
     )  # fmt: skip
     made = Runner.open(config, spark)
-    made.run(announce=quiet)
+    made.run()
     return made
 
 
@@ -80,7 +80,7 @@ def test_default_rule_and_noverify_share_everything_measured(runner: Runner, spa
     assert other.state.fingerprint("gains") == runner.state.fingerprint("gains") and other.state.fingerprint(
         "pairs"
     ) == runner.state.fingerprint("pairs")
-    assert [done.step.writes for done in other.run(["verify", "pack"], announce=quiet).steps] == ["sequences"]
+    assert [done.step.writes for done in other.run(["verify", "pack"]).steps] == ["sequences"]
     verified, noverify = (r.state.ok_rows("sequences").collect() for r in (runner, other))
 
     def contexts(sequences: list[object]) -> dict[str, int]:

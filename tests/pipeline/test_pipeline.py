@@ -16,7 +16,7 @@ from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import STEPS, step_writing
 from entropylong.storage.schemas import TABLES
 from tests import tiny
-from tests.conftest import OpenRunner, quiet, rows_of, versions
+from tests.conftest import OpenRunner, rows_of, versions
 
 READINGS = ("pair_id", "root_id", "chunk_id", "readings")
 
@@ -67,7 +67,7 @@ def test_long_roots_are_split(copied: Path, open_runner: OpenRunner) -> None:
     """Pieces are roots of their own: scored, searched without their whole document's chunks, packed."""
     before = versions(copied)
     runner = open_runner(copied, "roots.long=split", "roots.max_tokens=128")
-    runner.run(announce=quiet)
+    runner.run()
     scored = runner.state.ok_rows("scored_documents").collect()
     assert len({row.root_id for row in scored}) == len(scored) > len({row.doc_id for row in scored}) == 12
     plain = (
@@ -88,7 +88,7 @@ def test_long_roots_are_split(copied: Path, open_runner: OpenRunner) -> None:
     assert versions(copied)["chunk_vectors"] == before["chunk_vectors"]
     after = versions(copied)
     again = open_runner(copied, "roots.long=split", "roots.max_tokens=128")
-    assert again.run(announce=quiet).steps == [] and versions(copied) == after
+    assert again.run().steps == [] and versions(copied) == after
 
 
 def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: OpenRunner) -> None:
@@ -98,10 +98,10 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
     # Both are planned before either is measured: neither's verification may pass over the other's pairs.
     plans = [["anchors.alpha=1.7", f"controls.per_root={controls}"] for controls in (1, 4)]
     for plan, stages in zip(plans, (["anchors", "search", "pairs"], ["pairs"]), strict=True):
-        open_runner(copied, *plan).run(stages, announce=quiet)
+        open_runner(copied, *plan).run(stages)
     for plan in plans:
         runner = open_runner(copied, *plan)
-        assert [done.step.writes for done in runner.run(["verify"], announce=quiet).steps] == ["gains"]
+        assert [done.step.writes for done in runner.run(["verify"]).steps] == ["gains"]
     assert versions(copied)["scored_documents"] == before["scored_documents"]
     now = [(r[0], p.position) for r in rows_of(runner, "gains", READINGS) for p in r[3]]
     assert len(now) == len(set(now)), "a reading was taken twice"
@@ -125,7 +125,7 @@ def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_
     ]
     assert {r.kind for r in old.state.readings().select("kind").distinct().collect()} == {"retrieved", "same_root", "random"}
     narrow = open_runner(copied, "verify.scope=retrieved", "accept.epsilon=0.2")
-    ran = [done.step.writes for done in narrow.run(announce=quiet).steps]
+    ran = [done.step.writes for done in narrow.run().steps]
     assert ran == ["pairs", "sequences"], "every reading was there"
     after = versions(copied)
     assert {t for t in after if after[t] != before[t]} == {"pairs", "sequences", "metrics", "artifacts"}
@@ -135,7 +135,7 @@ def test_epsilon_and_scope_pack_again_without_a_forward_pass(copied: Path, open_
 
 
 def test_figures_of_anchors_that_another_alpha_found_are_not_this_one_s(copied: Path, open_runner: OpenRunner) -> None:
-    open_runner(copied, "anchors.alpha=1.7").run(["anchors", "search"], announce=quiet)
+    open_runner(copied, "anchors.alpha=1.7").run(["anchors", "search"])
     runner = open_runner(copied)
     figures, hits = (
         compute_figures(runner.state, RunResult(run_id="")),
@@ -147,7 +147,7 @@ def test_figures_of_anchors_that_another_alpha_found_are_not_this_one_s(copied: 
 def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(copied: Path, open_runner: OpenRunner) -> None:
     before, kept = versions(copied), [file.read_text() for file in copied.glob("figures/*/figures.json")]
     shutil.rmtree(copied / "figures")
-    assert open_runner(copied).run(announce=quiet).steps == []
+    assert open_runner(copied).run().steps == []
     assert len(kept) == 1 and [file.read_text() for file in copied.glob("figures/*/figures.json")] == kept, (
         "also where there were none"
     )
@@ -155,7 +155,7 @@ def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(cop
     shutil.rmtree(copied / "index")
     shutil.rmtree(copied / "tables" / "metrics")
     runner = open_runner(copied)
-    result = runner.run(announce=quiet)
+    result = runner.run()
     assert [done.step.writes for done in result.steps] == ["index"] and result.figures["sequences"] > 0
     after = versions(copied)
     assert {t for t in after if after[t] != before[t]} <= {"metrics"}
@@ -177,7 +177,7 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
     def ingest_and_die() -> None:
         half = open_five()
         half.state.registry.complete = half.state.registry.flush = lambda *_: None  # type: ignore[method-assign,assignment]
-        half.run(["ingest"], announce=quiet)
+        half.run(["ingest"])
 
     ingest_and_die()
     looked = open_five()
@@ -185,20 +185,20 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
     assert looked.state.context.root_threshold is not None
     for stage in ("score", "index"):
         with pytest.raises(NothingToDo, match="ingest"):
-            open_five().run([stage], announce=quiet)
+            open_five().run([stage])
     shutil.copytree(corpus, folder, dirs_exist_ok=True)
     ingest_and_die()
-    assert open_five().run(["ingest"], announce=quiet).steps == [], "all is there, only the note of it was lost"
+    assert open_five().run(["ingest"]).steps == [], "all is there, only the note of it was lost"
     whole = open_five()
-    whole.run(["chunk", "score"], announce=quiet)
+    whole.run(["chunk", "score"])
     first = rows_of(whole, "scored_documents", ["root_id"])
     assert len(first) == 5
     with pytest.raises(NothingToDo, match="stage embed is not finished"):
-        open_five().run(["index"], announce=quiet)
+        open_five().run(["index"])
     new = [{"doc_id": f"new-{i}", "text": row["text"]} for i, row in enumerate(tiny.documents(6, seed=5))]
     tiny.write_jsonl(folder / "part-9.jsonl", new)
     later = open_five()
-    later.run(["ingest", "score"], announce=quiet)
+    later.run(["ingest", "score"])
     assert later.state.context.root_threshold == whole.state.context.root_threshold, (
         "the choice is pinned once it was made over all documents"
     )
@@ -217,7 +217,7 @@ def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: Op
     shutil.copytree(Path(runner.config.sources["corpus"].path or ""), folder)
     tiny.write_jsonl(folder / "part-9.jsonl", [{"doc_id": "new", "text": tiny.documents(1, seed=9)[0]["text"]}])
     again = open_runner(copied, "run.files_per_batch=1", source=folder)
-    again.run(announce=quiet)
+    again.run()
     for table in tables:
         after = rows_of(again, table, [TABLES[table].key[0]])
         assert len(after) == len(set(after)), f"{table}: a row was doubled"
@@ -230,10 +230,10 @@ def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, 
     rows = [line for part in sorted(corpus.glob("*.jsonl")) for line in part.read_text().splitlines()]
     tiny.write_jsonl(folder / "all.jsonl", [json.loads(line) for line in reversed(rows)])
     half = open_runner(workspace, "run.files_per_batch=64", "roots.share=0.5", source=folder)
-    half.run(["ingest", "score"], announce=quiet)
+    half.run(["ingest", "score"])
     few = rows_of(half, "scored_documents", ["root_id"])
     one, other = open_runner(finished), open_runner(workspace, "run.files_per_batch=64", source=folder)
-    other.run(announce=quiet)
+    other.run()
     many = rows_of(other, "scored_documents", ["root_id"])
     assert 0 < len(few) < 12 and set(few) < set(many) and len(many) == len(set(many)) == 12
     columns = ["sequence_id", "input_ids"]

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from entropylong.pipeline.runner import Runner
 from tests import tiny
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, rows_of
 
 
-def done_keys(runner: Runner) -> tuple[dict[str, int], list[str]]:
-    """Keys that a run of all stages did, by table; and what it said."""
-    said: list[str] = []
-    result = runner.run(announce=said.append)
-    return {step.step.writes: step.keys for step in result.steps}, said
+def done_keys(runner: Runner) -> dict[str, int]:
+    """Count the keys that a run of all stages did, by table."""
+    return {step.step.writes: step.keys for step in runner.run().steps}
 
 
-def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+def test_new_text_and_a_new_generation(
+    copied: Path, corpus: Path, open_runner: OpenRunner, tmp_path: Path, messages: list[str]
+) -> None:
     folder = Path(shutil.copytree(corpus, tmp_path / "corpus"))
     before = open_runner(copied, source=folder)
     first, chunks = before.state.fingerprint("index"), before.state.store.read_all("chunks").count()
@@ -25,9 +25,9 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
     passes = before.state.store.read_all("gains").count()
     tiny.write_jsonl(folder / "part-3.jsonl", tiny.documents(15)[12:])
 
-    done, said = done_keys(open_runner(copied, source=folder))
+    done = done_keys(open_runner(copied, source=folder))
     assert {table: done[table] for table in ("documents", "scored_documents")} == {"documents": 1, "scored_documents": 3}
-    assert done["chunks"] == 3 and "index" not in done and "chunk: 3 documents in" in " ".join(said), (
+    assert done["chunks"] == 3 and "index" not in done and "chunk: 3 documents in" in " ".join(messages), (
         "only the new is computed, and told"
     )
     after = open_runner(copied, source=folder)
@@ -37,14 +37,13 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
     new_chunks = _chunks_of(after, 12)
     assert not any(hit.chunk_id in new_chunks for _, _, hits in kept for hit in hits or ())  # type: ignore[attr-defined]
 
-    lines: list[str] = []
-    assert after.refresh(announce=lines.append)
+    assert after.refresh()
     second = open_runner(copied, source=folder).state.fingerprint("index")
-    assert second != first and any(line.startswith("index: done in") for line in lines)
-    assert not open_runner(copied, source=folder).refresh(announce=quiet), "nothing is new: the same generation"
+    assert second != first and any(line.startswith("index: done in") for line in messages)
+    assert not open_runner(copied, source=folder).refresh(), "nothing is new: the same generation"
     measured = after.state.store.read_all("gains").count()
     last = open_runner(copied, source=folder)
-    done, _ = done_keys(last)
+    done = done_keys(last)
     assert set(done) >= {"candidates", "pairs", "sequences"} and not {
         "documents",
         "chunks",
@@ -61,7 +60,7 @@ def test_new_text_and_a_new_generation(copied: Path, corpus: Path, open_runner: 
     assert last.state.store.read("candidates", before.state.fingerprint("candidates")).count() == len(kept), (
         "the old generation stays"
     )
-    assert last.run(announce=quiet).steps == []
+    assert last.run().steps == []
 
 
 def _chunks_of(runner: Runner, first: int) -> set[int]:

@@ -28,7 +28,7 @@ from entropylong.pipeline.drivers.worker_death import append_or_isolate
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import CHUNKS, OK, struct_of
 from entropylong.utils.isolation import isolated
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, rows_of
 
 
 @given(n=st.integers(1, 40), bad=st.sets(st.integers(0, 39)))
@@ -110,7 +110,7 @@ def test_a_row_that_raises_in_a_worker(spark: SparkSession) -> None:
     assert (found["d5"].code, found["d5"].detail) == ("ROW_FAILED", "RuntimeError: cannot be cut")
 
 
-def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner) -> None:
+def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner, messages: list[str]) -> None:
     """The worker is gone without a word, each time: halves of the unit find the row, all others have their rows once."""
 
     def run(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -120,15 +120,14 @@ def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner) -> N
             yield {"doc_id": row["doc_id"], "chunk_id": 1, "ordinal": 0, "text": row["text"], "text_hash": 1, "outcome": OK}
 
     runner = open_runner(copied)
-    said: list[str] = []
-    runner.state.context = runner.state.context.with_(say=said.append)
     documents = _documents(runner.state.spark)
     append_or_isolate(runner.state, CHUNK, "poisoned1", documents, lambda part: map_rows(part, CHUNKS, run), ("unit", 1))
     rows = runner.state.store.read("chunks", "poisoned1").select("doc_id", "outcome", "code").collect()
     assert sorted(row.doc_id for row in rows) == sorted(f"d{i}" for i in range(12))
     assert [(row.doc_id, row.code) for row in rows if row.outcome != OK] == [("d5", "WORKER_DIED")]
     assert (
-        said[0].startswith("chunk: a Python worker died") and said[1] == "chunk: 1 row(s) refused as WORKER_DIED, all others done"
+        messages[0].startswith("chunk: a Python worker died")
+        and messages[1] == "chunk: 1 row(s) refused as WORKER_DIED, all others done"
     )
 
 
@@ -143,7 +142,7 @@ def test_refused_rows_can_be_tried_again(copied: Path, finished: Path, open_runn
     assert retry_rows(runner.state, ["anchors"]) == {} and retry_rows(runner.state, ["score"]) == {"score": 2}
     assert quarantine_rows(runner.state, 10) == []
     again = open_runner(copied)
-    done = again.run(announce=quiet)
+    done = again.run()
     assert (done.steps[0].step.name, done.steps[0].keys) == ("score", 2)
     for name, columns in (("scored_documents", ["root_id", "input_ids", "outcome"]), ("anchors", ["root_id", "anchors"])):
         assert rows_of(again, name, columns) == rows_of(open_runner(finished), name, columns)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from entropylong.maintenance.check import check_workspace
-from tests.conftest import OpenRunner, quiet
+from tests.conftest import OpenRunner
 
 DOCUMENTS = 1000
 _TEXTS = st.one_of(
@@ -54,7 +54,7 @@ def test_a_thousand_fuzzed_documents(tmp_path: Path, open_runner: OpenRunner) ->
     runner = open_runner(
         tmp_path / "w", "quarantine.max_rate=1", "roots.min_tokens=64", "anchors.alpha=1.0", "controls.per_root=1", source=folder
     )
-    runner.run(announce=quiet)
+    runner.run()
     rows = runner.state.rows("documents")
     by_outcome = {row.outcome: row["count"] for row in rows.groupBy("outcome").count().collect()}
     assert sum(by_outcome.values()) == len(set(lines)) == DOCUMENTS, "in = ok + skipped + quarantined"

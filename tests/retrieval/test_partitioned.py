@@ -13,7 +13,7 @@ from entropylong.pipeline.drivers import index
 from entropylong.retrieval.grid import SCALE, from_bytes, to_grid
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.store import Store
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, rows_of
 
 CELLS = ["retrieval.cells=6", "retrieval.nprobe=2", "retrieval.min_recall=0", "run.vectors_per_unit=18", "run.roots_per_unit=6"]
 SEARCH = ["index", "search"]
@@ -21,23 +21,24 @@ SEARCH = ["index", "search"]
 
 def hits(workspace: Path, open_runner: OpenRunner, *keys: str) -> list[tuple[object, ...]]:
     runner = open_runner(workspace, *CELLS, *keys)
-    runner.run(SEARCH, announce=quiet)
+    runner.run(SEARCH)
     return rows_of(runner, "candidates", ["root_id", "position", "hits", "outcome"])
 
 
-def test_partitioned_equals_broadcast_hit_for_hit(copied: Path, finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+def test_partitioned_equals_broadcast_hit_for_hit(
+    copied: Path, finished: Path, open_runner: OpenRunner, tmp_path: Path, messages: list[str]
+) -> None:
     """And both equal brute force over the probed cells; scratch tables are left empty."""
-    said: list[str] = []
     runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
-    runner.run(SEARCH, announce=said.append)
+    runner.run(SEARCH)
     found = rows_of(runner, "candidates", ["root_id", "position", "hits", "outcome"])
-    assert any("partitioned, as retrieval.mode says" in line for line in said)
-    assert any("range 2 of" in line for line in said), "several ranges, or the merge is not tested"
+    assert any("partitioned, as retrieval.mode says" in line for line in messages)
+    assert any("range 2 of" in line for line in messages), "several ranges, or the merge is not tested"
     for scratch in ("query_cells", "partial_candidates"):
         assert runner.state.store.read_all(scratch).count() == 0
     again = open_runner(copied, *CELLS, "retrieval.mode=broadcast")
     assert again.state.fingerprint("candidates") == runner.state.fingerprint("candidates"), "a mode changes no result"
-    again.run(["index"], announce=quiet)  # writes the files that partitioned mode does not need
+    again.run(["index"])  # writes the files that partitioned mode does not need
     store = again.state.store
     store.drop("candidates", again.state.fingerprint("candidates") or "-")
     assert hits(copied, open_runner, "retrieval.mode=broadcast") == found and len(found) > 20
@@ -106,16 +107,15 @@ def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_pat
     assert hits(copied, open_runner, "retrieval.mode=partitioned") == resumed, "as without a kill"
 
 
-def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runner: OpenRunner) -> None:
-    said: list[str] = []
+def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runner: OpenRunner, messages: list[str]) -> None:
     low = [key for key in CELLS if "recall" not in key]
     with pytest.raises(RecallTooLow, match=r"recall@3 is 0\.\d+ at retrieval.nprobe 1, below retrieval.min_recall 0.95; nprobe \d"):
-        open_runner(copied, *low, "retrieval.nprobe=1").run(["index"], announce=said.append)
+        open_runner(copied, *low, "retrieval.nprobe=1").run(["index"])
     runner = open_runner(copied, *low, "retrieval.nprobe=6")
-    runner.run(SEARCH, announce=said.append)
-    assert any("recall@3 1.000 at nprobe 6" in line for line in said)
+    runner.run(SEARCH)
+    assert any("recall@3 1.000 at nprobe 6" in line for line in messages)
     with pytest.raises(RecallTooLow, match="nprobe 1,"):
-        open_runner(copied, *low, "retrieval.nprobe=1").run(["search"], announce=quiet)
+        open_runner(copied, *low, "retrieval.nprobe=1").run(["search"])
     # The measure itself, against a search of everything.
     directory = runner.state.workspace.index(runner.state.fingerprint("index") or "-")
     needed = np.load(directory / "probes_needed.npy")

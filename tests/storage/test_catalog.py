@@ -21,7 +21,7 @@ from entropylong.reporting.status import status_rows
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store, quoted
 from tests import tiny
-from tests.conftest import CONF, MakeConfig, quiet, rows_of
+from tests.conftest import CONF, MakeConfig, rows_of
 
 INPUT = "spark_catalog.lab_input.articles"
 KEYS = [
@@ -87,8 +87,8 @@ def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "append", append_and_fail)
         with pytest.raises(TableError, match="the machine is gone"):
-            Runner.open(config, spark).run(announce=quiet)
-    Runner.open(config, spark).run(announce=quiet)
+            Runner.open(config, spark).run()
+    Runner.open(config, spark).run()
     return config
 
 
@@ -103,7 +103,7 @@ def test_a_pipeline_by_name_is_whole_and_a_rerun_does_nothing(done: Config, spar
     there = spark.sql("SHOW TABLES IN spark_catalog.lab").where("NOT isTemporary").collect()
     assert sorted(row.tableName for row in there) == sorted(table for table, version in before.items() if version >= 0)
     assert not (Path(done.workspace) / "tables").exists()
-    assert runner.run(announce=quiet).steps == [] and versions(runner.state.store) == before
+    assert runner.run().steps == [] and versions(runner.state.store) == before
     assert all(row["left"] == 0 and row["rows_in"] for row in status_rows(runner.state))
     checks = check_workspace(runner.state)
     assert len(checks) >= 20 and not [check for check in checks if check.wrong]
@@ -139,13 +139,13 @@ def test_new_rows_of_the_user_s_table_are_read(done: Config, spark: SparkSession
     ((url, body),) = [(str(row["doc_id"]), str(row["text"])) for row in tiny.documents(13)[12:]]
     spark.createDataFrame([(url, body)], "url STRING, body STRING").write.format("delta").mode("append").saveAsTable(INPUT)
     runner = Runner.open(done, spark)
-    assert [step.keys for step in runner.run(["ingest"], announce=quiet).steps] == [1]
+    assert [step.keys for step in runner.run(["ingest"]).steps] == [1]
     assert len(rows_of(runner, "documents", ["doc_id"])) == 13
 
 
 def test_upkeep_by_name(done: Config, spark: SparkSession) -> None:
     """gc drops what another setting made; compact and vacuum keep what is read."""
-    Runner.open(done.with_keys(anchors={"alpha": 1.5}), spark).run(["anchors"], announce=quiet)
+    Runner.open(done.with_keys(anchors={"alpha": 1.5}), spark).run(["anchors"])
     runner = Runner.open(done, spark)
     assert {left.table for left in leftovers(runner.state)} == {"anchors"}
     drop_leftovers(runner.state)
@@ -179,7 +179,7 @@ def test_a_source_table_that_is_not_there_is_told(done: Config, spark: SparkSess
     with pytest.raises(
         SourceError, match=r"^source documents: no readable Delta table at spark_catalog\.lab_input\.nothing: "
     ) as caught:
-        Runner.open(missing, spark).run(["ingest"], announce=quiet)
+        Runner.open(missing, spark).run(["ingest"])
     assert "\n" not in str(caught.value)
 
 

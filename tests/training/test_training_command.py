@@ -33,7 +33,7 @@ from entropylong.training.steps import read_steps
 from entropylong.training.track import TrainingRun
 from entropylong.utils.hashing import share_threshold, xxhash64
 from tests import tiny
-from tests.conftest import CONF, MakeConfig, quiet
+from tests.conftest import CONF, MakeConfig
 from tests.corpus.test_decontamination import slow_grams
 from tests.reporting.test_cards import check_model_card
 
@@ -50,11 +50,11 @@ def config_of(make_config: MakeConfig, corpus: Path, copied: Path) -> Callable[.
 ConfigOf = Callable[..., Config]
 
 
-def feeds_of(config: Config, spark: SparkSession, said: list[str] | None = None) -> list[SealedFeed]:
+def feeds_of(config: Config, spark: SparkSession) -> list[SealedFeed]:
     spec, model = trained_model(config)
     worker = WorkerModel("tokenizer", spec, model.fingerprint, config.node_cache)
     template = chat_template(config, model.path)
-    return Feeds(config, spark, worker, VOCABULARY, template, (said if said is not None else []).append).all()
+    return Feeds(config, spark, worker, VOCABULARY, template).all()
 
 
 def rows(feed: SealedFeed) -> list[object]:
@@ -63,16 +63,16 @@ def rows(feed: SealedFeed) -> list[object]:
 
 
 def test_it_trains_and_mlflow_has_the_curve(
-    config_of: ConfigOf, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_of: ConfigOf, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], messages: list[str]
 ) -> None:
     """Two ranks by TorchDistributor; the same command again does nothing; MLflow: params, curve, dataset at its version, model."""
-    config, said = config_of(), list[str]()
-    done = run_training(config, spark, said.append)
+    config = config_of()
+    done = run_training(config, spark)
     curve = read_steps(done.folder)
     assert [step.step for step in curve] == [1, 2, 3, 4] and curve[-1].loss < curve[0].loss
     AutoModelForCausalLM.from_pretrained(done.result)
-    again = run_training(config, spark, said.append)
-    assert "at its end already" in said[-1] and again.folder == done.folder
+    again = run_training(config, spark)
+    assert "at its end already" in messages[-1] and again.folder == done.folder
     client = MlflowClient(config.tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("entropylong").experiment_id], "tags.`entropylong.training` != ''")
     assert run.info.status == "FINISHED" and run.data.tags["entropylong.model"] == str(done.result)
@@ -102,12 +102,12 @@ def test_it_trains_and_mlflow_has_the_curve(
 
 def test_executors_and_torchrun_give_the_same_run(config_of: ConfigOf, spark: SparkSession) -> None:
     """One code path: a barrier task each, or torchrun without Spark on what --prepare left."""
-    done = run_training(config_of("train.launch=cluster", "train.sequence_parallel=2"), spark, quiet)
+    done = run_training(config_of("train.launch=cluster", "train.sequence_parallel=2"), spark)
     curve = [step.loss for step in read_steps(done.folder)]
     assert len(curve) == 4
     workspace = done.folder.parents[1]
     elsewhere = (f"workspace={workspace.with_name('other')}", f"tables={workspace / 'tables'}", "train.sequence_parallel=2")
-    other = prepare_run(config_of(*elsewhere), spark, quiet)
+    other = prepare_run(config_of(*elsewhere), spark)
     line = torchrun_line(other.file, other.ranks).split()
     command = [sys.executable, "-m", "torch.distributed.run", *line[1:]]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
@@ -138,10 +138,10 @@ def test_what_cannot_work_is_told_before_any_rank_starts(
     ]
     for error, said, overrides in refused:
         with pytest.raises(error, match=said):
-            run_training(config_of(*overrides), spark, quiet)
+            run_training(config_of(*overrides), spark)
     monkeypatch.undo()
     with pytest.raises(EnvironmentProblem, match="4 ranks run at once, the executors have room for 2 tasks"):
-        run_training(config_of("train.ranks=4", "train.batch=4", "train.launch=cluster"), spark, quiet)
+        run_training(config_of("train.ranks=4", "train.batch=4", "train.launch=cluster"), spark)
 
 
 def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSession) -> None:
@@ -167,7 +167,7 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
         assert len(runs(row.segment)) == 1, "attention goes across the pieces"
     few = feeds_of(config_of("train.data.short.kind=documents", "train.data.short.share=0.4"), spark)[0]
     assert 0 < sum(len(runs(row.segment)) for row in rows(few)) < len(texts)
-    done = run_training(config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}), spark, quiet)
+    done = run_training(config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}), spark)
     assert done.settings.segmented and sorted(done.settings.weights) == [1.0, 3.0] and len(read_steps(done.folder)) == 1
 
 
@@ -230,7 +230,7 @@ def test_sft_attends_within_each_conversation(config_of: ConfigOf, spark: SparkS
     path = conversations(tmp_path / "chat.jsonl")
     keys = ["train.mode=sft", "train.data.chat.kind=chat", f"train.data.chat.path={path}", f'train.chat_template="{TEMPLATE}"']
     config = config_of(*keys, "train.steps=2")
-    done = run_training(config, spark, quiet)
+    done = run_training(config, spark)
     tokenizer = AutoTokenizer.from_pretrained(done.result)
     messages = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
     wanted = sorted(tokenizer.apply_chat_template(m, tokenize=False) for m in messages)
@@ -250,21 +250,22 @@ def test_sft_attends_within_each_conversation(config_of: ConfigOf, spark: SparkS
         assert said == [m["content"] + "\n" for m in messages_of if m["role"] == "assistant"]
 
 
-def test_broken_conversations_are_listed_or_stop_the_run(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
+def test_broken_conversations_are_listed_or_stop_the_run(
+    config_of: ConfigOf, spark: SparkSession, tmp_path: Path, messages: list[str]
+) -> None:
     path = conversations(tmp_path / "chat.jsonl", 40)
     path = path.rename(path.with_suffix(".json"))
     long = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "window " * 3000}]}
     path.write_text(path.read_text() + "{broken\n\n" + json.dumps(long) + "\n")
     keys = ["train.mode=sft", "train.data.chat.kind=chat", f"train.data.chat.path={path}", f'train.chat_template="{TEMPLATE}"']
-    said: list[str] = []
-    (feed,) = feeds_of(config_of(*keys), spark, said)
-    assert "of 42 records 1 CUT, 1 NOT_JSON" in said[0] and any(runs(row.segment) == [(0, 1024)] for row in rows(feed))
-    listed = [json.loads(line) for line in Path(said[0].rpartition(" in ")[2]).read_text().splitlines()]
+    (feed,) = feeds_of(config_of(*keys), spark)
+    assert "of 42 records 1 CUT, 1 NOT_JSON" in messages[0] and any(runs(row.segment) == [(0, 1024)] for row in rows(feed))
+    listed = [json.loads(line) for line in Path(messages[0].rpartition(" in ")[2]).read_text().splitlines()]
     assert sorted(row["code"] for row in listed) == ["CUT", "NOT_JSON"] and "{broken" in str(listed)
     packed = path.with_name("packed.jsonl.gz")
     packed.write_bytes(gzip.compress(path.read_bytes() + b'{"messages": "\xff"}\n'))
-    (same,) = feeds_of(config_of(*keys[:2], f"train.data.chat.path={packed}", keys[3]), spark, said)
-    assert "of 43 records 1 CUT, 1 INVALID_UTF8, 1 NOT_JSON" in said[-2]
+    (same,) = feeds_of(config_of(*keys[:2], f"train.data.chat.path={packed}", keys[3]), spark)
+    assert "of 43 records 1 CUT, 1 INVALID_UTF8, 1 NOT_JSON" in messages[-2]
     assert same.manifest.identity == feed.manifest.identity, "the same rows, whatever file they came from"
     bad = [
         '{"messages": []}',
@@ -282,7 +283,7 @@ def test_broken_conversations_are_listed_or_stop_the_run(config_of: ConfigOf, sp
 def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
     """SIGTERM to the driver: its ranks save and leave. Kill -9 of the command: they end with it. Each time the run goes on."""
     config = config_of("train.steps=60", "train.ranks=1", "train.save_every=10")
-    folder = prepare_run(config, spark, quiet).folder
+    folder = prepare_run(config, spark).folder
 
     def after_steps(more: int, act: Callable[[], None]) -> threading.Thread:
         def watch() -> None:
@@ -296,7 +297,7 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
         return thread
 
     asked = after_steps(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    stopped = run_training(config, spark, quiet)
+    stopped = run_training(config, spark)
     asked.join()
     done = len(read_steps(folder))
     assert 2 <= done < 60 and not stopped.result.is_dir()
@@ -312,7 +313,7 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
     said = started.communicate(timeout=120)[0]
     assert started.returncode == -9 and f"goes on after step {done}" in said, said
     assert done < len(read_steps(folder)) < 60
-    finished = run_training(config, spark, quiet)
+    finished = run_training(config, spark)
     assert [step.step for step in read_steps(folder)] == list(range(1, 61)) and finished.result.is_dir()
     history = client.get_metric_history(run, "loss")
     assert [m.step for m in history] == list(range(1, 61)) and client.get_run(run).info.status == "FINISHED"
@@ -325,8 +326,8 @@ def test_smollm2_learns_real_text(spark: SparkSession, tmp_path: Path) -> None:
     keys = [f"workspace={tmp_path / 'work'}", "train.data.text.kind=documents", "train.data.text.share=0.02", "train.batch=1",
             "train.ranks=1", "train.steps=7", "train.learning_rate=2e-4", "train.checkpoint_activations=false"]  # fmt: skip
     config = load_config(CONF / "demo_train.yaml", keys)
-    Runner.open(config, spark).run(["ingest"], announce=quiet)
-    done: Prepared = run_training(config, spark, quiet)
+    Runner.open(config, spark).run(["ingest"])
+    done: Prepared = run_training(config, spark)
     curve = [step.loss for step in read_steps(done.folder)]
     assert len(curve) == 7 and done.feeds[0].manifest.rows < 6
     assert np.mean(curve[-3:]) < np.mean(curve[:3]) - 0.2 and curve[0] < 4, curve

@@ -26,7 +26,7 @@ from entropylong.verification.screening import Candidate, Screen, screen_gains
 from entropylong.verification.stage import VERIFY, selection_of
 from entropylong.verification.waves import RootWaves, Visit
 from tests import tiny
-from tests.conftest import OpenRunner, quiet, rows_of
+from tests.conftest import OpenRunner, rows_of
 
 PAPER = Rule("paper", 0.4, 0.2, 0.7, None)
 
@@ -124,18 +124,18 @@ def test_a_budget_measures_a_part_and_no_budget_the_rest(copied: Path, open_runn
         shutil.rmtree(copied / lost)
     small = ("verify.budget_tokens=40", "accept.epsilon=0.0")
     first = open_runner(copied, *small)
-    first.run(["verify"], announce=quiet)
-    assert first.run(["verify"], announce=quiet).steps == [], "what the budget left out is done under it"
+    first.run(["verify"])
+    assert first.run(["verify"]).steps == [], "what the budget left out is done under it"
     rows = rows_of(first, "gains", ("outcome", "code", "pair_id", "readings"))
     ok = {(r[2], p.position) for r in rows if r[0] == "ok" for p in r[3]}
     left = {(r[2], p.position) for r in rows if r[1] == "BUDGET_FULL" for p in r[3]}
     assert ok and left and not ok & left and ok | left == set(readings), "keys in = keys out"
     larger = open_runner(copied, "verify.budget_tokens=160", "accept.epsilon=0.0")
-    larger.run(["verify"], announce=quiet)
+    larger.run(["verify"])
     more = {(r[1], p.position) for r in rows_of(larger, "gains", ("outcome", "pair_id", "readings")) if r[0] == "ok" for p in r[2]}
     assert ok < more < set(readings)
     last = open_runner(copied)
-    last.run(["verify", "pack"], announce=quiet)
+    last.run(["verify", "pack"])
     now = [(r[1], p) for r in rows_of(last, "gains", ("outcome", "pair_id", "readings")) if r[0] == "ok" for p in r[2]]
     assert sorted((pair, p.position) for pair, p in now) == sorted(readings), "each reading once"
     for pair, p in now:
@@ -147,9 +147,9 @@ def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, 
     for lost in ("tables/gains", "checkpoints/gains"):
         shutil.rmtree(copied / lost)
     budget = ("verify.budget_tokens=40", "accept.epsilon=0.0")
-    open_runner(copied, *budget, "anchors.alpha=1.0").run(["anchors", "search", "pairs", "verify"], announce=quiet)
+    open_runner(copied, *budget, "anchors.alpha=1.0").run(["anchors", "search", "pairs", "verify"])
     fewer = open_runner(copied, *budget)
-    fewer.run(["verify"], announce=quiet)
+    fewer.run(["verify"])
     tokens = {row.chunk_id: len(row.chunk_ids) for row in fewer.state.frames(step_writing("gains"))["pairs"].collect()}
     cells, planned = fewer.state.readings().collect(), fewer.state.frames(step_writing("gains"))["pairs"].collect()
     measured = {(cell.root_id, cell.chunk_id, cell.position) for cell in cells}
@@ -167,7 +167,7 @@ def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_ru
         shutil.rmtree(copied / lost)
     keys = ["verify.screen.kind=left_window", "verify.screen.window=300", "verify.screen.sample=0.5"]
     runner = open_runner(copied, *keys, "verify.screen.min_gain=0.02")
-    result = runner.run(["verify", "pack"], announce=quiet)
+    result = runner.run(["verify", "pack"])
     rows = rows_of(runner, "gains", ("outcome", "code", "root_id", "kind", "readings"))
     out = [r for r in rows if r[1] == "SCREENED_OUT"]
     assert out and all(r[3] == "candidate" for r in out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from entropylong.spark.session import settings_of
 from entropylong.storage.array_files import read_array, write_array
 from entropylong.storage.artifacts import Artifact
 from entropylong.utils.progress import StepProgress
+
+logger = logging.getLogger(__name__)
 
 
 def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress: StepProgress) -> None:
@@ -49,7 +52,7 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     d = int(centroids.shape[1])
     mode, why = choose_mode(state.config.retrieval.mode, n, d, executor_memory(settings_of(state.spark)))
     kind = "exact, one cell" if cells == 1 else f"{cells:,} cells"
-    state.context.say(f"index: {n:,} vectors of {d} dimensions, {kind}; {why}")
+    logger.info(f"index: {n:,} vectors of {d} dimensions, {kind}; {why}")
     _assign(state, artifact.fingerprint, rows, n, np.asarray(centroids))
     stored = state.store.read_ok("index_cells", artifact.fingerprint)
     sizes = np.zeros(cells, np.int64)
@@ -68,7 +71,7 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     seal(directory, {"mode": mode, "n": n, "d": d, "cells": cells})
     if cells > 1:
         found = recall(directory, state.config.retrieval.nprobe)
-        state.context.say(f"index: recall@{state.config.retrieval.top_k} {found:.3f} at nprobe {state.config.retrieval.nprobe}")
+        logger.info(f"index: recall@{state.config.retrieval.top_k} {found:.3f} at nprobe {state.config.retrieval.nprobe}")
     check_recall(state, artifact.fingerprint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from entropylong.retrieval.stage import MERGE, ROUTE, is_partitioned
 from entropylong.storage.array_files import read_array
 from entropylong.storage.artifacts import Artifact
 from entropylong.utils.progress import StepProgress
+
+logger = logging.getLogger(__name__)
 
 
 def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
@@ -66,7 +69,7 @@ def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact
     for number, (first, end) in enumerate(ranges, start=1):
         _search_range(state, value, queries, vectors, first, np.asarray(sizes[first:end]))
         if len(ranges) > 1:
-            state.context.say(f"search: range {number} of {len(ranges)} (cells {first} to {end - 1}), {progress.seconds:.0f} s")
+            logger.info(f"search: range {number} of {len(ranges)} (cells {first} to {end - 1}), {progress.seconds:.0f} s")
     found = {**frames, "partial_candidates": state.store.read_ok("partial_candidates", value)}
     commit_units(state, MERGE, value, found, todo, progress)
     for table in reversed(stage.beside):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from pathlib import Path
@@ -19,6 +20,8 @@ from entropylong.storage.store import root_cause
 from entropylong.utils.hashing import digest
 from entropylong.utils.progress import StepProgress
 
+logger = logging.getLogger(__name__)
+
 
 def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
     """Read the rows that arrived since the checkpoint, and commit what they give, some files at a time."""
@@ -35,7 +38,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     if known and progress.left > 0:
         # The output is the truth, the checkpoint a cache: cut short, of a table that was made anew, or ahead of an output that
         # is gone. Without it all is read again, and what is committed is left out by its key.
-        state.context.say(f"{stage.name}: its checkpoint does not fit the tables; {stage.reads[0]} is read from the start")
+        logger.info("%s: its checkpoint does not fit the tables; %s is read from the start", stage.name, stage.reads[0])
         shutil.rmtree(checkpoint)
         try:
             _stream(state, stage, artifact.fingerprint, checkpoint, progress)

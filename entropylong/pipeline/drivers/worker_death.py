@@ -5,6 +5,7 @@ What raises is dealt with where it is raised (isolate.py); a worker that is gone
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from pyspark.sql import DataFrame
@@ -15,6 +16,8 @@ from entropylong.errors import EnvironmentProblem, WorkerDied
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.schemas import NAMES
 from entropylong.utils.isolation import refused
+
+logger = logging.getLogger(__name__)
 
 CODE = "WORKER_DIED"
 # Rows of a unit that may be refused so. More, and it is the machine that kills workers.
@@ -45,10 +48,10 @@ def append_or_isolate(
     try:
         state.store.append(stage.writes, build(rows), value, transaction)
     except WorkerDied:
-        state.context.say(f"{stage.name}: a Python worker died; looking for the row that did it")
+        logger.info("%s: a Python worker died; looking for the row that did it", stage.name)
         found = [0]
         _halves(state, stage, value, rows, build, transaction, 0, "", found)
-        state.context.say(f"{stage.name}: {found[0]} row(s) refused as {CODE}, all others done")
+        logger.info("%s: %d row(s) refused as %s, all others done", stage.name, found[0], CODE)
 
 
 def _halves(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from entropylong.utils.hashing import digest, files_sha256, share_threshold, xxh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 # Sequences that are packed together: enough for bins to fill, few enough for a worker's memory.
 _BUCKET_SEQUENCES = 64
@@ -86,7 +89,6 @@ class Feeds:
         trained: the model to train, for its tokenizer.
         vocabulary: ids that it knows.
         template: the chat template that conversations are rendered with, the tokenizer's own or another.
-        say: where it is told what was made and what was left out.
     """
 
     def __init__(
@@ -96,9 +98,8 @@ class Feeds:
         trained: WorkerModel,
         vocabulary: int,
         template: str | None,
-        say: Callable[[str], None],
     ) -> None:
-        self.config, self.spark, self.say, self._vocabulary, self._template = config, spark, say, vocabulary, template
+        self.config, self.spark, self._vocabulary, self._template = config, spark, vocabulary, template
         self._tokenizer = trained.tokenizer()
         self._workspace = Workspace(config.workspace)
         self._runners: dict[str, PipelineState] = {}
@@ -191,7 +192,7 @@ class Feeds:
         else:
             facts = {"table": table, "fingerprint": fingerprint, "version": version, "length": self.config.pack.length}
             manifest = seal_feed(rows(), folder, **facts)  # type: ignore[arg-type]
-            self.say(f"feed {name}: {manifest.rows:,} sequences of {manifest.length:,} tokens in {folder}")
+            logger.info(f"feed {name}: {manifest.rows:,} sequences of {manifest.length:,} tokens in {folder}")
         if (highest := max(file.highest_id for file in manifest.files)) >= self._vocabulary:
             raise FeedError(f"train.data {name}: holds token id {highest}, the model knows {self._vocabulary}: another tokenizer's")
         return manifest
@@ -227,7 +228,7 @@ class Feeds:
                 f"train.data {name}: {refused:,} of {total:,} records are refused ({said}), more than quarantine.max_rate allows; "
                 f"they are listed in {file}"
             )
-        self.say(f"feed {name}: of {total:,} records {said}; they are listed in {file}")
+        logger.info(f"feed {name}: of {total:,} records {said}; they are listed in {file}")
 
 
 def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:
