@@ -281,7 +281,7 @@ def test_check_makes_strands_anew_from_what_was_packable(copied: Path, open_runn
 
 
 def packed_rows(runner: Any) -> list[Any]:
-    return list(runner.store.read_ok("sequences", runner.fingerprint("sequences")).collect())
+    return list(runner.state.ok_rows("sequences").collect())
 
 
 def content_of(rows: list[Any]) -> int:

@@ -48,11 +48,11 @@ def test_partitioned_equals_broadcast_hit_for_hit(
 
 
 def _compare_with_brute_force(runner: object, found: list[tuple[object, ...]]) -> None:
-    store, fingerprints = runner.store, runner.fingerprint  # type: ignore[attr-defined]
+    store, fingerprints = runner.state.store, runner.state.fingerprint  # type: ignore[attr-defined]
     cells = store.read_ok("index_cells", fingerprints("index")).toPandas()
     chunks = store.read_ok("chunks", fingerprints("chunks")).toPandas()
     queries = store.read_ok("query_vectors", fingerprints("query_vectors")).toPandas()
-    centroids = np.load(runner.workspace.index(fingerprints("index")) / "centroids.npy").astype(np.int64)  # type: ignore[attr-defined]
+    centroids = np.load(runner.state.workspace.index(fingerprints("index")) / "centroids.npy").astype(np.int64)  # type: ignore[attr-defined]
     values = to_grid(from_bytes(_vectors(runner, cells))).astype(np.int64)
     own = {doc: set(rows.text_hash) for doc, rows in chunks.groupby("doc_id")}
     grid = dict(zip(zip(queries.root_id, queries.position, strict=True), queries.vector, strict=True))
@@ -67,7 +67,7 @@ def _compare_with_brute_force(runner: object, found: list[tuple[object, ...]]) -
 
 
 def _vectors(runner: object, cells: object) -> list[bytes]:
-    frame = runner.store.read_ok("chunk_vectors", runner.fingerprint("chunk_vectors")).toPandas()  # type: ignore[attr-defined]
+    frame = runner.state.store.read_ok("chunk_vectors", runner.state.fingerprint("chunk_vectors")).toPandas()  # type: ignore[attr-defined]
     by_id = dict(zip(frame.chunk_id, frame.vector, strict=True))
     return [by_id[i] for i in cells.chunk_id]  # type: ignore[attr-defined]
 
