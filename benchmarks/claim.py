@@ -45,10 +45,10 @@ RULE = Rule("specific", 0.4, 0.2, math.log(2), 24)
 
 def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     """Roots, chunks and planned pairs of a workspace, as gzipped JSON."""
+    from entropylong.core.stage_names import STAGE_NAMES
     from entropylong.models.cache import load
     from entropylong.models.causal_lm import encode_plain
     from entropylong.pipeline.open import open_runner
-    from entropylong.pipeline.steps import STAGE_NAMES
 
     stages = STAGE_NAMES[: STAGE_NAMES.index("verify")]
     runner = open_runner(config, list(overrides), None, stages)

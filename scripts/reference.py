@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that are generated: the tables from their schemas, the codes from their list. `make docs` runs it."""
+"""Write the pages of docs/ that are generated: stages from their declarations, tables, codes. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ Thresholds are applied when packing: `gains` holds raw measurements.
 
 | every table | type | |
 |---|---|---|
+"""
+_STAGES = """# Stages
+
+`entropylong run` takes these names. `jobs/` has a file for each, and the Databricks pipeline has a task for each. A stage that
+needs a GPU runs a model; it also runs without a GPU, but slowly. To give each kind of stage its own cluster, submit stages by name:
+`entropylong run score --config ...` continues where the stage stopped. The models are `model.name` and `encoder.name`.
+
 """
 _CODES = """# Codes: why a row was skipped or refused
 
@@ -60,7 +67,22 @@ def codes_page() -> str:
     return _NOTE + _CODES + head + "".join(rows)
 
 
-PAGES = {"tables.md": tables_page, "codes.md": codes_page}
+def stages_page() -> str:
+    """Stages in order, what each reads, writes and needs."""
+    head = "| stage | what it does | reads | writes, key | tasks need | models |\n|---|---|---|---|---|---|\n"
+    rows = [
+        f"| {step.name} | {_cell(step.purpose)} | {_names(step.reads) or 'the sources'} | `{step.writes}`: {_names(step.key)} "
+        f"| {step.resources} | {', '.join(step.models)} |\n"
+        for step in STEPS
+    ]
+    return _NOTE + _STAGES + head + "".join(rows)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+PAGES = {"stages.md": stages_page, "tables.md": tables_page, "codes.md": codes_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -34,10 +34,10 @@ def links(words: Overrides = None, config: ConfigOption = "experiment_links") ->
     from rich.console import Console
 
     from entropylong.config import load_config
+    from entropylong.core.stage_names import MEASURED
     from entropylong.evaluation.tracking import track
     from entropylong.experiments.run_links import run_links, write_roots
     from entropylong.pipeline.runner import Runner
-    from entropylong.pipeline.steps import MEASURED
 
     overrides = only_overrides(words)
     file = write_roots(load_config(config, overrides))
@@ -65,10 +65,10 @@ def training(words: Overrides = None, config: ConfigOption = "experiment_trainin
     from rich.console import Console
 
     from entropylong.config import load_config
+    from entropylong.core.stage_names import MEASURED
     from entropylong.evaluation.tracking import track
     from entropylong.experiments.run_training import run_experiment
     from entropylong.pipeline.runner import Runner
-    from entropylong.pipeline.steps import MEASURED
 
     overrides = only_overrides(words)
     spark = open_state(config, overrides, None, MEASURED).spark

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from entropylong.core.stage_names import STAGE_NAMES
 from entropylong.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,13 +24,9 @@ def complete_config(begun: str) -> list[str]:
     return [name for name in names if name.startswith(begun)]
 
 
-# Of pipeline.py, whose import takes seconds: too long for a key press.
-STAGES = ("ingest", "chunk", "embed", "index", "score", "anchors", "search", "pairs", "verify", "pack")
-
-
 def complete_stage(begun: str) -> list[str]:
     """For the shell: names of stages."""
-    return [name for name in STAGES if name.startswith(begun)]
+    return [name for name in STAGE_NAMES if name.startswith(begun)]
 
 
 ConfigOption = Annotated[

@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.config import Config
+from entropylong.core.stage_names import MEASURED
 from entropylong.corpus.sources.canaries import PREFIX, fact_of
 from entropylong.corpus.sources.demo import demo_documents
 from entropylong.errors import EvaluationError
@@ -24,7 +25,7 @@ from entropylong.experiments.links import ARMS, NOVERIFY, PAPER, PERMUTED, VERIF
 from entropylong.experiments.see_also import choose, linked
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
-from entropylong.pipeline.steps import MEASURED, step_writing
+from entropylong.pipeline.steps import step_writing
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest, xxhash64
 from entropylong.verification.acceptance import RETRIEVED

@@ -19,13 +19,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.config import Config
+from entropylong.core.stage_names import MEASURED
 from entropylong.corpus.selection import has_canaries, is_canary, is_held_out
 from entropylong.errors import ConfigError, EvaluationError
 from entropylong.evaluation.generation import Result
 from entropylong.experiments import training as claim
 from entropylong.experiments.training import ARMS, TUNED_ON, Difference, HeldOut, Scores
 from entropylong.models.causal_lm import CausalLM, encode_plain
-from entropylong.pipeline.steps import MEASURED, step_writing
+from entropylong.pipeline.steps import step_writing
 from entropylong.training.run import run_training, trained_model
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest

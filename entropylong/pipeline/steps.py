@@ -1,8 +1,9 @@
-"""The stages in order. The names are contracts: users type them, jobs and tasks carry them."""
+"""The steps of the pipeline in order. Search has two steps, and every other stage has one."""
 
 from __future__ import annotations
 
 from entropylong.core.stage import Stage
+from entropylong.core.stage_names import STAGE_NAMES
 from entropylong.corpus.stage import CHUNK, INGEST
 from entropylong.entropy.stage import ANCHOR, SCORE
 from entropylong.errors import UsageError
@@ -12,9 +13,6 @@ from entropylong.verification.pairs_stage import PLAN_PAIRS
 from entropylong.verification.stage import VERIFY
 
 STEPS: tuple[Stage, ...] = (INGEST, CHUNK, EMBED, INDEX, SCORE, ANCHOR, QUERIES, SEARCH, PLAN_PAIRS, VERIFY, PACK)
-STAGE_NAMES: tuple[str, ...] = tuple(dict.fromkeys(step.name for step in STEPS))
-# All that measures: up to the gains, from which each recipe packs.
-MEASURED = STAGE_NAMES[: STAGE_NAMES.index("pack")]
 
 
 def steps_of(names: list[str] | tuple[str, ...]) -> list[Stage]:

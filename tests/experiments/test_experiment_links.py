@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from entropylong.config import load_config
+from entropylong.core.stage_names import MEASURED
 from entropylong.corpus.sources.canaries import canary, canary_documents, fact_of
 from entropylong.corpus.sources.demo import demo_documents
 from entropylong.corpus.sources.readers import list_units
@@ -24,7 +25,6 @@ from entropylong.maintenance.check import check_workspace
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.metrics.compute import _canaries
 from entropylong.pipeline.runner import Runner
-from entropylong.pipeline.steps import MEASURED
 from tests.conftest import CONF
 
 
