@@ -2,6 +2,9 @@
 
 Set as `spark.python.daemon.module` in local sessions. Importing torch, transformers and sentence-transformers takes ten
 seconds a worker otherwise, and Spark ends idle workers after a minute. Nothing is run here but imports: no thread, no CUDA.
+
+ENTROPYLONG_WORKER_HOOK=module:function in its environment names a hook for all rows that the workers write (`udf.install_hook`);
+without it nothing happens. Faults are put in that way.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ HEAVY = (
     "sentence_transformers",
     "faiss",
 )
+HOOK = "ENTROPYLONG_WORKER_HOOK"
 
 
 def forget_archives() -> None:
@@ -33,12 +37,24 @@ def forget_archives() -> None:
         del sys.path_importer_cache[path]
 
 
+def install_named_hook() -> None:
+    """Install the hook that the environment names, if it names one."""
+    named = os.environ.get(HOOK)
+    if not named:
+        return
+    from entropylong.core.udf import install_hook
+
+    module, _, function = named.partition(":")
+    install_hook(getattr(importlib.import_module(module), function))
+
+
 def main() -> None:
     """Import, then serve as pyspark's own daemon does."""
     forget_archives()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in HEAVY:
         importlib.import_module(name)
+    install_named_hook()
     # A worker collects garbage after each task: without this it would walk all of torch every time, for a quarter of a second.
     gc.freeze()
     from pyspark.daemon import manager

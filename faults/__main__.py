@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from faults.harness import PLACE, ROOT, Harness
+from faults.harness import ROOT, Harness, make_harness
 from faults.scenarios import Scenario, scenarios
 
 
@@ -44,9 +44,9 @@ def main() -> None:
     """Run all (or those whose name holds one of the arguments), print the matrix, fail if a cell is not ok."""
     wanted = sys.argv[1:] or [""]
     began = time.monotonic()
-    harness = Harness()
+    harness = make_harness(ROOT / "runs" / "faults")
     print(f"control: a run without a fault, {time.monotonic() - began:.0f} s", flush=True)
-    out = PLACE / "results.jsonl"
+    out = harness.place / "results.jsonl"
     with ThreadPoolExecutor(2) as pool:
         chosen = [one for one in scenarios() if any(word in f"{one[0]} {one[1]}" for word in wanted)]
         results = list(pool.map(lambda one: suffered(harness, *one), chosen))

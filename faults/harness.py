@@ -9,17 +9,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from entropylong.config import Config, load_config
 from entropylong.pipeline.runner import Runner
 from entropylong.spark.session import session
-from faults import daemon
+from entropylong.worker_daemon import HOOK
+from faults import hook
 from faults.compare import tables_of
 from tests import tiny
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 ROOT = Path(__file__).parent.parent
-PLACE = ROOT / "runs" / "faults"
 # Stage -> its tables, and a column that only what it writes at last has.
 STAGES = {
     "score": (("scored_documents",), "input_ids"),
@@ -33,37 +38,41 @@ CLUSTER = ("spark.master=local-cluster[2,1,1024]", "spark.conf.spark.task.maxFai
 SECONDS = 240
 
 
-class Harness:
-    """The workspace without a fault, copies of it to suffer, and the session that compares them."""
+# (workspace, key=value, ...) -> the config of the matrix over it.
+Configure = Callable[..., Config]
 
-    def __init__(self) -> None:
-        shutil.rmtree(PLACE, ignore_errors=True)
-        PLACE.mkdir(parents=True)
-        self.models = (tiny.make_causal_lm(PLACE / "models" / "lm"), tiny.make_encoder(PLACE / "models" / "encoder"))
-        rows = tiny.documents(8)
-        for part in range(2):
-            tiny.write_jsonl(PLACE / "corpus" / f"part-{part}.jsonl", rows[4 * part : 4 * part + 4])
-        self.spark = session(self.config("control"))
-        runner = Runner.open(self.config("control"), self.spark)
-        runner.run()
-        self.control = tables_of(runner)
+
+class Harness:
+    """The workspace without a fault, copies of it to suffer, and the session that compares them.
+
+    Args:
+        place: a folder for the copies and all that they leave.
+        whole: a workspace in which all stages ran; it is only read.
+        configure: its config, over another workspace and with other keys.
+        spark: the session.
+    """
+
+    def __init__(self, place: Path, whole: Path, configure: Configure, spark: SparkSession) -> None:
+        self.place, self.whole, self.configure, self.spark = place, whole, configure, spark
+        self.control = tables_of(Runner.open(configure(whole), spark))
         # One victim suffers while the one before it is compared: two processes on two cores.
         self.suffering, self.judging = threading.Lock(), threading.Lock()
 
-    def config(self, workspace: str, *keys: str) -> Config:
-        """Of a workspace: small batches, so that each stage makes several commits."""
-        lm, encoder = self.models
-        own = [
-            f"workspace={PLACE / workspace}", f"node_cache={PLACE / 'node_cache'}", f"model.name={lm}", f"encoder.name={encoder}",
-            "roots.limit=null", "roots.min_tokens=64", "roots.max_tokens=300", "chunks.target_chars=400", "chunks.max_chars=800",
-            "contexts.max_tokens=128", "pack.length=1024", "accept.rule=paper", "accept.epsilon=0.02", "retrieval.top_k=3",
-            "accept.max_copy_tokens=null", "run.files_per_batch=1", "run.roots_per_unit=4", "quarantine.max_rate=0",
-        ]  # fmt: skip
-        return load_config(ROOT / "conf" / "demo.yaml", [*own, *keys], input_path=str(PLACE / "corpus"))
+    def config(self, name: str, *keys: str) -> Config:
+        """Of a copy."""
+        return self.configure(self.place / name, *keys)
+
+    def copy(self, name: str) -> Path:
+        """A copy of the workspace."""
+        return Path(shutil.copytree(self.whole, self.place / name))
+
+    def mark(self, name: str) -> Path:
+        """The file that a fault makes when it happens in a copy."""
+        return self.place / f"{name}.mark"
 
     def behind(self, name: str, stage: str) -> Path:
         """A copy of the workspace in which a stage never ran."""
-        workspace = Path(shutil.copytree(PLACE / "control", PLACE / name))
+        workspace = self.copy(name)
         for table in STAGES[stage][0]:
             shutil.rmtree(workspace / "tables" / table)
             shutil.rmtree(workspace / "checkpoints" / table, ignore_errors=True)
@@ -73,13 +82,13 @@ class Harness:
         self, name: str, stage: str, *keys: str, kind: str = "", kill_at: str = "", action: str = ""
     ) -> subprocess.Popen[bytes]:
         """Begin the stage (or another action) in a process of its own with a fault; what it says goes to a file by its name."""
-        fault = {"KIND": kind, "COLUMN": STAGES[stage][1], "MARK": str(PLACE / f"{name}.mark")}
-        own = [f"spark.conf.spark.python.daemon.module={'faults.daemon' if kind else 'entropylong.worker_daemon'}"]
-        own += [f"spark.conf.spark.executorEnv.FAULT_{k}={v}" for k, v in fault.items() if kind]
+        fault = {"KIND": kind, "COLUMN": STAGES[stage][1], "MARK": str(self.mark(name))}
+        hooked = {HOOK: "faults.hook:suffer"} | {f"FAULT_{k}": v for k, v in fault.items()} if kind else {}
+        own = [f"spark.conf.spark.executorEnv.{k}={v}" for k, v in hooked.items()]
         command = [sys.executable, "-m", "faults.victim", self.config(name, *keys, *own).model_dump_json(), action or stage]
         command += [kill_at, STAGES[stage][0][-1]] if kill_at else []
-        env = os.environ | {f"FAULT_{k}": v for k, v in fault.items()} | {"PYTHONPATH": str(ROOT)}
-        with (PLACE / f"{name}.log").open("w") as said:
+        env = os.environ | hooked | {"PYTHONPATH": str(ROOT)}
+        with self._log(name).open("w") as said:
             return subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
 
     def suffer(self, name: str, stage: str, *keys: str, kind: str = "", kill_at: str = "", action: str = "") -> tuple[int, str]:
@@ -88,13 +97,13 @@ class Harness:
             victim = self.launch(name, stage, *keys, kind=kind, kill_at=kill_at, action=action)
             deadline = time.monotonic() + SECONDS
             while victim.poll() is None and time.monotonic() < deadline:
-                if kind == daemon.DRIVER and (PLACE / f"{name}.mark").exists():
+                if kind == hook.DRIVER and self.mark(name).exists():
                     time.sleep(0.5)
                     break
                 time.sleep(0.2)
             if victim.poll() is None:
                 os.killpg(victim.pid, signal.SIGKILL)
-            return victim.wait(), said_by(name)
+            return victim.wait(), self.said_by(name)
 
     def recovered(self, name: str) -> Runner:
         """The workspace after a run without a fault."""
@@ -102,7 +111,35 @@ class Harness:
         runner.run()
         return runner
 
+    def said_by(self, name: str) -> str:
+        """The end of what a victim said."""
+        return self._log(name).read_text()[-2000:]
 
-def said_by(name: str) -> str:
-    """The end of what a victim said."""
-    return (PLACE / f"{name}.log").read_text()[-2000:]
+    def _log(self, name: str) -> Path:
+        return self.place / f"{name}.log"
+
+
+def make_harness(place: Path) -> Harness:
+    """A harness over a small corpus, tiny models and a run of its own, in a folder that is made anew.
+
+    The batches are small, so that each stage makes several commits.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    lm, encoder = tiny.make_causal_lm(place / "models" / "lm"), tiny.make_encoder(place / "models" / "encoder")
+    rows = tiny.documents(8)
+    for part in range(2):
+        tiny.write_jsonl(place / "corpus" / f"part-{part}.jsonl", rows[4 * part : 4 * part + 4])
+
+    def configure(workspace: Path, *keys: str) -> Config:
+        own = [
+            f"workspace={workspace}", f"node_cache={place / 'node_cache'}", f"model.name={lm}", f"encoder.name={encoder}",
+            "roots.limit=null", "roots.min_tokens=64", "roots.max_tokens=300", "chunks.target_chars=400", "chunks.max_chars=800",
+            "contexts.max_tokens=128", "pack.length=1024", "accept.rule=paper", "accept.epsilon=0.02", "retrieval.top_k=3",
+            "accept.max_copy_tokens=null", "run.files_per_batch=1", "run.roots_per_unit=4", "quarantine.max_rate=0",
+        ]  # fmt: skip
+        return load_config(ROOT / "conf" / "demo.yaml", [*own, *keys], input_path=str(place / "corpus"))
+
+    control = configure(place / "control")
+    spark = session(control)
+    Runner.open(control, spark).run()
+    return Harness(place, place / "control", configure, spark)

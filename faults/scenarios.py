@@ -20,9 +20,9 @@ from entropylong.maintenance.check import check_workspace
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.pipeline.runner import Runner
 from entropylong.storage.schemas import OK
-from faults import daemon
+from faults import hook
 from faults.compare import compare, tables_of
-from faults.harness import CLUSTER, PLACE, ROOT, STAGES, Harness, said_by
+from faults.harness import CLUSTER, ROOT, STAGES, Harness
 
 Outcome = tuple[bool, int, int, str]
 
@@ -31,9 +31,9 @@ def matrix_cell(harness: Harness, stage: str, kind: str) -> Outcome:
     """A fault in the first task of a stage that has rows to write."""
     name = f"{stage}-{kind}"
     harness.behind(name, stage)
-    code, said = harness.suffer(name, stage, *(CLUSTER if kind == daemon.EXECUTOR else ()), kind=kind)
-    happened = (PLACE / f"{name}.mark").exists()
-    died = {daemon.DRIVER: code == -signal.SIGKILL, daemon.TASK: code == 1}.get(kind, code in (0, 1))
+    code, said = harness.suffer(name, stage, *(CLUSTER if kind == hook.EXECUTOR else ()), kind=kind)
+    happened = harness.mark(name).exists()
+    died = {hook.DRIVER: code == -signal.SIGKILL, hook.TASK: code == 1}.get(kind, code in (0, 1))
     return _outcome(harness, name, happened and died, f"exit {code}", said)
 
 
@@ -73,7 +73,7 @@ def lost_checkpoints(harness: Harness, stage: str) -> Outcome:
 
 def killed_compaction(harness: Harness, stage: str) -> Outcome:
     """The JVM is gone when files were written anew and the commit that puts them in the old ones' place is not."""
-    workspace = Path(shutil.copytree(PLACE / "control", PLACE / "compact"))
+    workspace = harness.copy("compact")
     code, said = harness.suffer("compact", stage, action="compact", kill_at="files")
     table = workspace / "tables" / STAGES[stage][0][-1]
     orphans = [f for f in table.rglob("*.parquet") if f.name not in _log(table)]
@@ -83,13 +83,13 @@ def killed_compaction(harness: Harness, stage: str) -> Outcome:
 def two_machines(harness: Harness, stage: str) -> Outcome:
     """Two runs do the same stage at the same time on the same tables, each with a workspace of its own, so under no lock."""
     one = harness.behind("machine-1", stage)
-    other = Path(shutil.copytree(one, PLACE / "machine-2", ignore=shutil.ignore_patterns("tables")))
+    other = Path(shutil.copytree(one, harness.place / "machine-2", ignore=shutil.ignore_patterns("tables")))
     tables = f"tables={one / 'tables'}"
     with harness.suffering:
         # Slow, so that both are at work before one of them commits.
-        both = [harness.launch(place.name, stage, tables, kind=daemon.SLOW) for place in (one, other)]
+        both = [harness.launch(place.name, stage, tables, kind=hook.SLOW) for place in (one, other)]
         codes = [process.wait() for process in both]
-    said = [said_by(place.name) for place in (one, other)]
+    said = [harness.said_by(place.name) for place in (one, other)]
     refused = sum("a run on another machine commits to the same rows" in text for text in said)
     return _outcome(harness, "machine-1", refused == 1 and sorted(codes) == [0, 1], "one of them refused by name", "".join(said))
 
@@ -100,7 +100,7 @@ def truncated_index(harness: Harness, stage: str) -> Outcome:
     (folder,) = (workspace / "index").iterdir()
     raw = (folder / "vectors.npy").read_bytes()
     (folder / "vectors.npy").write_bytes(raw[: len(raw) // 2])
-    shutil.rmtree(PLACE / "node_cache" / "index")
+    shutil.rmtree(Path(harness.config("index-cut").node_cache) / "index")
     named = False
     try:
         with harness.judging:
@@ -114,7 +114,7 @@ def truncated_index(harness: Harness, stage: str) -> Outcome:
 def half_converted_model(harness: Harness, stage: str) -> Outcome:
     """The conversion of the real model is killed half-way; the next one ends with the same files as one without a kill."""
     spec = ModelSpec(load_config(ROOT / "conf" / "demo.yaml").model.name)
-    caches = [PLACE / "converted", PLACE / "killed"]
+    caches = [harness.place / "converted", harness.place / "killed"]
     code = (
         "import sys, pathlib; from entropylong.models.prepare import ModelSpec, prepare\n"
         "prepare(ModelSpec(sys.argv[1]), pathlib.Path(sys.argv[2]))"
@@ -133,7 +133,7 @@ def divergent_retry(harness: Harness, stage: str) -> Outcome:
     """A task is run twice and says something else the second time: what is downstream follows what was committed."""
     workspace = harness.behind("score-diverge", "score")
     shutil.rmtree(workspace / "tables" / "anchors")
-    harness.suffer("score-diverge", "score", *CLUSTER, kind=daemon.DIVERGE)
+    harness.suffer("score-diverge", "score", *CLUSTER, kind=hook.DIVERGE)
     with harness.judging:
         return _all_follow(harness, harness.recovered("score-diverge"))
 
@@ -178,8 +178,8 @@ Scenario = Callable[[Harness, str], Outcome]
 
 def scenarios() -> list[tuple[str, str, Scenario]]:
     """(stage, fault, what to do)."""
-    kinds = {daemon.TASK: "task exception", daemon.WORKER: "worker SIGKILL", daemon.EXECUTOR: "executor kill",
-             daemon.DRIVER: "driver kill -9"}  # fmt: skip
+    kinds = {hook.TASK: "task exception", hook.WORKER: "worker SIGKILL", hook.EXECUTOR: "executor kill",
+             hook.DRIVER: "driver kill -9"}  # fmt: skip
     cells: list[tuple[str, str, Scenario]] = [
         (stage, said, lambda harness, of, kind=kind: matrix_cell(harness, of, kind))
         for stage in STAGES

@@ -13,27 +13,33 @@ import threading
 import time
 from pathlib import Path
 
+from pyspark.sql import DataFrame, SparkSession
+
 from entropylong.config import Config
 from entropylong.errors import EntropyLongError
-from entropylong.maintenance import tables
+from entropylong.maintenance.tables import compact
 from entropylong.pipeline.runner import Runner
 from entropylong.spark.session import session
 from entropylong.storage.store import Store
+from entropylong.utils.log import show
 
 
 def main() -> None:
     """Run the stage; exit code 1 with its one line where the fault makes it fail."""
     config, stage = Config.model_validate_json(sys.argv[1]), sys.argv[2]
+    show()
     spark = session(config)
     jvm = spark.sparkContext._gateway.proc.pid  # type: ignore[union-attr]
-    if len(sys.argv) > 3:
-        {"files": kill_at_files, "commit": kill_at_commit}[sys.argv[3]](sys.argv[4], Path(config.tables), jvm)
     try:
+        runner = Runner.open(config, spark)
+        if len(sys.argv) > 3 and sys.argv[3] == "commit":
+            runner.state.store = FatalStore(config, spark, sys.argv[4], jvm)
+        elif len(sys.argv) > 3:
+            kill_at_files(sys.argv[4], Path(config.tables), jvm)
         if stage == "compact":
-            tables.FEW_FILES = 1
-            tables.compact(Runner.open(config, spark).state, vacuum=False)
+            compact(runner.state, vacuum=False, few_files=1)
         else:
-            Runner.open(config, spark).run([stage])
+            runner.run([stage])
     except EntropyLongError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -45,16 +51,18 @@ def _die(jvm: int) -> None:
     os._exit(9)
 
 
-def kill_at_commit(table: str, tables: Path, jvm: int) -> None:
-    """After the first append of a table."""
-    append = Store.append
+class FatalStore(Store):
+    """A store whose first append to one table is the last thing that its process does."""
 
-    def append_and_die(self: Store, name: str, *rest: object) -> None:
-        append(self, name, *rest)  # type: ignore[arg-type]
-        if name == table:
-            _die(jvm)
+    def __init__(self, config: Config, spark: SparkSession, table: str, jvm: int) -> None:
+        super().__init__(spark, config.tables)
+        self._fatal, self._jvm = table, jvm
 
-    Store.append = append_and_die  # type: ignore[method-assign,assignment]
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
+        """Append, then die if it was to the table."""
+        super().append(table, frame, fingerprint, transaction)
+        if table == self._fatal:
+            _die(self._jvm)
 
 
 def kill_at_files(table: str, tables: Path, jvm: int) -> None:

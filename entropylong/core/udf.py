@@ -22,6 +22,19 @@ Row = dict[str, Any]
 # What goes back to Spark at a time: bytes as estimated, and rows.
 OUT_BYTES, OUT_ROWS = 8 << 20, 1024
 
+# Given the batches of one call of `record_batches`, gives those that go on.
+BatchHook = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+_hook: BatchHook | None = None
+
+
+def install_hook(hook: BatchHook | None) -> None:
+    """Let all rows that stages write pass through `hook` on their way to Spark, in this process and its forks; None ends that.
+
+    The product has none: `worker_daemon` installs the one that its environment names, which is how a fault is put in.
+    """
+    global _hook
+    _hook = hook
+
 
 class Meter:
     """Seconds of all tasks of a step, added up across workers: in our own code, and in forward passes within it.
@@ -121,6 +134,16 @@ def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
 
 def record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows as record batches of bounded size, as what Arrow holds of a batch is held twice at its way out."""
+    batches = _bounded(rows, schema)
+    return batches if _hook is None else _hook(batches)
+
+
+def arrow_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    """Rows as the whole table that a grouped function gives, by way of `record_batches`."""
+    return pa.Table.from_batches(record_batches(rows, schema), schema=schema)
+
+
+def _bounded(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     held: Rows = []
     size = 0
     for row in rows:

@@ -110,12 +110,13 @@ class Compacted:
     files_after: int
 
 
-def compact(state: PipelineState, vacuum: bool) -> list[Compacted]:
+def compact(state: PipelineState, vacuum: bool, few_files: int = FEW_FILES) -> list[Compacted]:
     """Small files of the config's fingerprints into large ones; the rows and what streams have read of them stay.
 
     Args:
         state: of the workspace.
         vacuum: also delete files that no version younger than a week, and none that an index in use was built from, needs.
+        few_files: a table of no more files than this stays as it is.
 
     Raises:
         WorkspaceError: a run is at work.
@@ -128,7 +129,7 @@ def compact(state: PipelineState, vacuum: bool) -> list[Compacted]:
             if not state.store.exists(table):
                 continue
             before, size = state.store.files(table)
-            if before > FEW_FILES and size / before < SMALL_BYTES:
+            if before > few_files and size / before < SMALL_BYTES:
                 state.store.compact(table)
             if vacuum:
                 state.store.vacuum(table, hours)

@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from entropylong.config import Config
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.stage import RecomputeStage, State
+from entropylong.core.udf import arrow_table
 from entropylong.corpus.selection import has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
@@ -92,7 +93,7 @@ def _pack_groups(ctx: StageContext, groups: DataFrame) -> DataFrame:
 
     def run(table: pa.Table) -> pa.Table:
         packed = pack_groups((_group(row) for row in table.to_pylist()), make_rule())
-        return pa.Table.from_pylist([_row(s, recipe) for s in packed], schema=arrow)
+        return arrow_table((_row(s, recipe) for s in packed), arrow)
 
     return groups.withColumn("bucket", _bucket(ctx, "root_id")).groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
 
@@ -105,7 +106,7 @@ def _pack_strands(ctx: StageContext, strands: DataFrame) -> DataFrame:
     def run(table: pa.Table) -> pa.Table:
         rule = make_rule()
         strands = [_strand(row).cut(row["room"], len(rule.separator_ids)) for row in table.to_pylist()]
-        return pa.Table.from_pylist([_row(s, recipe) for s in pack_strands(strands, rule)], schema=arrow)
+        return arrow_table((_row(s, recipe) for s in pack_strands(strands, rule)), arrow)
 
     rows = strands.select("strand", "pieces", "room").withColumn("bucket", _bucket(ctx, "strand"))
     return rows.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)

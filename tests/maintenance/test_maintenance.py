@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from entropylong.maintenance import tables
-from entropylong.maintenance.tables import compact, drop_leftovers, idle_exclusions, leftovers
+from entropylong.maintenance.tables import compact, drop_leftovers, idle_exclusions, leftovers, tables
 from entropylong.reporting.status import others_table, status_rows
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
@@ -80,11 +79,8 @@ def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_r
     assert others_table([{**row, "others": []}]) is None
 
 
-def test_compaction_changes_no_row_and_leaves_nothing_behind(
-    copied: Path, finished: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "FEW_FILES", 1)
-    done = {one.table: one for one in compact(open_runner(copied).state, vacuum=True)}
+def test_compaction_changes_no_row_and_leaves_nothing_behind(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+    done = {one.table: one for one in compact(open_runner(copied).state, vacuum=True, few_files=1)}
     assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
     assert done["documents"].files_after < done["documents"].files_before
     runner = open_runner(copied)
