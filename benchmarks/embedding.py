@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.common import ENCODER, SIZES, documents, model_folder
+from benchmarks.common import SIZES, argument_parser, documents, model_folder
 from benchmarks.timing import record, say, seconds
 from entropylong.corpus.chunking import chunk_text
 from entropylong.models.encoder import Encoder
 
-CHUNKS, BATCH, MAX_TOKENS = 64, 32, 256
-# Larger than the demo's: the growth to size 8 needs 512 chunks.
-MODULE = "scipy"
+BATCH, MAX_TOKENS = 32, 256
+# Chunks of size 1 and where they come from: a larger corpus than the demo's, as the growth to size 8 needs 512 chunks.
+FULL, SMALL = (64, "scipy"), (2, "scipy.signal")
 
 
 class Naive:
     """Batches in the order given, padded to their longest text, as the models' cards show it."""
 
-    def __init__(self) -> None:
-        folder = model_folder(ENCODER)
+    def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder).eval()
 
@@ -41,15 +41,17 @@ class Naive:
         return np.concatenate(found)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Pairs at size 1, then our growth to size 8."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    pairs = parser.parse_args().pairs
+    parser = argument_parser(__doc__)
+    parser.add_argument("--pairs", type=int)
+    given = parser.parse_args(arguments)
+    pairs, (chunks, module) = given.pairs or (1 if given.small else 5), SMALL if given.small else FULL
     rule = {"unit": "packed_chars", "target_chars": 2048, "max_chars": 8192}
-    every = [text for _, whole in documents(MODULE) for text in chunk_text(whole, **rule)]
-    texts = every[:CHUNKS]
-    encoder, naive = Encoder(model_folder(ENCODER)), Naive()
+    every = [text for _, whole in documents(module) for text in chunk_text(whole, **rule)]
+    texts = every[:chunks]
+    folder = model_folder(given.encoder)
+    encoder, naive = Encoder(folder), Naive(folder)
     fast, slow = encoder.encode(texts, batch_size=BATCH).astype(np.float32), naive.encode(texts)
     cosine = float((fast * slow).sum(1).min())
     times: tuple[list[float], list[float]] = ([], [])
@@ -59,7 +61,7 @@ def main() -> None:
         say(f"embedding, pair {pair + 1} of {pairs}: ours {times[0][-1]:.2f} s, naive {times[1][-1]:.2f} s")
     record("embedding", *times, chunks=len(texts), least_cosine=cosine)
     for size in SIZES:
-        some = every[: size * CHUNKS]
+        some = every[: size * chunks]
         spent = seconds(lambda some=some: encoder.encode(some, batch_size=BATCH))
         record("embedding_growth", [spent], [], size=size, chunks=len(some))
 

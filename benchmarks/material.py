@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import ENCODER, documents, model_folder
+from benchmarks.common import documents
 from entropylong.corpus.chunking import chunk_text
 from entropylong.entropy.anchors import find_anchors
 from entropylong.entropy.scoring import Profile, score_texts
@@ -50,12 +51,20 @@ class Material:
     """So many roots of so many tokens, the corpus in chunks of at most so many, and `top_k` hits of each anchor."""
 
     def __init__(
-        self, model: CausalLM, roots: int, *, root_tokens: tuple[int, int], context_tokens: int, anchors: int, top_k: int
+        self,
+        model: CausalLM,
+        encoder_folder: Path,
+        roots: int,
+        *,
+        root_tokens: tuple[int, int],
+        context_tokens: int,
+        anchors: int,
+        top_k: int,
     ) -> None:
         every = documents()
         rule = {"unit": "packed_chars", "target_chars": 2048, "max_chars": 8192}
         chunks = [(doc, text) for doc, whole in every for text in chunk_text(whole, **rule)]
-        encoder = Encoder(model_folder(ENCODER))
+        encoder = Encoder(encoder_folder)
         vectors = encoder.encode([text for _, text in chunks]).astype(np.float32)
         self.chunks = [np.array(model.encode(text)[:context_tokens], np.int32) for _, text in chunks]
         self.roots: list[Root] = []

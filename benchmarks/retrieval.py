@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,25 +16,25 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.common import ROOT
+from benchmarks import timing
+from benchmarks.common import ROOT, argument_parser, spark_for
 from benchmarks.timing import record, seconds
 from entropylong.config import load_config
 from entropylong.core.context import StageContext
 from entropylong.core.handles import IndexHandle
 from entropylong.core.udf import Meter
 from entropylong.models.cache import WorkerModel
-from entropylong.pipeline.drivers.index import drive_index, recall
+from entropylong.pipeline.drivers.index import drive, recall
 from entropylong.retrieval.grid import to_grid
 from entropylong.retrieval.index import OpenIndex, node_copy
 from entropylong.retrieval.partitioned import search_range
-from entropylong.spark.session import session
-from entropylong.storage.artifacts import Artifact
+from entropylong.retrieval.stage import INDEX
+from entropylong.storage.artifacts import Artifact, Registry
 from entropylong.storage.store import Store
 from entropylong.storage.workspace import Workspace
 
 D, CLUSTER_SIZE, SPREAD = 384, 500, 0.9
 TOP_K, NPROBE = 32, 32
-PLACE = ROOT / "runs" / "bench" / "retrieval"
 
 
 def clustered(n: int, first: int, count: int, seed: int) -> np.ndarray:
@@ -94,10 +93,10 @@ class WorkerMemory:
                     continue  # it ended while it was looked at
 
 
-def runner_over(spark: SparkSession, n: int) -> tuple[Any, Artifact]:
+def runner_over(spark: SparkSession, folder: Path, n: int) -> tuple[Any, Artifact]:
     """What drives an index, over tables of n chunks, without models."""
-    place = PLACE / str(n)
-    keys = [f"workspace={place}", f"node_cache={PLACE / 'node'}", f"retrieval.top_k={TOP_K}", f"retrieval.nprobe={NPROBE}",
+    place = folder / str(n)
+    keys = [f"workspace={place}", f"node_cache={folder / 'node'}", f"retrieval.top_k={TOP_K}", f"retrieval.nprobe={NPROBE}",
             "retrieval.mode=broadcast", "run.vectors_per_unit=1000000", "retrieval.cells=" + str(cells_of(n))]  # fmt: skip
     config = load_config(ROOT / "conf" / "demo.yaml", keys)
     store = Store(spark, config.tables)
@@ -109,9 +108,8 @@ def runner_over(spark: SparkSession, n: int) -> tuple[Any, Artifact]:
     context = StageContext(config, spark, nobody, nobody, cores, meter, cast(Any, None), fingerprints=tables)
     artifact = Artifact("benchmark-index", "index", "index", {}, {}, {}, {t: store.version(t) for t in tables},
                         {"chunks": n, "cells": cells_of(n)})  # fmt: skip
-    nothing_known = SimpleNamespace(get=lambda value: None)
     namespace = SimpleNamespace(
-        registry=nothing_known, spark=spark, store=store, config=config, context=context, workspace=Workspace(str(place))
+        registry=Registry(store), spark=spark, store=store, config=config, context=context, workspace=Workspace(str(place))
     )
     return namespace, artifact
 
@@ -152,42 +150,46 @@ def partitioned(runner: Any, queries: DataFrame) -> tuple[float, list[tuple[int,
     return spent, sorted((row.position, [hit.chunk_id for hit in row.hits]) for row in found)
 
 
-def main() -> None:
-    """Three sizes of the corpus, three numbers of queries."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vectors", type=int, default=2_000_000)
-    parser.add_argument("--queries", type=int, default=8192)
-    given = parser.parse_args()
-    shutil.rmtree(PLACE, ignore_errors=True)
-    spark = session(load_config(ROOT / "conf" / "demo.yaml", ["spark.conf.spark.sql.shuffle.partitions=8"]))
+def time_size(spark: SparkSession, folder: Path, n: int, counts: Sequence[int]) -> None:
+    """Build the index over n vectors, then search it with each number of queries in both ways."""
     cores = spark.sparkContext.defaultParallelism
-    for n in (given.vectors // 4, given.vectors // 2, given.vectors):
-        runner, artifact = runner_over(spark, n)
-        start = time.perf_counter()
+    runner, artifact = runner_over(spark, folder, n)
+    start = time.perf_counter()
+    with WorkerMemory() as memory:
+        drive(runner, INDEX, artifact, cast(Any, None))
+    spent = time.perf_counter() - start
+    found = recall(runner.workspace.index("benchmark-index"), NPROBE)
+    record("index_build", [spent], [], size=n, vectors_per_second_and_core=round(n / spent / cores), cells=cells_of(n),
+           recall=round(found, 4), worker_gib=round(memory.peak / 2**30, 3))  # fmt: skip
+    whole: list[Any] = []
+    for count in counts:
+        queries = queries_of(runner, n, count).persist()
+        queries.count()
         with WorkerMemory() as memory:
-            drive_index(runner, artifact)
-        spent = time.perf_counter() - start
-        found = recall(runner.workspace.index("benchmark-index"), NPROBE)
-        record("index_build", [spent], [], size=n, vectors_per_second_and_core=round(n / spent / cores), cells=cells_of(n),
-               recall=round(found, 4), worker_gib=round(memory.peak / 2**30, 3))  # fmt: skip
-        counts = (given.queries // 2, given.queries, 2 * given.queries) if n == given.vectors else (given.queries,)
-        for count in counts:
-            queries = queries_of(runner, n, count).persist()
-            queries.count()
-            with WorkerMemory() as memory:
-                spent, by_cells = partitioned(runner, queries)
-            grid, index = to_grid(clustered(n, 0, count, seed=2)), open_here(runner)
-            whole: list[Any] = []
-            alone = seconds(lambda grid=grid, index=index, count=count, whole=whole: whole.append(
-                index.search(grid, np.arange(count), [[i] for i in range(count)], TOP_K, NPROBE)))  # fmt: skip
-            same = [ids for _, ids in by_cells] == whole[0].ids.tolist()
-            record(
-                "search_partitioned", [spent], [], size=n, queries=count, same_hits=same, worker_gib=round(memory.peak / 2**30, 3)
-            )
-            record("search_broadcast", [alone], [], size=n, queries=count)
-        shutil.rmtree(PLACE / str(n) / "tables", ignore_errors=True)
-    spark.stop()
-    shutil.rmtree(PLACE, ignore_errors=True)
+            spent, by_cells = partitioned(runner, queries)
+        grid, index = to_grid(clustered(n, 0, count, seed=2)), open_here(runner)
+        alone = seconds(lambda grid=grid, index=index, count=count: whole.append(
+            index.search(grid, np.arange(count), [[i] for i in range(count)], TOP_K, NPROBE)))  # fmt: skip
+        same = [ids for _, ids in by_cells] == whole[-1].ids.tolist()
+        record("search_partitioned", [spent], [], size=n, queries=count, same_hits=same, worker_gib=round(memory.peak / 2**30, 3))
+        record("search_broadcast", [alone], [], size=n, queries=count)
+    shutil.rmtree(folder / str(n) / "tables", ignore_errors=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Three sizes of the corpus, three numbers of queries; the smallest is one of each."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--vectors", type=int)
+    parser.add_argument("--queries", type=int)
+    given = parser.parse_args(arguments)
+    vectors, queries = given.vectors or (2000 if given.small else 2_000_000), given.queries or (64 if given.small else 8192)
+    folder = timing.RESULTS / "retrieval"
+    shutil.rmtree(folder, ignore_errors=True)
+    with spark_for(load_config(ROOT / "conf" / "demo.yaml", ["spark.conf.spark.sql.shuffle.partitions=8"])) as spark:
+        for n in [vectors] if given.small else [vectors // 4, vectors // 2, vectors]:
+            several = n == vectors and not given.small
+            time_size(spark, folder, n, (queries // 2, queries, 2 * queries) if several else (queries,))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

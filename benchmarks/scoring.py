@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import LM, SIZES, START_ID, documents, model_folder
+from benchmarks.common import SIZES, START_ID, argument_parser, documents, model_folder
 from benchmarks.timing import record, say, seconds
 from entropylong.entropy.scoring import Profile, score_texts
 from entropylong.models.causal_lm import CausalLM
 
-# Documents of size 1, the longest of them in tokens, and how many the naive loop pads to one length.
-DOCUMENTS, MAX_TOKENS, NAIVE_BATCH = 16, 1024, 8
-GROWTH_DOCUMENTS = 8
+# How many documents the naive loop pads to one length.
+NAIVE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pairs, documents of size 1, the longest of them in tokens, documents of size 1 of the growth."""
+
+    pairs: int
+    documents: int
+    max_tokens: int
+    growth_documents: int
+
+
+FULL, SMALL = Size(5, 16, 1024, 8), Size(1, 2, 64, 1)
 
 
 class Naive:
     """Batches in the order given, padded to the longest, with an attention mask; softmax over all logits at once."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        folder = model_folder(LM)
+    def __init__(self, folder: Path, max_tokens: int) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.tokenizer.pad_token_id = self.tokenizer.eos_token_id
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self.tokenizer.pad_token_id = self.tokenizer.eos_token_id or 0
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.max_tokens = max_tokens
 
     @torch.no_grad()
     def score(self, texts: list[str]) -> list[np.ndarray]:
@@ -35,7 +49,7 @@ class Naive:
         for start in range(0, len(texts), NAIVE_BATCH):
             encoded = self.tokenizer(
                 texts[start : start + NAIVE_BATCH],
-                return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=MAX_TOKENS,
+                return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=self.max_tokens,
                 add_special_tokens=False, split_special_tokens=True,
             )  # fmt: skip
             ids = torch.nn.functional.pad(encoded["input_ids"], (1, 0), value=START_ID)
@@ -46,22 +60,25 @@ class Naive:
         return found
 
 
-def ours(model: CausalLM, texts: list[str]) -> list[np.ndarray]:
+def ours(model: CausalLM, texts: list[str], max_tokens: int) -> list[np.ndarray]:
     """The product's way, in the order of the texts."""
-    rule = {"min_tokens": 1, "max_tokens": MAX_TOKENS, "long": "truncate", "batch_tokens": 8192}
+    rule = {"min_tokens": 1, "max_tokens": max_tokens, "long": "truncate", "batch_tokens": 8192}
     profiles = dict(score_texts(model, enumerate(texts), **rule))
     return [p.entropy for i in range(len(texts)) if isinstance(p := profiles[i], Profile)]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Pairs at size 1, then our growth to size 8."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    pairs = parser.parse_args().pairs
+    parser = argument_parser(__doc__)
+    parser.add_argument("--pairs", type=int)
+    given = parser.parse_args(arguments)
+    rule = SMALL if given.small else FULL
+    pairs = given.pairs or rule.pairs
     every = [text for _, text in documents()]
-    texts = every[:DOCUMENTS]
-    model, naive = CausalLM(model_folder(LM), "float32", START_ID), Naive(torch.float32)
-    fast, slow = ours(model, texts[:2]), naive.score(texts[:2])  # the first call pays for memory
+    texts = every[: rule.documents]
+    folder = model_folder(given.lm)
+    model, naive = CausalLM(folder, "float32", START_ID), Naive(folder, rule.max_tokens)
+    fast, slow = ours(model, texts[:2], rule.max_tokens), naive.score(texts[:2])  # the first call pays for memory
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         # Alternately first, so that a machine that slows down slows both.
@@ -69,15 +86,15 @@ def main() -> None:
             if side:
                 times[1].append(seconds(lambda: slow.__setitem__(slice(None), naive.score(texts))))
             else:
-                times[0].append(seconds(lambda: fast.__setitem__(slice(None), ours(model, texts))))
+                times[0].append(seconds(lambda: fast.__setitem__(slice(None), ours(model, texts, rule.max_tokens))))
         say(f"scoring, pair {pair + 1} of {pairs}: ours {times[0][-1]:.1f} s, naive {times[1][-1]:.1f} s")
     error = max(float(np.abs(a - b).max()) for a, b in zip(fast, slow, strict=True))
     tokens = sum(map(len, fast))
-    record("scoring", *times, documents=DOCUMENTS, tokens=tokens, largest_dH=error)
+    record("scoring", *times, documents=len(texts), tokens=tokens, largest_dH=error)
     for size in SIZES:
-        some = every[: size * GROWTH_DOCUMENTS]
+        some = every[: size * rule.growth_documents]
         found: list[np.ndarray] = []
-        spent = seconds(lambda some=some, found=found: found.extend(ours(model, some)))
+        spent = seconds(lambda some=some, found=found: found.extend(ours(model, some, rule.max_tokens)))
         record("scoring_growth", [spent], [], size=size, tokens=sum(map(len, found)))
     record("scoring_peak_memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20], [], unit="GiB, both sides")
 

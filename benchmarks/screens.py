@@ -5,11 +5,11 @@ Every candidate is measured exactly and screened, so the recall at any `min_gain
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.common import DEMO, LM, START_ID, model_folder
+from benchmarks.common import DEMO, START_ID, argument_parser, model_folder
 from benchmarks.material import Material, Root
 from benchmarks.timing import record, say, seconds
 from entropylong.config import load_config
@@ -21,6 +21,7 @@ from entropylong.verification.screening import LEFT_WINDOW, Candidate, Screen, s
 
 # Nearer to the lengths of base.yaml than the demo is: what a window saves grows with the root.
 SETTING = {"root_tokens": (512, 1024), "context_tokens": 256, "anchors": 12, "top_k": 2}
+SMALL = {"root_tokens": (128, 160), "context_tokens": 32, "anchors": 4, "top_k": 1}
 LEAST_GAINS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 
 
@@ -50,17 +51,18 @@ def dependencies(root: Root, readings: dict[int, PairReading], rule: Rule) -> se
     return {chunk for (chunk, _), yes in zip(cells, accepted.tolist(), strict=True) if yes}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """A pair a root: all candidates exactly, and the screen with the confirmation of what it proposes."""
     base = load_config("base")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--roots", type=int, default=16)
+    parser = argument_parser(__doc__)
+    parser.add_argument("--roots", type=int)
     parser.add_argument("--window", type=int, default=base.verify.screen.window)
     parser.add_argument("--min-gain", type=float, default=base.verify.screen.min_gain)
-    given = parser.parse_args()
-    model = CausalLM(model_folder(LM), "float32", START_ID)
+    given = parser.parse_args(arguments)
+    roots = given.roots or (1 if given.small else 16)
+    model = CausalLM(model_folder(given.lm), "float32", START_ID)
     separator = model.encode(base.separator)
-    material = Material(model, given.roots, **SETTING)
+    material = Material(model, model_folder(given.encoder), roots, **(SMALL if given.small else SETTING))
     screen = Screen(LEFT_WINDOW, given.min_gain, given.window, 0.0, DEMO.seed)
     rules = {name: Rule(**(base.accept.model_dump() | {"rule": name})) for name in ("specific", "paper")}
     times: tuple[list[float], list[float]] = ([], [])
@@ -94,7 +96,7 @@ def main() -> None:
             front = len(pair.chunk_ids)
             window = front + at[-1] - max(0, at[0] - screen.window)
             tokens += (front + pair.positions[-1], front + at[-1], window, 1)
-        say(f"screens, root {number + 1} of {given.roots}: screened {times[0][-1]:.1f} s, exact {times[1][-1]:.1f} s")
+        say(f"screens, root {number + 1} of {roots}: screened {times[0][-1]:.1f} s, exact {times[1][-1]:.1f} s")
     curve = []
     for least in LEAST_GAINS:
         proposed = float(np.mean([gain >= least for gain in strongest]))
@@ -108,7 +110,7 @@ def main() -> None:
         say(str(curve[-1]))
     positives_by_rule = {f"positives_{name}": len(positives) for name, positives in best.items()}
     record(
-        "screen_left_window", *times, roots=given.roots, pairs_screened=int(tokens[3]), window=given.window,
+        "screen_left_window", *times, roots=roots, pairs_screened=int(tokens[3]), window=given.window,
         min_gain=given.min_gain, curve=curve, **positives_by_rule,
     )  # fmt: skip
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import LM, ROOT, model_folder
+from benchmarks.common import ROOT, argument_parser, model_folder
 from benchmarks.timing import record, say, seconds
 from entropylong.config import load_config
-from entropylong.models.shape import KNOWN
+from entropylong.models.shape import KNOWN, shape_of
 from entropylong.training.data.manifest import FeedManifest, write_manifest
 from entropylong.training.data.reader import Feed
 from entropylong.training.data.rows import FILE_TOKENS, feed_table, write_file
@@ -30,19 +30,33 @@ from entropylong.training.settings import TrainSettings
 from entropylong.training.steps import StepFigures
 
 SHAPE = KNOWN["HuggingFaceTB/SmolLM2-135M"]
-TOKENS, BLOCK = 4096, 512
-LONG, FEED_ROWS = 131_072, 64
 STEP_TOKENS, STEPS = 256, 6
 
 
-def make_feed(folder: Path, rows: int, length: int) -> Path:
+@dataclass(frozen=True)
+class Size:
+    """Pairs; of the loss: tokens, tokens a block, vocabulary, width; of the feed: tokens a row, rows."""
+
+    pairs: int
+    tokens: int
+    block: int
+    vocabulary: int
+    width: int
+    long: int
+    rows: int
+
+
+FULL, SMALL = Size(5, 4096, 512, SHAPE.vocabulary, SHAPE.width, 131_072, 64), Size(1, 512, 64, 8192, 32, 4096, 2)
+
+
+def make_feed(folder: Path, rows: int, length: int, vocabulary: int) -> Path:
     """Random ids, as many to a file and a row group as `seal_feed` writes."""
     folder.mkdir(parents=True)
     rng, files, per_file = np.random.default_rng(0), [], max(1, FILE_TOKENS // length)
     for number, first in enumerate(range(0, rows, per_file)):
         ids = list(range(first, min(rows, first + per_file)))
         zeros, ones = np.zeros(length), np.ones(length)
-        table = feed_table(ids, [(rng.integers(2, SHAPE.vocabulary, length), ones, zeros, zeros) for _ in ids])
+        table = feed_table(ids, [(rng.integers(2, vocabulary, length), ones, zeros, zeros) for _ in ids])
         files.append(write_file(folder, number, table))
     write_manifest(folder, FeedManifest("random", "random", 0, length, tuple(files)))
     return folder
@@ -53,26 +67,27 @@ def all_logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor)
     return F.cross_entropy((hidden @ weight.T).float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
-def loss_of(side: str) -> Callable[[], None]:
-    """Forward and backward of the loss of one sequence, SmolLM2's head."""
+def loss_of(side: str, size: Size) -> Callable[[], None]:
+    """Forward and backward of the loss of one sequence."""
     torch.manual_seed(0)
-    hidden = torch.randn(TOKENS, SHAPE.width, requires_grad=True)
+    hidden = torch.randn(size.tokens, size.width, requires_grad=True)
     # As a model's: larger ones give probabilities that are denormal numbers, on which a CPU takes ten times as long.
-    weight = (0.02 * torch.randn(SHAPE.vocabulary, SHAPE.width)).requires_grad_()
-    labels = torch.randint(0, SHAPE.vocabulary, (TOKENS,))
+    weight = (0.02 * torch.randn(size.vocabulary, size.width)).requires_grad_()
+    labels = torch.randint(0, size.vocabulary, (size.tokens,))
 
     def run() -> None:
         if side == "naive":
             all_logits(hidden, weight, labels).backward()
         else:
-            blockwise_cross_entropy(hidden, labels, lambda states: states @ weight.T, BLOCK).backward()
+            blockwise_cross_entropy(hidden, labels, lambda states: states @ weight.T, size.block).backward()
 
     return run
 
 
-def memory_of(side: str) -> float:
+def memory_of(side: str, size: Size) -> float:
     """Peak MiB of a process that does nothing else, above what it takes before."""
     command = [sys.executable, "-m", "benchmarks.training", "--memory-of", side]
+    command += ["--small"] if size == SMALL else []
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
@@ -82,59 +97,63 @@ def peak() -> float:
     return int(line.split()[1]) / 1024
 
 
-def the_loss(pairs: int) -> None:
+def the_loss(size: Size, pairs: int) -> None:
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for side in (0, 1) if pair % 2 else (1, 0):
-            times[side].append(seconds(loss_of(("ours", "naive")[side])))
+            times[side].append(seconds(loss_of(("ours", "naive")[side], size)))
         say(f"loss, pair {pair + 1} of {pairs}: ours {times[0][-1]:.2f} s, naive {times[1][-1]:.2f} s")
-    record("loss", *times, tokens=TOKENS, block=BLOCK)
-    record("loss_memory", [memory_of("ours")], [memory_of("naive")], unit="MiB", tokens=TOKENS, block=BLOCK)
+    record("loss", *times, tokens=size.tokens, block=size.block)
+    memory = [[memory_of(side, size)] for side in ("ours", "naive")]
+    record("loss_memory", *memory, unit="MiB", tokens=size.tokens, block=size.block)
 
 
-def the_feed(folder: Path, pairs: int) -> None:
-    """Seconds a sequence of 131,072 tokens, against what the published run takes for one at `train.mfu` on 8 H100."""
+def the_feed(folder: Path, size: Size, pairs: int) -> None:
+    """Seconds a sequence, against what the published run takes for one of its length at `train.mfu` on 8 H100."""
     run = describe(load_config("train_128k"))
-    needed = LONG / (run.tokens_a_second * run.ranks)
-    feed = make_feed(folder, FEED_ROWS, LONG)
+    needed = size.long / (run.tokens_a_second * run.ranks)
+    feed = make_feed(folder, size.rows, size.long, SHAPE.vocabulary)
 
     def epoch() -> None:
-        for _ in islice(iter(Feed([feed], [1.0], seed=0, batch=1)), FEED_ROWS):
+        for _ in islice(iter(Feed([feed], [1.0], seed=0, batch=1)), size.rows):
             pass
 
-    spent = [seconds(epoch) / FEED_ROWS for _ in range(pairs)]
-    record("feed", spent, [needed] * pairs, tokens=LONG, rows=FEED_ROWS)
+    spent = [seconds(epoch) / size.rows for _ in range(pairs)]
+    record("feed", spent, [needed] * pairs, tokens=size.long, rows=size.rows)
 
 
-def the_wait(folder: Path) -> None:
-    """Share of a step that SmolLM2 waits for its rows, the first left out: it opens the feed."""
+def the_wait(folder: Path, model: Path) -> None:
+    """Share of a step that a model waits for its rows, the first left out: it opens the feed."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    feed = make_feed(folder / "feed", 8, STEP_TOKENS, shape_of(model).vocabulary)
     settings = TrainSettings(
-        model=str(model_folder(LM)), feeds=(str(make_feed(folder / "feed", 8, STEP_TOKENS)),), weights=(1.0,),
-        folder=str(folder / "run"), length=STEP_TOKENS, batch=1, steps=STEPS, learning_rate=1e-5, final_rate=0.0, warmup=0.0,
-        weight_decay=0.1, clip=1.0, rope_base=None, dtype="float32", seed=0, checkpoint_activations=False, save_every=STEPS,
-        node_cache=str(folder),
+        model=str(model), feeds=(str(feed),), weights=(1.0,), folder=str(folder / "run"), length=STEP_TOKENS,
+        batch=1, steps=STEPS, learning_rate=1e-5, final_rate=0.0, warmup=0.0, weight_decay=0.1, clip=1.0, rope_base=None,
+        dtype="float32", seed=0, checkpoint_activations=False, save_every=STEPS, node_cache=str(folder),
     )  # fmt: skip
     steps: list[StepFigures] = []
     train(settings, steps.append)
     record("data_wait", [statistics.median(step.data_wait_share for step in steps[1:])], [], unit="share", tokens=STEP_TOKENS)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The feed, the loss, the wait; or, in a process that the loss begins, the memory of one side."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--pairs", type=int)
     parser.add_argument("--memory-of", choices=("ours", "naive"))
-    arguments = parser.parse_args()
-    if arguments.memory_of:
-        run = loss_of(arguments.memory_of)
+    given = parser.parse_args(arguments)
+    size = SMALL if given.small else FULL
+    pairs = given.pairs or size.pairs
+    if given.memory_of:
+        run = loss_of(given.memory_of, size)
         before = peak()
         run()
         print(peak() - before)
         return
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
-        the_feed(Path(folder) / "long", arguments.pairs)
-        the_loss(arguments.pairs)
-        the_wait(Path(folder))
+        the_feed(Path(folder) / "long", size, pairs)
+        the_loss(size, pairs)
+        the_wait(Path(folder), model_folder(given.lm))
 
 
 if __name__ == "__main__":

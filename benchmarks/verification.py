@@ -6,13 +6,14 @@ anchor retrieved the chunk, so nothing is timed twice.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import LM, SIZES, START_ID, model_folder
+from benchmarks.common import SIZES, START_ID, argument_parser, model_folder
 from benchmarks.material import Material, Root
 from benchmarks.timing import record, say, seconds
 from entropylong.models.causal_lm import CausalLM
@@ -21,13 +22,13 @@ from entropylong.verification.measuring import Pair, measure
 EPSILON = 0.4
 # Small, as the naive side reads each cell by a pass of its own.
 SETTING = {"root_tokens": (256, 320), "context_tokens": 160, "anchors": 6, "top_k": 2}
+SMALL = {"root_tokens": (128, 160), "context_tokens": 32, "anchors": 4, "top_k": 1}
 
 
 class Naive:
     """One pass a cell over the whole of [start; C; separator; D], full logits, softmax of the one row that is asked for."""
 
-    def __init__(self) -> None:
-        folder = model_folder(LM)
+    def __init__(self, folder: Path) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.separator = AutoTokenizer.from_pretrained(folder)("\n\n", add_special_tokens=False)["input_ids"]
 
@@ -66,14 +67,16 @@ def agreement(
     return {"cells": cells, "kept": int(kept), "agreement": 1 - mismatches / cells, "mismatch_margin": margin, "largest_dH": error}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """A pair a root at both scopes, then our growth to size 8."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    count = parser.parse_args().pairs
-    model, naive = CausalLM(model_folder(LM), "float32", START_ID), Naive()
+    parser = argument_parser(__doc__)
+    parser.add_argument("--pairs", type=int)
+    given = parser.parse_args(arguments)
+    count = given.pairs or (1 if given.small else 5)
+    folder = model_folder(given.lm)
+    model, naive = CausalLM(folder, "float32", START_ID), Naive(folder)
     separator = model.encode("\n\n")
-    material = Material(model, max(count, 2 * SIZES[-1]), **SETTING)
+    material = Material(model, model_folder(given.encoder), max(count, 2 * SIZES[-1]), **(SMALL if given.small else SETTING))
     chunks = material.chunks
     naive.entropy(material.roots[0], material.roots[0].anchors[0], chunks[0])  # the first call pays for memory
     times: dict[str, tuple[list[float], list[float]]] = {"all": ([], []), "retrieved": ([], [])}

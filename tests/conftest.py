@@ -31,8 +31,8 @@ ON_RUNTIME = os.environ.get("ENTROPYLONG_ON_RUNTIME") == "1"
 
 # Minutes each. Begun first: one begun last would leave a worker alone with it.
 LONGEST = [
-    "training_command", "pipeline", "faults", "catalog", "maintenance", "experiment_links", "check", "training", "plan",
-    "training_run", "partitioned", "notebooks", "experiment_training", "standalone",
+    "training_command", "pipeline", "fault_matrix", "faults", "catalog", "maintenance", "experiment_links", "check", "training",
+    "plan", "training_run", "partitioned", "notebooks", "experiment_training", "standalone",
 ]  # fmt: skip
 
 

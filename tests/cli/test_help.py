@@ -75,7 +75,7 @@ def test_the_shell_completes_configs_and_stages() -> None:
 def test_an_extra_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(app, "open_runner", lambda *_: (_ for _ in ()).throw(ModuleNotFoundError("no", name="pyspark")))
+    monkeypatch.setattr(app, "open_state", lambda *_: (_ for _ in ()).throw(ModuleNotFoundError("no", name="pyspark")))
     assert app.call(["status", f"workspace={tmp_path}"]) == 1
     assert (
         capsys.readouterr().err
