@@ -72,7 +72,7 @@ def stages_page() -> str:
     head = "| stage | what it does | reads | writes, key | tasks need | models |\n|---|---|---|---|---|---|\n"
     rows = [
         f"| {step.name} | {_cell(step.purpose)} | {_names(step.reads) or 'the sources'} | `{step.writes}`: {_names(step.key)} "
-        f"| {step.resources} | {', '.join(step.models)} |\n"
+        f"| {step.resources.upper()} | {', '.join(step.models)} |\n"
         for step in STEPS
     ]
     return _NOTE + _STAGES + head + "".join(rows)

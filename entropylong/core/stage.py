@@ -45,8 +45,8 @@ class Driver(StrEnum):
 class Resource(StrEnum):
     """What the tasks of a stage spend most of their time on."""
 
-    CPU = "CPU"
-    GPU = "GPU"
+    CPU = "cpu"
+    GPU = "gpu"
 
 
 class State(Protocol):

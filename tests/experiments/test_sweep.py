@@ -44,7 +44,13 @@ def test_one_at_a_time_or_every_combination(make_config: MakeConfig, corpus: Pat
 
 
 def test_variants_share_what_was_measured(
-    copied: Path, finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession, open_runner: OpenRunner
+    copied: Path,
+    finished: Path,
+    make_config: MakeConfig,
+    corpus: Path,
+    spark: SparkSession,
+    open_runner: OpenRunner,
+    messages: list[str],
 ) -> None:
     """Epsilon costs no pass; another alpha only those of its own anchors; each gives the table of a run of its own."""
 
@@ -52,7 +58,6 @@ def test_variants_share_what_was_measured(
         return make_config(copied, corpus, *FILES, *more)  # type: ignore[misc]
 
     chosen = variants(load(()), ["anchors.alpha=1.5,2.0", "accept.epsilon=0.02,0.3"], grid=False)  # type: ignore[arg-type]
-    said: list[str] = []
 
     def broken_off(config: Config) -> Runner:
         if config.accept.epsilon == 0.3:
@@ -60,8 +65,8 @@ def test_variants_share_what_was_measured(
         return Runner.open(config, spark)
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(load, chosen, broken_off, said.append)  # type: ignore[arg-type]
-    outcomes = run_sweep(load, chosen, lambda config: Runner.open(config, spark), said.append)  # type: ignore[arg-type]
+        run_sweep(load, chosen, broken_off)  # type: ignore[arg-type]
+    outcomes = run_sweep(load, chosen, lambda config: Runner.open(config, spark))  # type: ignore[arg-type]
     base, alpha, epsilon = (outcome.figures for outcome in outcomes)
     assert base["new_passes"] == epsilon["new_passes"] == 0
     own, swept = open_runner(finished, *FILES), open_runner(copied, *FILES, "anchors.alpha=1.5")
@@ -72,7 +77,7 @@ def test_variants_share_what_was_measured(
     assert base["dependencies"] == own.state.readings().where("accepted").count() and base["control_rate"] >= 0
     assert swept.run().steps == [], "what the sweep left is what a run of its own would give"
     assert rows_of(swept, "sequences", ["sequence_id"])
-    folder = Path(said[-1].rpartition(": ")[2])
+    folder = Path(messages[-1].rpartition(": ")[2])
     kept = json.loads((folder / "results.json").read_text())
     assert [row["figures"]["anchors"] for row in kept] == [o.figures["anchors"] for o in outcomes]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from entropylong.maintenance.tables import compact, drop_leftovers, idle_exclusions, leftovers, tables
+from entropylong.maintenance import tables
+from entropylong.maintenance.tables import compact, drop_leftovers, idle_exclusions, leftovers
 from entropylong.reporting.status import others_table, status_rows
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
