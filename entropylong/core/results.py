@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from entropylong.core.stage import Stage
 from entropylong.errors import QuarantineExceeded
-from entropylong.storage.codes import CONTAMINATED
-from entropylong.storage.schemas import ERROR, OK
+from entropylong.storage.schemas import CONTAMINATED, ERROR, OK
 
 
 @dataclass(frozen=True)

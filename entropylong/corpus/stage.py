@@ -24,9 +24,8 @@ from entropylong.corpus.selection import has_canaries, is_canary
 from entropylong.corpus.sources.canaries import PREFIX
 from entropylong.corpus.sources.readers import Unit, list_units, read_unit, to_record
 from entropylong.errors import SourceError
-from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.frames import local_frame
-from entropylong.storage.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
+from entropylong.storage.schemas import CHUNKS, CONTAMINATED, ERROR, OK, SKIPPED, struct_of
 from entropylong.storage.store import quoted
 from entropylong.utils.hashing import xxhash64
 from entropylong.utils.isolation import refused

@@ -99,4 +99,3 @@ def remedy(code: str) -> str:
 
 
 # Code of the rows that are refused for it.
-CONTAMINATED = "CONTAMINATED"
