@@ -20,7 +20,7 @@ from entropylong.errors import ConfigError, NothingToDo, TableError
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import backlog
 from entropylong.pipeline.drivers.dispatch import drive
-from entropylong.pipeline.metrics.compute import compute_figures, keep_figures, latest_figures, write_figures
+from entropylong.pipeline.metrics.compute import figures_by_stage, keep_figures, latest_figures, write_figures
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import steps_of
 from entropylong.retrieval.stage import INDEX
@@ -176,7 +176,6 @@ class Runner:
 
     def figures_of_run(self, result: RunResult, tracker: Tracker) -> dict[str, float]:
         """Compute the figures of a run, and keep them in the workspace and in MLflow."""
-        figures = compute_figures(self.state, result)
-        write_figures(self.state, result.run_id, figures)
+        figures = write_figures(self.state, result.run_id, figures_by_stage(self.state, result))
         tracker.figures(figures)
         return figures

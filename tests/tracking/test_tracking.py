@@ -9,6 +9,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.pipeline.steps import STEPS
 from tests.conftest import OpenRunner
 
 
@@ -45,6 +46,20 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
                  "distance_median", "filler_share", "tokens_per_second_gains", "error_rows"):  # fmt: skip
         assert figures[name] == parent.data.metrics[name], name
     assert {k for k in figures if k.startswith("band_")}
+
+
+def test_a_figure_is_filed_under_its_own_stage(finished: Path, open_runner: OpenRunner) -> None:
+    """Names of tables lie in one another: documents in scored_documents, anchors in anchors_a_root."""
+    state = open_runner(finished).state
+    filed = {row.name: row.stage for row in state.store.read("metrics", state.fingerprint("sequences")).collect()}
+    assert filed.keys() == latest_figures(state).keys()
+    for step in STEPS:
+        assert filed[f"seconds_{step.writes}"] == filed[f"keys_{step.writes}"] == step.name
+    known = {"documents": "ingest", "chunks": "chunk", "roots": "score", "forwarded_tokens_scored_documents": "score",
+             "anchors_a_root": "anchors", "candidates": "search", "pairs_random": "pairs", "passes": "verify",
+             "forwarded_tokens_gains": "verify", "fdr_paper": "verify", "dependencies": "verify", "sequences": "pack",
+             "packed_dependencies": "pack", "error_rows": "run"}  # fmt: skip
+    assert {name: filed[name] for name in known} == known
 
 
 def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner) -> None:

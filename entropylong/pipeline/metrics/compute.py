@@ -12,17 +12,21 @@ from pyspark.sql import functions as F
 from rich.table import Table
 
 from entropylong.corpus.selection import has_canaries, is_canary
+from entropylong.corpus.stage import CHUNK, INGEST
+from entropylong.entropy.stage import ANCHOR, SCORE
 from entropylong.packing.recipes.contexts import GROUPED
 from entropylong.packing.stage import PACK
 from entropylong.pipeline.metrics.names import BANDS, FIGURES, lines
-from entropylong.pipeline.steps import STEPS
+from entropylong.pipeline.steps import step_writing
+from entropylong.retrieval.stage import SEARCH
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, METRICS, OK
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
 from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 from entropylong.verification.calibration import screen_figures
-from entropylong.verification.stage import selection_of
+from entropylong.verification.pairs_stage import PLAN_PAIRS
+from entropylong.verification.stage import VERIFY, selection_of
 
 if TYPE_CHECKING:
     from entropylong.config import Config
@@ -34,28 +38,37 @@ RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 
 
+# Figures by the stage that they belong to, or by RUN.
+ByStage = dict[str, dict[str, float]]
+RUN = "run"
+
+
 def compute_figures(state: PipelineState, result: RunResult) -> dict[str, float]:
     """All figures of the current fingerprints, by name. A rate over nothing is left out, never a made-up number."""
-    figures: dict[str, float] = {}
+    return {name: value for figures in figures_by_stage(state, result).values() for name, value in figures.items()}
+
+
+def figures_by_stage(state: PipelineState, result: RunResult) -> ByStage:
+    """Compute all figures of the current fingerprints, by the stage that each belongs to and by name."""
     cells = state.readings()
+    parts: list[ByStage] = []
     if has_canaries(state.config):
-        figures |= _canaries(state, cells)
+        parts.append(_canaries(state, cells))
         cells = cells.where(~is_canary(F.col("root_id")))
-    figures |= _corpus(state)
-    figures |= _rates(cells)
-    figures |= _dependencies(cells)
-    figures |= _sequences(state)
-    figures |= _cost(state, result)
-    figures |= _screen(state)
-    figures |= _errors(state)
-    return {name: float(value) for name, value in figures.items() if value is not None}
+    of_verify = {**_rates(cells), **_dependencies(cells), **_screen(state)}
+    parts += [_corpus(state), {VERIFY.name: of_verify, PACK.name: _sequences(state)}, _cost(state, result), _errors(state)]
+    found: ByStage = {}
+    for part in parts:
+        for stage, figures in part.items():
+            found.setdefault(stage, {}).update({name: float(value) for name, value in figures.items() if value is not None})
+    return found
 
 
 def _one(frame: DataFrame) -> dict[str, float]:
     return dict(frame.collect()[0].asDict())
 
 
-def _corpus(state: PipelineState) -> dict[str, float]:
+def _corpus(state: PipelineState) -> ByStage:
     frames = state.frames(PACK)
     value = state.fingerprint
     documents = state.store.read_ok("documents", value("documents") or "-").count()
@@ -67,7 +80,15 @@ def _corpus(state: PipelineState) -> dict[str, float]:
     pairs = frames["pairs"].agg(F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == RANDOM).alias("pairs_random"))
     gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
     passes = gains.agg(F.count(F.lit(1)).alias("passes"))
-    return {"documents": documents, "chunks": chunks, **roots, **anchors, **_one(candidates), **_one(pairs), **_one(passes)}
+    return {
+        INGEST.name: {"documents": documents},
+        CHUNK.name: {"chunks": chunks},
+        SCORE.name: roots,
+        ANCHOR.name: anchors,
+        SEARCH.name: _one(candidates),
+        PLAN_PAIRS.name: _one(pairs),
+        VERIFY.name: _one(passes),
+    }
 
 
 def _current_candidates(frames: Frames) -> DataFrame:
@@ -106,7 +127,7 @@ def _rates(cells: DataFrame) -> dict[str, float]:
     return figures
 
 
-def _canaries(state: PipelineState, cells: DataFrame) -> dict[str, float]:
+def _canaries(state: PipelineState, cells: DataFrame) -> ByStage:
     """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are.
 
     Retrieval is counted by what was retrieved, not by what a budget or a screen let through. A root that is split is one.
@@ -128,11 +149,15 @@ def _canaries(state: PipelineState, cells: DataFrame) -> dict[str, float]:
         pairs.agg(F.countDistinct("gold").alias("found"), F.count("gold").alias("right"), F.count("asks").alias("verified"))
     )
     shares = {
-        "canary_recall_retrieval": (retrieved, planted),
-        "canary_recall_verification": (counted["found"], retrieved),
-        "canary_precision": (counted["right"], counted["verified"]),
+        (SEARCH.name, "canary_recall_retrieval"): (retrieved, planted),
+        (VERIFY.name, "canary_recall_verification"): (counted["found"], retrieved),
+        (VERIFY.name, "canary_precision"): (counted["right"], counted["verified"]),
     }
-    return {"canary_planted": planted} | {name: part / whole for name, (part, whole) in shares.items() if whole}
+    figures: ByStage = {INGEST.name: {"canary_planted": planted}, SEARCH.name: {}, VERIFY.name: {}}
+    for (stage, name), (part, whole) in shares.items():
+        if whole:
+            figures[stage][name] = part / whole
+    return figures
 
 
 def _dependencies(cells: DataFrame) -> dict[str, float]:
@@ -180,12 +205,13 @@ def _sequences(state: PipelineState) -> dict[str, float]:
     return figures
 
 
-def _cost(state: PipelineState, result: RunResult) -> dict[str, float]:
+def _cost(state: PipelineState, result: RunResult) -> ByStage:
     """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
-    figures: dict[str, float] = {}
+    by_stage: ByStage = {}
     for done in result.steps:
-        figures |= {f"seconds_{done.step.writes}": done.seconds, f"keys_{done.step.writes}": done.keys}
-        figures |= {f"{name}_{done.step.writes}": value for name, value in done.usage.items()}
+        table, figures = done.step.writes, by_stage.setdefault(done.step.name, {})
+        figures |= {f"seconds_{table}": done.seconds, f"keys_{table}": done.keys}
+        figures |= {f"{name}_{table}": value for name, value in done.usage.items()}
     forwarded = {
         "scored_documents": state.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
         "gains": state.frames(PACK)["pairs"]
@@ -195,13 +221,14 @@ def _cost(state: PipelineState, result: RunResult) -> dict[str, float]:
         .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
     }
     # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
-    shares = {d.step.writes: figures[f"keys_{d.step.writes}"] / d.keys_in for d in result.steps if d.keys_in}
+    shares = {done.step.writes: done.keys / done.keys_in for done in result.steps if done.keys_in}
     for table, frame in forwarded.items():
+        figures = by_stage.setdefault(step_writing(table).name, {})
         tokens = frame.collect()[0][0] or 0
         figures[f"forwarded_tokens_{table}"] = tokens
         if seconds := figures.get(f"seconds_{table}"):
             figures[f"tokens_per_second_{table}"] = tokens * shares.get(table, 0.0) / seconds
-    return figures
+    return by_stage
 
 
 def _screen(state: PipelineState) -> Mapping[str, float]:
@@ -213,28 +240,36 @@ def _screen(state: PipelineState) -> Mapping[str, float]:
     return screen_figures(rows, state.readings(), selection.screen)
 
 
-def _errors(state: PipelineState) -> dict[str, float]:
-    figures: dict[str, float] = {"error_rows": 0.0}
+def _errors(state: PipelineState) -> ByStage:
+    figures: ByStage = {RUN: {"error_rows": 0.0}}
     for table, outcomes in state.outcomes.items():
+        of_stage = figures.setdefault(step_writing(table).name, {})
         for (outcome, code), number in outcomes.items():
             if code is not None:
-                figures[f"{outcome}_{table}_{code}"] = number
+                of_stage[f"{outcome}_{table}_{code}"] = number
             if outcome == ERROR:
-                figures["error_rows"] += number
+                figures[RUN]["error_rows"] += number
     return figures
 
 
-def write_figures(state: PipelineState, run_id: str, figures: Mapping[str, float]) -> None:
-    """One row a figure into `metrics`, under the fingerprint of the sequences; and the file of them."""
+def write_figures(state: PipelineState, run_id: str, by_stage: ByStage) -> dict[str, float]:
+    """Write one row a figure into `metrics`, under the fingerprint of the sequences, and the file of them.
+
+    Returns:
+        The figures by name.
+    """
     now = datetime.now(UTC)
     rows = [
-        {"run_id": run_id, "stage": _stage_of(name), "name": name, "value": float(value), "at": now, "outcome": OK}
+        {"run_id": run_id, "stage": stage, "name": name, "value": value, "at": now, "outcome": OK}
+        for stage, figures in by_stage.items()
         for name, value in sorted(figures.items())
     ]
     frame = local_frame(state.spark, rows, METRICS.struct)
     value = state.fingerprint("sequences") or digest(run_id)
     state.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
-    keep_figures(state, figures)
+    by_name = {name: value for figures in by_stage.values() for name, value in figures.items()}
+    keep_figures(state, by_name)
+    return by_name
 
 
 def keep_figures(state: PipelineState, figures: Mapping[str, float]) -> None:
@@ -253,11 +288,6 @@ def facts_of(config: Config, value: str | None) -> dict[str, Any]:
     return {"recipe": config.pack.recipe, "fingerprint": value, "alpha": config.anchors.alpha, "epsilon": config.accept.epsilon,
             "rule": config.accept.rule, "length": config.pack.length, "layout": config.pack.layout, "order": config.pack.order,
             "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
-
-
-def _stage_of(name: str) -> str:
-    tables = {step.writes: step.name for step in STEPS}
-    return next((stage for table, stage in tables.items() if table in name), "run")
 
 
 def latest_figures(state: PipelineState) -> dict[str, float]:
