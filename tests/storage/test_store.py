@@ -57,6 +57,14 @@ def test_an_append_lands_once_and_versions_can_be_read(store: Store, spark: Spar
     assert store.read_all("chunks").count() == 0 and store.version("chunks") == -1
 
 
+def test_a_fingerprint_that_is_not_resolved_has_no_rows(store: Store, spark: SparkSession) -> None:
+    for value in (FP, FP[::-1]):
+        store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), value, None)
+    assert (store.read("gains", None).count(), store.read_ok("gains", None).count()) == (0, 0)
+    assert (store.read("gains", FP).count(), store.read_all("gains").count()) == (1, 2)
+    assert store.read("gains", None).schema.names == store.read("gains", FP).schema.names
+
+
 def test_artifacts_are_kept_and_written_once(store: Store) -> None:
     value = fingerprint("gains", 1, {"separator": ""}, {"model": "m"}, {})
     artifact = Artifact(value, "verify", "gains", {"separator": ""}, {"model": "m"}, {}, {"pairs": 3}, {"threshold": -(2**62)})
