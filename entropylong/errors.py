@@ -57,8 +57,16 @@ class WorkerDied(TableError):
     """A Python worker of Spark's ended without a word: killed by the system, or by a row."""
 
 
-class IndexFileError(EntropyLongError):
-    """An index file is missing or does not match its manifest."""
+class ArrayFileError(EntropyLongError):
+    """A file of arrays that a workspace keeps is missing or does not match its manifest."""
+
+
+class IndexFileError(ArrayFileError):
+    """It is a file of an index."""
+
+
+class ExcludedFileError(ArrayFileError):
+    """It is a file of what `corpus.exclude` keeps out."""
 
 
 class RecallTooLow(EntropyLongError):

@@ -17,14 +17,15 @@ from entropylong.config import Config
 from entropylong.core.handles import Excluded
 from entropylong.corpus.decontamination import GRAM, Grams, strings_in
 from entropylong.corpus.sources.readers import Damaged, Unit, json_lines, list_units
-from entropylong.errors import SourceError
-from entropylong.storage.array_files import MANIFEST, copy_once, read_array, read_manifest, write_array
+from entropylong.errors import ExcludedFileError, SourceError
+from entropylong.storage.array_files import MANIFEST, Contents, copy_once, read_array, read_manifest, write_array
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest, file_sha256
 from entropylong.utils.locks import locked
 
 EXCLUDE = "corpus.exclude"
 _ARRAYS = ("hashes", "owners")
+EXCLUDED_GRAMS = Contents(ExcludedFileError, "run the same command again")
 
 
 def prepare_excluded(config: Config) -> Excluded | None:
@@ -35,6 +36,7 @@ def prepare_excluded(config: Config) -> Excluded | None:
 
     Raises:
         SourceError: a file is missing, damaged, or has no text of 13 words.
+        ExcludedFileError: what the workspace keeps of them is damaged.
     """
     if not config.corpus.exclude:
         return None
@@ -45,7 +47,7 @@ def prepare_excluded(config: Config) -> Excluded | None:
     with locked(f"{directory}.lock"):
         if not (directory / MANIFEST).is_file():
             _write(directory, units)
-    content = digest([GRAM, read_manifest(directory)["files"][0]["sha256"]])
+    content = digest([GRAM, read_manifest(directory, EXCLUDED_GRAMS)["files"][0]["sha256"]])
     return Excluded(str(directory), content, file_sha256(directory / MANIFEST), str(config.cache_folder))
 
 
@@ -109,15 +111,15 @@ def open_excluded(excluded: Excluded | None) -> Grams | None:
     """The grams in this process, opened at first use; None where nothing is excluded.
 
     Raises:
-        IndexFileError: a file does not match its manifest.
+        ExcludedFileError: a file does not match its manifest.
     """
     if excluded is None:
         return None
     if excluded not in _open:
         target = Path(excluded.node_cache) / "exclude" / f"{excluded.content}-{excluded.manifest_sha256[:16]}"
-        folder = copy_once(Path(excluded.directory), excluded.manifest_sha256, target, "run the same command again")
-        hashes = read_array(folder / "hashes.npy", np.uint64, None)
-        owners = read_array(folder / "owners.npy", np.uint32, len(hashes))
+        folder = copy_once(Path(excluded.directory), excluded.manifest_sha256, target, EXCLUDED_GRAMS)
+        hashes = read_array(folder / "hashes.npy", EXCLUDED_GRAMS, np.uint64, None)
+        owners = read_array(folder / "owners.npy", EXCLUDED_GRAMS, np.uint32, len(hashes))
         _open.clear()
-        _open[excluded] = Grams(np.asarray(hashes), np.asarray(owners), tuple(read_manifest(folder)["names"]))
+        _open[excluded] = Grams(np.asarray(hashes), np.asarray(owners), tuple(read_manifest(folder, EXCLUDED_GRAMS)["names"]))
     return _open[excluded]

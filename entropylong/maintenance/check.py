@@ -20,6 +20,7 @@ from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR,
 from entropylong.packing.stage import content_tokens, packable
 from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.steps import STEPS, step_writing
+from entropylong.retrieval.index import INDEX_FILES
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.schemas import TABLES
 from entropylong.utils.hashing import file_sha256
@@ -100,7 +101,7 @@ def _index_files(state: PipelineState) -> list[Check]:
         return []
     directory = state.workspace.index(value)
     try:
-        facts = read_manifest(directory)
+        facts = read_manifest(directory, INDEX_FILES)
     except IndexFileError as error:
         return [Check("index: its manifest can be read", 1, 1, str(error))]
     paths = {directory / Path(f["path"]).name: f["sha256"] for f in facts["files"]}

@@ -21,10 +21,11 @@ from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, cosine
 from entropylong.retrieval.scoring import NO_ID, Exclusions, Ints, Nearest, Vectors, nearest
 from entropylong.retrieval.sizing import BLOCK_QUERIES, BLOCK_VECTORS, BROADCAST, POOL
-from entropylong.storage.array_files import MANIFEST, copy_once, read_array, read_manifest, write_array
+from entropylong.storage.array_files import MANIFEST, Contents, copy_once, read_array, read_manifest, write_array
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import file_sha256, xxhash64
 
+INDEX_FILES = Contents(IndexFileError, "run `entropylong run index`")
 COMMON = ("centroids", "sizes", "pool_ids", "pool_hashes", "probes_needed")
 _BROADCAST_FILES = ("vectors", "chunk_ids", "text_hashes", "offsets")
 
@@ -83,7 +84,7 @@ def node_copy(handle: IndexHandle) -> Path:
         IndexFileError: a file does not match the manifest.
     """
     target = Path(handle.node_cache) / "index" / f"{handle.fingerprint}-{handle.manifest_sha256[:16]}"
-    return copy_once(Path(handle.directory), handle.manifest_sha256, target, "run `entropylong run index`")
+    return copy_once(Path(handle.directory), handle.manifest_sha256, target, INDEX_FILES)
 
 
 class OpenIndex:
@@ -94,19 +95,19 @@ class OpenIndex:
     """
 
     def __init__(self, directory: Path) -> None:
-        facts = read_manifest(directory)
+        facts = read_manifest(directory, INDEX_FILES)
         n, d, cells = (int(facts[name]) for name in ("n", "d", "cells"))
         self.mode = str(facts["mode"])
-        self.cells = Cells(read_array(directory / "centroids.npy", np.int16, cells, d))
-        self._pool_ids = read_array(directory / "pool_ids.npy", np.int64, min(n, POOL))
-        self._pool_hashes = read_array(directory / "pool_hashes.npy", np.int64, min(n, POOL))
+        self.cells = Cells(read_array(directory / "centroids.npy", INDEX_FILES, np.int16, cells, d))
+        self._pool_ids = read_array(directory / "pool_ids.npy", INDEX_FILES, np.int64, min(n, POOL))
+        self._pool_hashes = read_array(directory / "pool_hashes.npy", INDEX_FILES, np.int64, min(n, POOL))
         if self.mode == BROADCAST:
-            self._vectors = read_array(directory / "vectors.npy", np.int16, n, d)
-            self._ids = read_array(directory / "chunk_ids.npy", np.int64, n)
-            self._hashes = read_array(directory / "text_hashes.npy", np.int64, n)
-            self._offsets = read_array(directory / "offsets.npy", np.int64, cells + 1)
+            self._vectors = read_array(directory / "vectors.npy", INDEX_FILES, np.int16, n, d)
+            self._ids = read_array(directory / "chunk_ids.npy", INDEX_FILES, np.int64, n)
+            self._hashes = read_array(directory / "text_hashes.npy", INDEX_FILES, np.int64, n)
+            self._offsets = read_array(directory / "offsets.npy", INDEX_FILES, np.int64, cells + 1)
             if self._offsets[0] != 0 or self._offsets[-1] != n or (np.diff(self._offsets) < 0).any():
-                raise IndexFileError(f"{directory / 'offsets.npy'}: does not cut {n} vectors into cells; build the index again")
+                raise INDEX_FILES.damaged(directory, f"{directory / 'offsets.npy'}: does not cut {n} vectors into cells")
 
     def search(self, queries: Grid, owners: Ints, own: Sequence[Sequence[int]], top_k: int, nprobe: int) -> Nearest:
         """The top_k chunks of each query in its `nprobe` nearest cells, its owner's texts left out. Broadcast mode.

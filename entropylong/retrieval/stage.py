@@ -19,7 +19,7 @@ from entropylong.errors import NothingToDo
 from entropylong.models.cache import load
 from entropylong.retrieval import build
 from entropylong.retrieval.grid import from_bytes, to_grid
-from entropylong.retrieval.index import open_index, ranked
+from entropylong.retrieval.index import INDEX_FILES, open_index, ranked
 from entropylong.retrieval.partitioned import merge, routes
 from entropylong.retrieval.queries import anchor_positions, keys_of_queries, own_hashes, with_queries
 from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, cell_count, choose_mode
@@ -181,12 +181,12 @@ class Index(WholeStage):
         directory = state.workspace.index(fingerprint)
         if not (directory / MANIFEST).is_file():
             return False
-        return is_partitioned(state, fingerprint) or read_manifest(directory)["mode"] == BROADCAST
+        return is_partitioned(state, fingerprint) or read_manifest(directory, INDEX_FILES)["mode"] == BROADCAST
 
 
 def is_partitioned(state: State, fingerprint: str) -> bool:
     """Whether searches of an index go by cells through a shuffle."""
-    facts = read_manifest(state.workspace.index(fingerprint))
+    facts = read_manifest(state.workspace.index(fingerprint), INDEX_FILES)
     memory = executor_memory(settings_of(state.context.spark))
     mode, _ = choose_mode(state.config.retrieval.mode, facts["n"], facts["d"], memory)
     return mode == PARTITIONED

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from entropylong.errors import IndexFileError
+from entropylong.errors import ArrayFileError
 from entropylong.utils.hashing import file_sha256
 from entropylong.utils.locks import locked
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What arrays are of, for those who must make them anew.
+
+    Attributes:
+        error: Raised where a file is damaged.
+        again: What makes the files anew once their folder is removed.
+    """
+
+    error: type[ArrayFileError]
+    again: str
+
+    def damaged(self, folder: Path, said: str) -> ArrayFileError:
+        """Make the error of a damaged file, with what to do."""
+        return self.error(f"{said}; remove {folder} and {self.again}")
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:
@@ -25,29 +43,36 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     aside.replace(path)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of an index.
-
-    Raises:
-        IndexFileError: it is missing or not JSON.
-    """
-    try:
-        return dict(json.loads((directory / MANIFEST).read_text()))
-    except (OSError, ValueError):
-        raise IndexFileError(f"{directory}: no readable {MANIFEST}; run `entropylong run index` to build it again") from None
-
-
-def copy_once(source: Path, manifest_sha256: str, target: Path, again: str) -> Path:
-    """The files of a manifest on this node's disk, copied and verified once under a lock.
+def read_manifest(directory: Path, contents: Contents) -> dict[str, Any]:
+    """Read the manifest of arrays.
 
     Args:
-        source: their folder.
-        manifest_sha256: of the manifest in it.
-        target: their folder on this node; it is there only with all of them.
-        again: what makes them anew once `source` is removed.
+        directory: Folder of the arrays.
+        contents: What they are of.
 
     Raises:
-        IndexFileError: a file does not match the manifest.
+        ArrayFileError: It is missing, not JSON, or names no files.
+    """
+    try:
+        manifest = dict(json.loads((directory / MANIFEST).read_text()))
+        if all(isinstance(entry[key], str) for entry in manifest["files"] for key in ("path", "sha256")):
+            return manifest
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise contents.damaged(directory, f"{directory}: no readable {MANIFEST}")
+
+
+def copy_once(source: Path, manifest_sha256: str, target: Path, contents: Contents) -> Path:
+    """Copy the files of a manifest to this node's disk and verify them, once, under a lock.
+
+    Args:
+        source: Their folder.
+        manifest_sha256: Of the manifest in it.
+        target: Their folder on this node; it is there only with all of them.
+        contents: What they are of.
+
+    Raises:
+        ArrayFileError: A file does not match the manifest.
     """
     if target.is_dir():
         return target
@@ -58,38 +83,39 @@ def copy_once(source: Path, manifest_sha256: str, target: Path, again: str) -> P
         building = Path(f"{target}.building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        if file_sha256(source / MANIFEST) != manifest_sha256:
-            raise IndexFileError(f"{source / MANIFEST}: changed since the run started; remove {source} and {again}")
-        for entry in read_manifest(source)["files"]:
+        if not (source / MANIFEST).is_file() or file_sha256(source / MANIFEST) != manifest_sha256:
+            raise contents.damaged(source, f"{source / MANIFEST}: changed since the run started")
+        for entry in read_manifest(source, contents)["files"]:
             copy = building / Path(entry["path"]).name  # never a path out of the folder
             try:
                 shutil.copyfile(source / copy.name, copy)
             except FileNotFoundError:
-                raise IndexFileError(f"{source / copy.name}: is gone; remove {source} and {again}") from None
+                raise contents.damaged(source, f"{source / copy.name}: is gone") from None
             if file_sha256(copy) != entry["sha256"]:
-                raise IndexFileError(f"{source / copy.name}: does not match its manifest; remove {source} and {again}")
+                raise contents.damaged(source, f"{source / copy.name}: does not match its manifest")
         shutil.copyfile(source / MANIFEST, building / MANIFEST)
         building.replace(target)
     return target
 
 
-def read_array(path: Path, dtype: Any, *shape: int | None) -> npt.NDArray[Any]:
-    """A plain array, memory-mapped; its pages are shared by the workers of a node.
+def read_array(path: Path, contents: Contents, dtype: Any, *shape: int | None) -> npt.NDArray[Any]:
+    """Open a plain array, memory-mapped; its pages are shared by the workers of a node.
 
     Args:
-        path: an .npy file.
-        dtype: that it must have.
-        shape: that it must have; None: any length.
+        path: An .npy file.
+        contents: What it is of.
+        dtype: That it must have.
+        shape: That it must have; None: any length.
 
     Raises:
-        IndexFileError: it is not such an array, whatever its manifest says of it.
+        ArrayFileError: It is not such an array, whatever its manifest says of it.
     """
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise IndexFileError(f"{path}: not a plain array: {' '.join(str(error).split())[:160]}") from None
+        raise contents.damaged(path.parent, f"{path}: not a plain array: {' '.join(str(error).split())[:160]}") from None
     fits = array.ndim == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
     if array.dtype != dtype or not fits:
         wanted = " x ".join("n" if n is None else str(n) for n in shape)
-        raise IndexFileError(f"{path}: must hold {wanted} numbers of type {np.dtype(dtype)}; build the index again")
+        raise contents.damaged(path.parent, f"{path}: must hold {wanted} numbers of type {np.dtype(dtype)}")
     return array

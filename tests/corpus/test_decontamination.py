@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ from entropylong.config import Config
 from entropylong.corpus.decontamination import GRAM, Grams, Shared, gram_hashes, words_of
 from entropylong.corpus.exclusion import open_excluded, prepare_excluded
 from entropylong.entropy.scoring import Refusal, score_texts
-from entropylong.errors import QuarantineExceeded, SourceError
+from entropylong.errors import ExcludedFileError, QuarantineExceeded, SourceError
 from entropylong.maintenance.quarantine import quarantine_rows, retry_rows
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.steps import step_writing
+from entropylong.storage.array_files import MANIFEST
+from entropylong.utils.hashing import file_sha256
 from entropylong.utils.isolation import refused
 from tests import tiny
 from tests.conftest import MakeConfig, OpenRunner, rows_of
@@ -115,6 +119,46 @@ def test_sets_that_cannot_be_read(name: str, content: str | None, said: str, mak
     with pytest.raises(SourceError, match=said) as caught:
         prepare_excluded(_excluding(make_config, tmp_path, tmp_path / "good.json", tmp_path / name))
     assert name in str(caught.value) and "corpus.exclude" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _cut(folder: Path) -> None:
+    raw = (folder / "hashes.npy").read_bytes()
+    (folder / "hashes.npy").write_bytes(raw[: len(raw) // 2])
+
+
+def _other_numbers(folder: Path) -> None:
+    np.save(folder / "owners.npy", np.zeros(3))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][1]["sha256"] = file_sha256(folder / "owners.npy")
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_cut, "hashes.npy: does not match its manifest"),
+        (_other_numbers, "owners.npy: must hold 28 numbers of type uint32"),
+        (lambda folder: (folder / "owners.npy").unlink(), "owners.npy: is gone"),
+        (lambda folder: (folder / MANIFEST).write_text("{}"), "no readable manifest.json"),
+        (lambda folder: (folder / MANIFEST).write_text('{"files": [{'), "no readable manifest.json"),
+    ],
+)
+def test_a_damaged_set_says_what_to_do(damage: Callable[[Path], None], said: str, make_config: MakeConfig, tmp_path: Path) -> None:
+    """It has nothing to do with the index; once the folder that it names is removed, the same command makes it anew."""
+    (tmp_path / "set.json").write_text(json.dumps(TEXT))
+    # No copy of an earlier test's: equal sets are one.
+    exclude, cache = f"corpus.exclude=[{tmp_path / 'set.json'}]", f"node_cache={tmp_path / 'node'}"
+    config = make_config(tmp_path / "workspace", tmp_path, exclude, cache)
+    excluded = prepare_excluded(config)
+    assert excluded is not None
+    damage(Path(excluded.directory))
+    with pytest.raises(ExcludedFileError, match=said) as caught:
+        open_excluded(prepare_excluded(config))
+    assert "index" not in str(caught.value) and str(caught.value).endswith("and run the same command again")
+    shutil.rmtree(str(caught.value).partition("; remove ")[2].partition(" and run ")[0])
+    shutil.rmtree(excluded.directory, ignore_errors=True)
+    grams = open_excluded(prepare_excluded(config))
+    assert grams is not None and len(grams.hashes) == 28
 
 
 def test_a_root_is_judged_whole(tiny_lm: Path) -> None:

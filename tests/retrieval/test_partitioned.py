@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from entropylong.errors import RecallTooLow
 from entropylong.pipeline.drivers import index
 from entropylong.retrieval.grid import SCALE, from_bytes, to_grid
+from entropylong.retrieval.index import INDEX_FILES
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.store import Store
 from tests.conftest import OpenRunner, rows_of
@@ -101,7 +102,7 @@ def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_pat
     assert (
         index.count()
         == index.select("chunk_id").distinct().count()
-        == read_manifest(runner.state.workspace.index(runner.state.fingerprint("index") or "-"))["n"]
+        == read_manifest(runner.state.workspace.index(runner.state.fingerprint("index") or "-"), INDEX_FILES)["n"]
     )
     runner.state.store.drop("candidates", runner.state.fingerprint("candidates") or "-")
     assert hits(copied, open_runner, "retrieval.mode=partitioned") == resumed, "as without a kill"
@@ -134,6 +135,6 @@ def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runne
 
 def test_one_cell_is_exact_and_needs_no_key(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    facts = read_manifest(runner.state.workspace.index(runner.state.fingerprint("index") or "-"))
+    facts = read_manifest(runner.state.workspace.index(runner.state.fingerprint("index") or "-"), INDEX_FILES)
     assert facts["cells"] == 1 and facts["mode"] == "broadcast"
     assert runner.state.store.read_all("index_cells").where(F.col("cell_id") != 0).count() == 0

@@ -27,7 +27,7 @@ from entropylong.packing.recipes import neighbours
 from entropylong.packing.recipes.keywords import representative
 from entropylong.packing.sequences import CONTEXT, ROOT
 from entropylong.retrieval.grid import Grid, to_grid
-from entropylong.retrieval.index import open_index
+from entropylong.retrieval.index import INDEX_FILES, open_index
 from entropylong.retrieval.scoring import NO_ID
 from entropylong.retrieval.sizing import BROADCAST
 from entropylong.storage.array_files import read_manifest
@@ -119,7 +119,7 @@ def _with_neighbours(
     ctx: StageContext, frames: Frames, recipe: Callable[..., list[neighbours.Link]], meta_chunks: bool
 ) -> DataFrame:
     handle, retrieval, rule, length = ctx.index, ctx.config.retrieval, ctx.config.chunks, ctx.config.pack.length
-    if handle is None or read_manifest(Path(handle.directory))["mode"] != BROADCAST:
+    if handle is None or read_manifest(Path(handle.directory), INDEX_FILES)["mode"] != BROADCAST:
         raise ConfigError(f"pack.recipe {ctx.config.pack.recipe}: searches a broadcast index; set retrieval.mode=broadcast")
     worker, prompt, tokenizer = ctx.encoder, ctx.config.encoder.passage_prompt, ctx.causal_lm.tokenizer()
 

@@ -15,7 +15,7 @@ from entropylong.pipeline.drivers.partitioned_search import check_recall, recall
 from entropylong.pipeline.state import PipelineState
 from entropylong.retrieval import build
 from entropylong.retrieval.cells import train_cells
-from entropylong.retrieval.index import seal, write_vectors
+from entropylong.retrieval.index import INDEX_FILES, seal, write_vectors
 from entropylong.retrieval.sizing import BROADCAST, POOL, SAMPLE_A_CELL, choose_mode
 from entropylong.spark.resources import executor_memory
 from entropylong.spark.session import settings_of
@@ -48,7 +48,7 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
             state.store.drop("index_cells", artifact.fingerprint)
         sample = build.sampled(rows, n, max(SAMPLE_A_CELL * cells, 256), "vector")
         write_array(directory / "centroids.npy", train_cells(build.grid_of(sample["vector"]), cells, state.config.seed))
-    centroids = read_array(directory / "centroids.npy", np.int16, cells, None)
+    centroids = read_array(directory / "centroids.npy", INDEX_FILES, np.int16, cells, None)
     d = int(centroids.shape[1])
     mode, why = choose_mode(state.config.retrieval.mode, n, d, executor_memory(settings_of(state.spark)))
     kind = "exact, one cell" if cells == 1 else f"{cells:,} cells"

@@ -14,6 +14,7 @@ from entropylong.errors import RecallTooLow
 from entropylong.pipeline.drivers import units
 from entropylong.pipeline.drivers.units import commit_units, left_of
 from entropylong.pipeline.state import PipelineState
+from entropylong.retrieval.index import INDEX_FILES
 from entropylong.retrieval.partitioned import by_ranges, search_range
 from entropylong.retrieval.scoring import Ints
 from entropylong.retrieval.stage import MERGE, ROUTE, is_partitioned
@@ -40,7 +41,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
 
 def recall(directory: Path, nprobe: int) -> float:
     """Share of the true neighbours that the nearest `nprobe` cells hold, as measured when the index was built."""
-    needed = read_array(directory / "probes_needed.npy", np.int64, None)
+    needed = read_array(directory / "probes_needed.npy", INDEX_FILES, np.int64, None)
     return float((needed <= nprobe).mean())
 
 
@@ -48,7 +49,7 @@ def check_recall(state: PipelineState, value: str) -> None:
     """Raise RecallTooLow where a search would miss more than the config allows."""
     retrieval, directory = state.config.retrieval, state.workspace.index(value)
     if (found := recall(directory, retrieval.nprobe)) < retrieval.min_recall:
-        needed = read_array(directory / "probes_needed.npy", np.int64, None)
+        needed = read_array(directory / "probes_needed.npy", INDEX_FILES, np.int64, None)
         enough = int(np.quantile(needed, retrieval.min_recall, method="higher"))
         raise RecallTooLow(
             f"index: recall@{retrieval.top_k} is {found:.3f} at retrieval.nprobe {retrieval.nprobe}, below retrieval.min_recall "
@@ -64,7 +65,7 @@ def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact
     commit_units(state, ROUTE, value, frames, left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo))
     queries = state.store.read_ok("query_cells", value).join(todo.select(*stage.key), list(stage.key), how="left_semi")
     vectors = state.store.read_ok("index_cells", index)
-    sizes = read_array(state.workspace.index(index) / "sizes.npy", np.int64, None)
+    sizes = read_array(state.workspace.index(index) / "sizes.npy", INDEX_FILES, np.int64, None)
     ranges = by_ranges(sizes, state.config.run.vectors_per_unit)
     for number, (first, end) in enumerate(ranges, start=1):
         _search_range(state, value, queries, vectors, first, np.asarray(sizes[first:end]))

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 import entropylong
 from entropylong.config import Config
 from entropylong.corpus.decontamination import GRAM
+from entropylong.corpus.exclusion import EXCLUDED_GRAMS
 from entropylong.packing.recipes.contexts import GROUPED
 from entropylong.packing.sequences import ROOT
 from entropylong.pipeline.metrics.compute import KINDS
@@ -104,7 +105,9 @@ def gather_facts(state: PipelineState) -> DatasetFacts:
 def excluded_names(state: PipelineState) -> list[str]:
     """The evaluation sets that were kept out, by file name."""
     excluded = state.context.excluded
-    return sorted({PurePath(name).name for name in read_manifest(Path(excluded.directory))["names"]}) if excluded else []
+    if excluded is None:
+        return []
+    return sorted({PurePath(name).name for name in read_manifest(Path(excluded.directory), EXCLUDED_GRAMS)["names"]})
 
 
 def _sources(state: PipelineState) -> Iterator[tuple[str, str, str, int]]:
