@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+import mmh3
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StructField, StructType
@@ -18,7 +19,6 @@ from entropylong.storage.frames import local_frame
 # Tasks of each core at least, as far as there are rows: the last ones to run are then small against the whole.
 WAVES = 4
 
-_MASK = 2**32 - 1
 _PLACED = StructType([StructField("spread_key", LongType()), StructField("spread_task", LongType())])
 
 
@@ -68,16 +68,5 @@ def partition_salts(partitions: int) -> list[int]:
 
 
 def spark_hash(value: int) -> int:
-    """Spark's `hash` of a BIGINT: Murmur3 of its two halves, seed 42. Signed; Python's % is Spark's pmod."""
-    state = 42
-    for half in (value & _MASK, (value >> 32) & _MASK):
-        mixed = half * 0xCC9E2D51 & _MASK
-        mixed = (mixed << 15 | mixed >> 17) * 0x1B873593 & _MASK
-        state ^= mixed
-        state = (state << 13 | state >> 19) & _MASK
-        state = (state * 5 + 0xE6546B64) & _MASK
-    state ^= 8
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        state = (state ^ state >> shift) * factor & _MASK
-    state ^= state >> 16
-    return state - 2**32 if state >= 2**31 else state
+    """Spark's `hash` of a BIGINT: Murmur3 of its bytes, seed 42. Signed; Python's % is Spark's pmod."""
+    return mmh3.hash(value.to_bytes(8, "little", signed=True), seed=42)
