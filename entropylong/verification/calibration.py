@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from scipy.stats import binomtest
 
 from entropylong.storage.schemas import OK
 from entropylong.utils.hashing import share_threshold
 from entropylong.verification.screening import Screen
 
-# One-sided: with 95 % confidence the recall is at least the bound.
-Z = 1.6449
-
 
 def recall_bound(found: int, positives: int) -> float:
     """Lower 95 % bound of a share (Wilson, one-sided)."""
-    share = found / positives
-    middle = share + Z * Z / (2 * positives)
-    spread = Z * math.sqrt(share * (1 - share) / positives + Z * Z / (4 * positives * positives))
-    return max(0.0, (middle - spread) / (1 + Z * Z / positives))
+    return float(binomtest(found, positives, alternative="greater").proportion_ci(0.95, method="wilson").low)
 
 
 def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mapping[str, float]:

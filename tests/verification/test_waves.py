@@ -112,7 +112,7 @@ def test_recall_bound_is_wilsons() -> None:
         low, high = 0.0, share
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if share - middle > 1.6449 * (middle * (1 - middle) / positives) ** 0.5 else (low, middle)
+            low, high = (middle, high) if share - middle > 1.644854 * (middle * (1 - middle) / positives) ** 0.5 else (low, middle)
         assert recall_bound(found, positives) == pytest.approx(low, abs=1e-6)
 
 
