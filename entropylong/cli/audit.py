@@ -41,17 +41,17 @@ def audit(
     from entropylong.corpus.exclusion import open_excluded, prepare_excluded
     from entropylong.evaluation.audit.dataset import read_sample
     from entropylong.evaluation.audit.report import AUDIT, PICTURE, audit_sample, audit_table, keep_audit
-    from entropylong.evaluation.progress import shown
     from entropylong.evaluation.tracking import track
     from entropylong.models.cache import load
     from entropylong.models.window import window_of
+    from entropylong.utils.progress import counted_progress
 
     loaded = load_config(config, only_overrides(words))
     excluded = prepare_excluded(loaded)
     reader, path = reading_model(loaded, model, dtype, (length or 0) + 1)
     length = length or min(LENGTH, (window_of(path) or LENGTH + 1) - 1)
     sample = read_sample(dataset, samples, loaded.seed)
-    with shown("audit", "documents") as progress:
+    with counted_progress("audit", "documents") as progress:
         audited = audit_sample(load(reader), sample, length, open_excluded(excluded), loaded.run.batch_tokens, progress)
     content = excluded.content if excluded else None
     folder = out or Path(loaded.workspace) / "audit"

@@ -78,12 +78,12 @@ def ruler(
 
     from entropylong.config import load_config
     from entropylong.evaluation.generation import Decoding, tokenizer_hash
-    from entropylong.evaluation.progress import shown
     from entropylong.evaluation.ruler.material import Material
     from entropylong.evaluation.ruler.parts import Counter
     from entropylong.evaluation.ruler.prepare import LENGTHS, runnable
     from entropylong.evaluation.ruler.run import evaluate_ruler, ruler_table
     from entropylong.evaluation.tracking import track
+    from entropylong.utils.progress import counted_progress
 
     loaded = load_config(config, only_overrides(words))
     paths: dict[str, Any] = {name: Path(path) for name, path in loaded.evaluate.model_dump().items() if path is not None}
@@ -99,7 +99,7 @@ def ruler(
         return len(counting(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     counter = Counter(count, tokenizer_hash(counting))
-    with shown("ruler", "prompts") as preparing, shown("ruler") as asking:
+    with counted_progress("ruler", "prompts") as preparing, counted_progress("ruler") as asking:
         result, scores = evaluate_ruler(backend, counter, tasks, lengths, samples, seed, material, folder, preparing, asking)
     Console(highlight=False).print(ruler_table(result, scores))
     print(f"Answers, scores: {result.folder}; prompts beside it")
@@ -135,15 +135,15 @@ def longbench(
     from entropylong.config import load_config
     from entropylong.evaluation.generation import Decoding
     from entropylong.evaluation.longbench import NEW_TOKENS, TEMPERATURE, evaluate_longbench, read_items, report_table
-    from entropylong.evaluation.progress import shown
     from entropylong.evaluation.tracking import track
+    from entropylong.utils.progress import counted_progress
 
     loaded = load_config(config, only_overrides(words))
     items = read_items(data)
     decoding = Decoding(chat, TEMPERATURE, seed)
     backend, counter = _backend(loaded, model, endpoint, tokenizer, decoding, dtype, max_len + NEW_TOKENS, "--max-len")
     folder = result_folder(loaded, out, "longbench_v2")
-    with shown("longbench") as progress:
+    with counted_progress("longbench") as progress:
         result, rows = evaluate_longbench(items, backend, counter, max_len, folder, progress)
     Console(highlight=False).print(report_table(rows))
     print(f"Answers, scores: {result.folder}")
@@ -210,14 +210,14 @@ def attention(
 
     from entropylong.config import load_config
     from entropylong.evaluation.depths import PICTURE, attention_table, evaluate_attention
-    from entropylong.evaluation.progress import shown
     from entropylong.evaluation.ruler.prepare import LENGTHS
     from entropylong.evaluation.tracking import track
+    from entropylong.utils.progress import counted_progress
 
     loaded = load_config(config, only_overrides(words))
     lengths, depths = sorted(set(length or LENGTHS)), sorted(set(depth or (0, 25, 50, 75, 100)))
     judged, path = reading_model(loaded, model, dtype, max(lengths))
-    with shown("attention", "passes") as progress:
+    with counted_progress("attention", "passes") as progress:
         result, scores = evaluate_attention(
             judged, path, lengths, depths, samples, seed, result_folder(loaded, out, "attention"), progress
         )

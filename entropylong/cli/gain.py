@@ -34,10 +34,10 @@ def gain(
 
     from entropylong.evaluation.in_place import gain_table, gains_in_place, keep_gains
     from entropylong.evaluation.placed import other_chunks, sample_placed
-    from entropylong.evaluation.progress import shown
     from entropylong.evaluation.tracking import track
     from entropylong.models.cache import load
     from entropylong.pipeline.preflight import check_tokenizer
+    from entropylong.utils.progress import counted_progress
 
     state = open_state(config, only_overrides(words), input_path)
     loaded = state.config
@@ -45,7 +45,7 @@ def gain(
     check_tokenizer("--model", reader.spec.name, reading_model(loaded, None, dtype, 0)[1], path)
     sequences, chunk_ids, root_ids = sample_placed(state, samples)
     others = other_chunks(state, reader, chunk_ids, root_ids)
-    with shown("gain", "dependencies") as progress:
+    with counted_progress("gain", "dependencies") as progress:
         found = gains_in_place(
             load(reader), sequences, others, seed=loaded.seed, batch_tokens=loaded.run.batch_tokens, progress=progress
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,58 @@ if TYPE_CHECKING:
 LINE_EVERY_SECONDS = 20.0
 
 
-class StepProgress:
+class Progressing:
+    """Units done of one piece of work, the rate since it began, and the seconds left.
+
+    Args:
+        label: the name of the work.
+        total: the units in all.
+        counted: the word for its units.
+        already: the units that were done before; they do not count for the rate.
+    """
+
+    def __init__(self, label: str, total: int, counted: str, already: int = 0) -> None:
+        self.label, self.total, self.counted = label, total, counted
+        self.committed = self._already = already
+        self._start = time.monotonic()
+
+    @property
+    def left(self) -> int:
+        """Units that are not done."""
+        return self.total - self.committed
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def done(self) -> float:
+        """Units done, those that were done before among them."""
+        return self.committed
+
+    def pace(self) -> tuple[float, float, float | None]:
+        """Units done, units per second, and seconds left, None where nothing is done yet.
+
+        By the whole work's rate: tasks end several at a time, and a rate of the last seconds would promise the end at once.
+        """
+        done = self.done()
+        rate = (done - self._already) / max(self.seconds, 1e-9)
+        return done, rate, (self.total - done) / rate if rate else None
+
+    def line(self) -> str:
+        done, rate, left = self.pace()
+        if not rate:
+            return f"{self.label}: {self.seconds:.0f} s so far"
+        eta = "" if left is None else f", {left:.0f} s left"
+        return f"{self.label}: {done:,.0f} / {self.total:,}{f' {self.counted}' if self.counted else ''} ({rate:.1f}/s{eta})"
+
+
+class StepProgress(Progressing):
     """Rows done of one step. Within a Spark job its finished tasks stand for rows, as rows are only known once committed."""
 
-    def __init__(self, spark: SparkSession, label: str, total: int, counted: str, console: Console) -> None:
+    def __init__(self, spark: SparkSession, label: str, total: int, counted: str) -> None:
+        super().__init__(label, total, counted)
         self._tracker = spark.sparkContext.statusTracker()
-        self._label, self._total, self._counted, self._console = label, total, counted, console
-        self.committed = 0
         self._batch = 0
-        self._start = time.monotonic()
 
     def batch(self, rows: int) -> None:
         """A batch of so many rows begins."""
@@ -39,18 +82,9 @@ class StepProgress:
         self.committed += self._batch
         self._batch = 0
 
-    @property
-    def left(self) -> int:
-        """Rows that are not committed."""
-        return self._total - self.committed
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def rows(self) -> float:
+    def done(self) -> float:
         """Committed rows, and the share of the running batch that its tasks have finished."""
-        return min(self.committed + self._batch * self._task_share(), self._total)
+        return min(self.committed + self._batch * self._task_share(), self.total)
 
     def _task_share(self) -> float:
         shares = []
@@ -59,22 +93,6 @@ class StepProgress:
             if info is not None and info.numTasks > 1:
                 shares.append(info.numCompletedTasks / info.numTasks)
         return min(shares, default=0.0)
-
-    def pace(self) -> tuple[float, float, float | None]:
-        """Rows done, rows a second, and seconds left, None where nothing is done yet.
-
-        By the whole step's rate: tasks end several at a time, and a rate of the last seconds would promise the end at once.
-        """
-        done = self.rows()
-        rate = done / max(self.seconds, 1e-9)
-        return done, rate, (self._total - done) / rate if rate else None
-
-    def line(self) -> str:
-        done, rate, left = self.pace()
-        if not done:
-            return f"{self._label}: {self.seconds:.0f} s so far"
-        eta = "" if left is None else f", {left:.0f} s left"
-        return f"{self._label}: {done:,.0f} / {self._total:,}{f' {self._counted}' if self._counted else ''} ({rate:.1f}/s{eta})"
 
 
 @contextmanager
@@ -93,20 +111,50 @@ def phase(said: str) -> Iterator[None]:
 @contextmanager
 def step_progress(spark: SparkSession, label: str, total: int, counted: str = "") -> Iterator[StepProgress]:
     """Show the progress of a step while the body runs: `total` of what is `counted`, a word for people."""
+    state = StepProgress(spark, label, total, counted)
+    with _displayed(state):
+        yield state
+
+
+@contextmanager
+def counted_progress(label: str, counted: str = "answers") -> Iterator[Callable[[int, int], None]]:
+    """Give a function that takes (units so far, units in all), and show the progress from its first call until all are done.
+
+    Units that are done at the first call are reported as there already. Of several that are open, one is shown at a time.
+    """
+    state: Progressing | None = None
+    with ExitStack() as display:
+
+        def report(done: int, total: int) -> None:
+            nonlocal state
+            if state is None:
+                if done:
+                    print(f"{label}: {done:,} of {total:,} {counted} were there already", file=sys.stderr, flush=True)
+                state = Progressing(label, total, counted, done)
+                display.enter_context(_displayed(state))
+            state.committed, state.total = done, total
+            if not state.left:
+                display.close()
+
+        yield report
+
+
+@contextmanager
+def _displayed(state: Progressing) -> Iterator[None]:
+    """Show a bar on a terminal and lines elsewhere, by a thread of their own, while the body runs."""
     console = Console(stderr=True)
-    state = StepProgress(spark, label, total, counted, console)
     stop = threading.Event()
     watch = _bar if console.is_terminal else _lines
     thread = threading.Thread(target=watch, args=(state, stop, console), daemon=True)
     thread.start()
     try:
-        yield state
+        yield
     finally:
         stop.set()
         thread.join()
 
 
-def _bar(state: StepProgress, stop: threading.Event, console: Console) -> None:
+def _bar(state: Progressing, stop: threading.Event, console: Console) -> None:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<16}"),
@@ -117,15 +165,15 @@ def _bar(state: StepProgress, stop: threading.Event, console: Console) -> None:
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(state._label, total=state._total, rate="", left="")
+        task = bar.add_task(state.label, total=state.total, rate="", left="")
         while not stop.wait(0.3):
             done, rate, seconds = state.pace()
             left = "" if seconds is None else f"{timedelta(seconds=int(seconds))} left"
-            bar.update(task, completed=int(done), rate=f"{state._counted} {rate:.1f}/s".lstrip(), left=left)
+            bar.update(task, completed=int(done), total=state.total, rate=f"{state.counted} {rate:.1f}/s".lstrip(), left=left)
 
 
-def _lines(state: StepProgress, stop: threading.Event, console: Console) -> None:
+def _lines(state: Progressing, stop: threading.Event, console: Console) -> None:
     while not stop.wait(LINE_EVERY_SECONDS):
-        # Once all rows are done the step's own last line tells so, with the seconds that its end took.
+        # Once all units are done the work's own last line tells so, with the seconds that its end took.
         if state.left:
             print(f"  {state.line()}", file=sys.stderr, flush=True)

@@ -21,8 +21,8 @@ from entropylong.errors import EvaluationError, UsageError
 from entropylong.evaluation import endpoint
 from entropylong.evaluation.endpoint import Endpoint
 from entropylong.evaluation.generation import Answers, Decoding, HuggingFace, Prompt, Wording, generate
-from entropylong.evaluation.progress import shown
 from entropylong.utils.intervals import mean_interval, ratio_interval, wilson
+from entropylong.utils.progress import counted_progress
 
 PROMPTS = [Prompt(f"k{n}", "the window is " * (1 + 3 * n), " a", 4 if n < 4 else 6) for n in range(6)]
 
@@ -207,7 +207,7 @@ def test_one_failure_of_many_costs_one_answer(
         generate([*PROMPTS, *more], Endpoint(url, "m", Decoding(), tokenizer), file)
     kept = len(file.read_text().splitlines())
     assert 5 <= kept < 20, "those that nobody had begun were not asked"
-    with shown("asked") as progress:
+    with counted_progress("asked") as progress:
         generate([*PROMPTS, *more], Endpoint(url, "m", Decoding(), tokenizer), file, progress)
     assert f"asked: {kept} of 46 answers were there already" in capsys.readouterr().err
 

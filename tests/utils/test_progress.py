@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entropylong.utils import progress
-from entropylong.utils.progress import phase, step_progress
+from entropylong.utils.progress import Progressing, counted_progress, phase, step_progress
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -47,3 +47,40 @@ def test_of_what_has_no_known_end_one_line_tells(capsys: pytest.CaptureFixture[s
     with phase("report: [counting]"):
         assert capsys.readouterr().err == "report: [counting] ...\n"
     assert capsys.readouterr().err == ""
+
+
+def test_what_reports_its_own_units_is_shown_the_same_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was there already is said once and counts for no rate; the lines end with the last unit."""
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.01)
+    said = ""
+    with counted_progress("ruler", "prompts") as first, counted_progress("ruler") as second:
+        time.sleep(0.05)
+        assert capsys.readouterr().err == "", "nothing is told before the first unit"
+        first(0, 2)
+        first(2, 2)
+        second(30, 40)
+        second(31, 40)
+        end = time.monotonic() + 20
+        while "31 / 40" not in said and time.monotonic() < end:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+        second(40, 40)
+        said += capsys.readouterr().err
+        time.sleep(0.05)
+        assert capsys.readouterr().err == "", "all are done"
+    assert said.startswith("ruler: 30 of 40 answers were there already\n") and "  ruler: 31 / 40 answers (" in said
+    assert "40 / 40" not in said
+    assert Progressing("x", 40, "", 30).line() == "x: 0 s so far"
+
+
+def test_on_a_terminal_a_bar_is_there_and_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with counted_progress("attention", "passes") as report:
+        report(0, 4)
+        time.sleep(0.7)
+        report(3, 4)
+        time.sleep(0.7)
+    said = capsys.readouterr().err
+    assert "attention" in said and "3/4" in said and "passes" in said and "left" in said
