@@ -18,7 +18,7 @@ from rich.table import Table
 
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.attention import Span, last_token, shares_by_depth
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.evaluation.ruler.material import Material, prompts
 from entropylong.evaluation.ruler.tasks import TASKS, Setting
 from entropylong.models.cache import WorkerModel, load

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from entropylong.entropy.engine import Floats, entropy_at
 from entropylong.errors import EvaluationError
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.models.cache import WorkerModel
 from entropylong.models.causal_lm import CausalLM, Ids
 from entropylong.utils.hashing import digest, xxhash64

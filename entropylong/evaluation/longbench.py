@@ -19,7 +19,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from entropylong.errors import EvaluationError
-from entropylong.evaluation.generation import Backend, Prompt, Result, generate, run_folder
+from entropylong.evaluation.generation import Backend, Prompt, generate, run_folder
+from entropylong.evaluation.results import Result
 from entropylong.utils.hashing import digest
 from entropylong.utils.intervals import wilson
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from entropylong.entropy.engine import Floats, Reading, entropy_at
 from entropylong.errors import EvaluationError
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import CausalLM, Ids, encode_plain
 from entropylong.utils.files import write_whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from entropylong.config import Config
-from entropylong.evaluation.generation import SCORES, Result
+from entropylong.evaluation.results import SCORES, Result
 from entropylong.tracking.mlflow import keep_run, kept_run, log_once
 from entropylong.utils.hashing import digest
 

@@ -19,7 +19,7 @@ from entropylong.core.stage_names import MEASURED
 from entropylong.corpus.sources.canaries import PREFIX, fact_of
 from entropylong.corpus.sources.demo import demo_documents
 from entropylong.errors import EvaluationError
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.experiments import links as claim
 from entropylong.experiments.links import ARMS, NOVERIFY, PAPER, PERMUTED, VERIFIED, Figure, JudgedCell, Link, Sums, Text, figure
 from entropylong.experiments.see_also import choose, linked

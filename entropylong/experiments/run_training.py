@@ -22,7 +22,7 @@ from entropylong.config import Config
 from entropylong.core.stage_names import MEASURED
 from entropylong.corpus.selection import has_canaries, is_canary, is_held_out
 from entropylong.errors import ConfigError, EvaluationError
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.experiments import training as claim
 from entropylong.experiments.training import ARMS, TUNED_ON, Difference, HeldOut, Scores
 from entropylong.models.causal_lm import CausalLM, encode_plain

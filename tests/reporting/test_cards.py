@@ -13,7 +13,7 @@ import entropylong
 from entropylong.cli.app import call
 from entropylong.config import Config
 from entropylong.errors import NothingToDo, UsageError
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.pipeline.steps import STEPS
 from entropylong.reporting.cards import model as of_model

@@ -16,7 +16,7 @@ from entropylong.corpus.decontamination import Grams, Shared, gram_hashes
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.audit.dataset import Sample
 from entropylong.evaluation.audit.measure import Reach, distances_within, reach, repeats
-from entropylong.evaluation.generation import Result
+from entropylong.evaluation.results import Result
 from entropylong.models.cache import WorkerModel
 from entropylong.models.causal_lm import CausalLM, Ids
 from entropylong.utils.files import write_whole

@@ -11,7 +11,8 @@ from statistics import mean
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from entropylong.evaluation.generation import Answers, Backend, Result, run_folder
+from entropylong.evaluation.generation import Answers, Backend, run_folder
+from entropylong.evaluation.results import Result
 from entropylong.evaluation.ruler.material import Material
 from entropylong.evaluation.ruler.parts import Counter, prepare
 from entropylong.evaluation.ruler.prepare import LENGTHS

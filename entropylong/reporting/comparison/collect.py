@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from entropylong.errors import ComparisonError, UsageError
-from entropylong.evaluation.generation import ITEMS, SCORES
+from entropylong.evaluation.results import ITEMS, SCORES
 from entropylong.pipeline.metrics.names import FIGURES
 from entropylong.reporting.comparison.paired import Answered
 from entropylong.utils.hashing import digest
