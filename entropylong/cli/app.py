@@ -16,7 +16,6 @@ from entropylong.cli import (
     compare,
     evaluate,
     experiment,
-    gain,
     report,
     setup,
     sweep,
@@ -233,7 +232,6 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
-evaluate.app.command()(gain.gain)
 app.add_typer(cards.app, name="card", rich_help_panel="Train and publish")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Judge a model")
 app.add_typer(experiment.app, name="experiment", rich_help_panel="Judge a model")

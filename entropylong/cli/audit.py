@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from entropylong.cli.evaluate import DtypeOption, reading_model
-from entropylong.cli.options import ConfigOption, Overrides, only_overrides
+from entropylong.cli.options import ConfigOption, DtypeOption, Overrides, only_overrides
 
 LENGTH = 32_768
 
@@ -41,6 +40,7 @@ def audit(
     from entropylong.corpus.exclusion import open_excluded, prepare_excluded
     from entropylong.evaluation.audit.dataset import read_sample
     from entropylong.evaluation.audit.report import AUDIT, PICTURE, audit_sample, audit_table, keep_audit
+    from entropylong.evaluation.judged import reading_model
     from entropylong.evaluation.tracking import track
     from entropylong.models.cache import load
     from entropylong.models.window import window_of

@@ -72,7 +72,7 @@ def _table(runs: list[Run], found: list[Compared]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from entropylong.reporting.comparison.collect import BENCHMARKS
+    from entropylong.evaluation.benchmarks import comparisons
 
     table = Table(title=f"Differences to {escape(runs[0].name)}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", min_width=14)
@@ -84,11 +84,12 @@ def _table(runs: list[Run], found: list[Compared]) -> Table:
         if pair.other != told:
             table.add_row(escape(runs[pair.other].name))
             told = pair.other
-        benchmark = f"  {BENCHMARKS[pair.benchmark]}"
+        benchmark, comparison = comparisons()[pair.benchmark]
+        title = f"  {benchmark.title}"
         if not pair.rows:
-            table.add_row(benchmark, "", "", "0", "not paired: other questions")
+            table.add_row(title, "", "", "0", "not paired: other questions")
             continue
-        row, n = pair.rows[0], 3 if pair.benchmark == "longppl" else 1
+        row, n = pair.rows[0], comparison.decimals
         interval = "too few differ" if row.interval is None else f"{row.interval[0]:+.{n}f} to {row.interval[1]:+.{n}f}"
-        table.add_row(benchmark, f"{row.difference:+.{n}f}", interval, f"{row.pairs:,}", row.verdict)
+        table.add_row(title, f"{row.difference:+.{n}f}", interval, f"{row.pairs:,}", row.verdict)
     return table

@@ -16,11 +16,13 @@ from mlflow import MlflowClient
 
 from entropylong.cli.app import call
 from entropylong.errors import ComparisonError, UsageError
+from entropylong.evaluation.benchmarks.record import Pairing
+from entropylong.evaluation.benchmarks.section import Cell, Row
 from entropylong.reporting.comparison.chart import lines_over
 from entropylong.reporting.comparison.collect import collect
 from entropylong.reporting.comparison.page import page
 from entropylong.reporting.comparison.paired import Answered, Questions, differences
-from entropylong.reporting.comparison.sections import compared, data_rows, ruler
+from entropylong.reporting.comparison.sections import compared, data_rows, draws, judged, scales
 from tests.conftest import CONF, MakeConfig
 
 TASKS = ("niah_single_1", "fwe")
@@ -44,7 +46,7 @@ def test_point_estimates_against_loops() -> None:
             of_lengths.append(mean(mean(rows) for rows in own if rows))
         return 100 * mean(of_lengths)
 
-    rows = {row.scope: row for row in differences("ruler", asked(first), asked(second))}
+    rows = {row.scope: row for row in differences(Pairing.STRATA, asked(first), asked(second))}
     assert list(rows) == ["overall", "4,096 tokens", "8,192 tokens", "fwe", "vt"]
     both: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
         "overall": (("fwe", "vt"), (4096, 8192)), "4,096 tokens": (("fwe", "vt"), (4096,)), "8,192 tokens": (("fwe",), (8192,)),
@@ -56,7 +58,7 @@ def test_point_estimates_against_loops() -> None:
     assert [row.pairs for row in rows.values()] == [17, 12, 5, 8, 9]
 
     tokens = {key: float(rng.integers(1, 50)) for key in keys}
-    (row,) = differences("longppl", asked(first, tokens), asked(second, tokens))
+    (row,) = differences(Pairing.PERPLEXITY, asked(first, tokens), asked(second, tokens))
     nlls = [[values[key] for key in keys for _ in range(int(tokens[key]))] for values in (first, second)]
     assert (row.reference, row.other) == pytest.approx([math.exp(mean(own)) for own in nlls])
 
@@ -70,7 +72,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for trial in range(trials):
         first = {f"{t}/{n}/{i}": float(rng.normal()) for t, n in strata for i in range(5)}
         second = {k: v + gain[k.split("/")[0], int(k.split("/")[1])] + 0.3 * float(rng.normal()) for k, v in first.items()}
-        interval = differences("ruler", asked(first), asked(second), seed=trial)[0].interval
+        interval = differences(Pairing.STRATA, asked(first), asked(second), seed=trial)[0].interval
         assert interval is not None
         held += interval[0] <= 0 <= interval[1]
         widths.append(interval[1] - interval[0])
@@ -83,15 +85,15 @@ def test_a_difference_is_said_of_enough_pairs_and_of_the_same_questions_only() -
     def right(n: int, of: int) -> Questions:
         return asked({f"fwe/4096/{i}": float(i < n) for i in range(of)})
 
-    few = differences("ruler", right(0, 5), right(5, 5))[0]
+    few = differences(Pairing.STRATA, right(0, 5), right(5, 5))[0]
     assert few.interval is None and few.difference == 100 and few.verdict == "no difference shown", "five pairs are too few"
-    assert differences("ruler", right(0, 8), right(8, 8))[0].verdict == "differs"
-    alike = differences("longbench_v2", right(7, 20), right(7, 20))[0]
+    assert differences(Pairing.STRATA, right(0, 8), right(8, 8))[0].verdict == "differs"
+    alike = differences(Pairing.QUESTIONS, right(7, 20), right(7, 20))[0]
     assert (alike.difference, alike.different, alike.interval) == (0, 0, None)
     alone = asked({f"{task}/4096/0": 1.0 for task in "abcdefgh"})
-    row = differences("ruler", asked(dict.fromkeys(alone, 0.0)), alone)[0]
+    row = differences(Pairing.STRATA, asked(dict.fromkeys(alone, 0.0)), alone)[0]
     assert row.different == 8 and row.interval is None, "one question a task has no spread"
-    assert differences("ruler", right(1, 9), asked({f"fwe/4096/{i}": 1.0 for i in range(9)}, prompts="other")) == []
+    assert differences(Pairing.STRATA, right(1, 9), asked({f"fwe/4096/{i}": 1.0 for i in range(9)}, prompts="other")) == []
 
 
 def put(folder: Path, benchmark: str, model: str, values: dict[str, float], prompts: str = "p", **facts: Any) -> Path:
@@ -151,10 +153,14 @@ def test_a_workspace_is_one_run(two: list[str], tmp_path: Path) -> None:
     assert list(runs[0].evaluations) == ["ruler", "longbench_v2", "longppl"] and runs[0].data is not None
     whole = runs[0].evaluations["ruler"]
     assert len(whole.folders) == 2 and len(whole.questions) == 36 and whole.facts["lengths"] == [131072, 8192], "lengths are parts"
-    found = ruler(runs)
-    assert found is not None and found.lengths == [8192, 131072] and not found.is_uneven
-    assert found.means[0] == (0, [(pytest.approx(100 / 3), 2)] * 2)
-    assert ("EntropyLong", [91.5, 81.26]) in found.published and ("Quest", [None, 60.11]) in found.published
+    found, *others = (one.section for one in judged(runs))
+    assert found.columns == ["8K", "128K"] and not found.before and [one.heading for one in others] == ["LongBench-v2", "LongPPL"]
+    assert found.groups[0].rows[0] == Row("mean, ", [Cell("33.33", "2 of 13 tasks")] * 2, 0, "mean")
+    assert Row("published, Quest", [None, Cell("60.11")], kind="published") in found.groups[0].rows
+    assert found.lines is not None and found.lines.runs[0] == (0, [pytest.approx(100 / 3)] * 2)
+    assert ("EntropyLong", [91.5, 81.26]) in found.lines.published and ("Quest", [None, 60.11]) in found.lines.published
+    assert scales() == ("RULER and LongBench-v2 in points of 100, where more is better; LongPPL as it is, where less is better")
+    assert draws() == "RULER within each task and length, LongPPL over documents"
     assert ("verified dependencies", ["12", "32"]) in data_rows(runs) and "sequences" not in dict(data_rows(runs))
     apart = collect([f"a={tmp_path / 'one' / part}" for part in ("figures", "evaluation")] + [f"b={tmp_path / 'two'}"])
     assert apart[0].data == runs[0].data and apart[0].evaluations == runs[0].evaluations, "places of one name are one run"

@@ -11,6 +11,8 @@ from typing import Any
 import entropylong
 from entropylong.config import Config
 from entropylong.errors import EvaluationError, NothingToDo, UsageError
+from entropylong.evaluation.benchmarks import BENCHMARKS
+from entropylong.evaluation.results import SCORES
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.pipeline.metrics.names import FIGURES
 from entropylong.reporting import wording
@@ -25,7 +27,6 @@ from entropylong.training.steps import StepFigures, is_whole, read_steps
 
 # What the run's settings keep in another form than the config.
 _OTHERWISE = ("train.model", "train.data", "train.mode", "train.chat_template", "train.loss_on", "train.seed")
-SCORES = "evaluation/*/*/scores.json"
 # Of a data set's figures those that a reader of the model's card asks for first.
 DATA_FIGURES = (
     ("dependencies", "packed_dependencies", "{:,.0f}"),
@@ -64,7 +65,7 @@ class ModelFacts:
         steps: its curve.
         data: feeds.
         fingerprint: hash of the trained model's files.
-        evaluations: benchmark, its facts, its figures.
+        evaluations: what was evaluated, the facts of it that its record names, its figures.
         mode: pretrain or sft.
     """
 
@@ -107,7 +108,7 @@ def gather_facts(config: Config, run: str | None = None) -> ModelFacts:
         steps=read_steps(folder),
         data=_data(config, workspace, settings),
         fingerprint=fingerprint,
-        evaluations=list(_evaluations(workspace, fingerprint)),
+        evaluations=list(evaluations_of(workspace, fingerprint)),
         mode=config.train.mode,
     )
 
@@ -148,13 +149,15 @@ def _feed(config: Config, workspace: Workspace, folder: Path, share: float) -> D
     return Data("sequences", share, manifest, recipe, wording.shown_figures(recipe, known.get("figures", {})))
 
 
-def _evaluations(workspace: Workspace, fingerprint: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, float]]]:
+def evaluations_of(workspace: Workspace, fingerprint: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, float]]]:
     """Results of the trained model; of an endpoint nobody knows which model answered."""
-    for file in sorted(workspace.path.glob(SCORES)):
-        known = _read(file)
-        facts = known.get("facts", {})
-        if facts.get("model_hash") == fingerprint:
-            yield str(facts.get("label", facts.get("benchmark", file.parts[-3]))), facts, known.get("figures", {})
+    for key, benchmark in sorted(BENCHMARKS.items()):
+        for file in sorted(workspace.path.glob(f"evaluation/{key}/*/{SCORES}")):
+            known = _read(file)
+            facts = known.get("facts", {})
+            if facts.get("model_hash") == fingerprint:
+                asked = {name: facts[name] for name in benchmark.card_facts if name in facts}
+                yield str(facts.get("label", benchmark.title)), asked, known.get("figures", {})
 
 
 def _read(file: Path) -> dict[str, Any]:

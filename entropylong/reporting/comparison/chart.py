@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from entropylong.evaluation.benchmarks.section import short
+
 WIDTH, HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 56, 12, 30
 # Pixels between two names, one below the other.
@@ -60,8 +62,3 @@ def lines_over(lengths: Sequence[int], rows: Sequence[Sequence[float | None]], n
         lowest_free = named[-1][1] + _LINE if named and named[-1][0] == right + 8 else 0.0
         named.append((right + 8, max(middle + 4, lowest_free), name))
     return Chart(ticks, labels, lines, named)
-
-
-def short(length: int) -> str:
-    """131072 -> 128K."""
-    return f"{length // 1024}K" if length % 1024 == 0 else f"{length:,}"

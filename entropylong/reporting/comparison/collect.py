@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from entropylong.errors import ComparisonError, UsageError
+from entropylong.evaluation.benchmarks import comparisons
+from entropylong.evaluation.benchmarks.record import Benchmark
 from entropylong.evaluation.results import ITEMS, SCORES
 from entropylong.pipeline.metrics.names import FIGURES
 from entropylong.reporting.comparison.paired import Answered
 from entropylong.utils.hashing import digest
-
-BENCHMARKS = {"ruler": "RULER", "longbench_v2": "LongBench-v2", "longppl": "LongPPL"}
-# In which two RULER results of one model may differ and still be one: its lengths may be asked one by one.
-_PARTS = ("lengths", "tasks", "material", "prompts")
-# Which questions were asked, by the facts that say so.
-_ASKED = {"ruler": ("prompts",), "longbench_v2": ("prompts",), "longppl": ("documents", "keys")}
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def collect(words: Sequence[str]) -> list[Run]:
     kinds = [{*run.evaluations, *(["data figures"] if run.data else [])} for run in runs]
     if not any(sum(kind in own for own in kinds) > 1 for kind in set().union(*kinds)):
         said = "; ".join(f"{run.name} has {', '.join(sorted({*own, *run.left_out}))}" for run, own in zip(runs, kinds, strict=True))
-        raise ComparisonError(f"nothing to compare, no two runs have figures or one of {', '.join(BENCHMARKS)}: {said}")
+        raise ComparisonError(f"nothing to compare, no two runs have figures or one of {', '.join(comparisons())}: {said}")
     return runs
 
 
@@ -129,7 +125,11 @@ def _run(name: str, places: Sequence[Path]) -> Run:
         if file.name == SCORES:
             evaluation = _evaluation(file)
             found.setdefault(str(evaluation.facts["benchmark"]), []).append(evaluation)
-    evaluations = {benchmark: _one(searched, benchmark, found[benchmark]) for benchmark in BENCHMARKS if benchmark in found}
+    evaluations = {
+        key: _one(searched, benchmark, comparison.parts, found[key])
+        for key, (benchmark, comparison) in comparisons().items()
+        if key in found
+    }
     return Run(name, tuple(places), data[0] if data else None, evaluations, tuple(sorted(found.keys() - evaluations.keys())))
 
 
@@ -163,7 +163,8 @@ def _evaluation(file: Path) -> Evaluation:
     kept, items = _read(file), _read(file.with_name(ITEMS))
     try:
         facts = dict(kept["facts"])
-        asked = [facts[name] for name in _ASKED.get(facts["benchmark"], ())]
+        known = comparisons().get(facts["benchmark"])
+        asked = [facts[name] for name in known[1].asked] if known else []
         questions = {key: Answered(float(value), float(weight), _asked(asked, key)) for key, (value, weight) in items.items()}
         figures = {name: float(value) for name, value in kept["figures"].items()}
         return Evaluation((file.parent,), facts, figures, list(kept["scores"]), questions)
@@ -172,24 +173,24 @@ def _evaluation(file: Path) -> Evaluation:
 
 
 def _asked(facts: Sequence[Any], key: str) -> str:
-    """A hash of what was asked under a key. RULER says it of each task and length, so that these pair whatever else was asked."""
+    """Hash what was asked under a key. A dictionary says it of each task and length, so that these pair whatever else was asked."""
     return digest([fact[key.rpartition("/")[0]] if isinstance(fact, dict) else fact for fact in facts])
 
 
-def _one(place: str, benchmark: str, found: Sequence[Evaluation]) -> Evaluation:
-    """The result of a benchmark; RULER results of one model and other lengths or tasks are one."""
-    kinds = {digest({k: v for k, v in e.facts.items() if k not in _PARTS}) for e in found}
+def _one(place: str, benchmark: Benchmark, parts: Sequence[str], found: Sequence[Evaluation]) -> Evaluation:
+    """The result of a benchmark; results of one model that differ in these parts only, as RULER's lengths and tasks, are one."""
+    kinds = {digest({k: v for k, v in e.facts.items() if k not in parts}) for e in found}
     questions: dict[str, Answered] = {}
     for evaluation in found:
         questions |= evaluation.questions
-    is_one = benchmark == "ruler" and len(kinds) == 1 and len(questions) == sum(len(e.questions) for e in found)
+    is_one = bool(parts) and len(kinds) == 1 and len(questions) == sum(len(e.questions) for e in found)
     if len(found) > 1 and not is_one:
         told = ("model", "dtype", "samples", "length", "lengths")
-        raise _several(place, BENCHMARKS[benchmark], {e.folders[0]: e.facts for e in found}, told)
+        raise _several(place, benchmark.title, {e.folders[0]: e.facts for e in found}, told)
     facts, figures = dict(found[0].facts), dict(found[0].figures)
     for other in found[1:]:
         figures |= other.figures
-        facts |= {name: _joined(facts[name], other.facts[name]) for name in _PARTS if facts.get(name) != other.facts.get(name)}
+        facts |= {name: _joined(facts[name], other.facts[name]) for name in parts if facts.get(name) != other.facts.get(name)}
     folders = tuple(folder for evaluation in found for folder in evaluation.folders)
     return Evaluation(folders, facts, figures, [score for e in found for score in e.scores], questions)
 

@@ -13,10 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from entropylong.evaluation.benchmarks.record import Pairing
+
 Floats = npt.NDArray[np.float64]
 DRAWS = 2000
 # Of five answers that differ, all in one direction, a sign test gives p = 0.06: no interval of so few is worth its name.
 LEAST_DIFFERENT = 6
+# Of each pairing: the unit of a difference, and what is drawn from, where that is not simply the questions.
+WORDING = {
+    Pairing.QUESTIONS: ("in points of 100", ""),
+    Pairing.STRATA: ("in points of 100", "within each task and length"),
+    Pairing.PERPLEXITY: ("as it is", "over documents"),
+}
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,11 @@ class Difference:
 Questions = Mapping[str, Answered]
 
 
-def differences(benchmark: str, reference: Questions, other: Questions, seed: int = 0) -> list[Difference]:
+def differences(pairing: Pairing, reference: Questions, other: Questions, seed: int = 0) -> list[Difference]:
     """Differences over the common questions, the overall one first; none if no question was asked of both in the same words.
 
     Args:
-        benchmark: "ruler", by length and by task too (keys task/length/index); "longbench_v2"; "longppl".
+        pairing: how the benchmark is paired; STRATA gives differences by length and by task too.
         reference, other: what each answered, by key.
         seed: of the draws.
     """
@@ -78,10 +86,10 @@ def differences(benchmark: str, reference: Questions, other: Questions, seed: in
         return []
     rng = np.random.default_rng(seed)
     values = np.array([(reference[key].value, other[key].value) for key in common], np.float64).T
-    if benchmark == "longppl":
+    if pairing is Pairing.PERPLEXITY:
         return [_perplexity(values, np.array([reference[key].weight for key in common], np.float64), rng)]
-    if benchmark == "ruler":
-        return _ruler(common, 100 * values, rng)
+    if pairing is Pairing.STRATA:
+        return _by_strata(common, 100 * values, rng)
     return [_mean("overall", [_Stratum(100 * values, rng)], [1.0])]
 
 
@@ -101,7 +109,7 @@ def _drawn(n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     return rng.integers(n, size=(DRAWS, n - 1))
 
 
-def _ruler(keys: Sequence[str], values: Floats, rng: np.random.Generator) -> list[Difference]:
+def _by_strata(keys: Sequence[str], values: Floats, rng: np.random.Generator) -> list[Difference]:
     """Mean over a stratum, over its length's tasks, over lengths; of a task, over its lengths."""
     places: dict[tuple[str, int], list[int]] = {}
     for place, key in enumerate(keys):

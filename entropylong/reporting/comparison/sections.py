@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any
 
-from entropylong.evaluation.longbench import PUBLISHED as LONGBENCH_PUBLISHED
-from entropylong.evaluation.ruler.score import PUBLISHED as RULER_PUBLISHED
-from entropylong.evaluation.ruler.tasks import TASKS
+from entropylong.evaluation.benchmarks import comparisons
+from entropylong.evaluation.benchmarks.section import Section
 from entropylong.pipeline.metrics.names import SHOWN, is_shown
-from entropylong.reporting.comparison.collect import BENCHMARKS, Run
-from entropylong.reporting.comparison.paired import Difference, differences
+from entropylong.reporting.comparison.chart import Chart, lines_over
+from entropylong.reporting.comparison.collect import Run
+from entropylong.reporting.comparison.paired import WORDING, Difference, differences
 from entropylong.utils.hashing import digest
 
 Row = tuple[str, list[Any]]
+# A name, a cell a run, and whether runs differ in it.
+Condition = tuple[str, list[str | None], bool]
 # Beside what a run shows on the terminal: what the data cost.
 _COST = (
     ("tokens of sequences", "sequence_tokens", "{:,.0f}"),
@@ -29,31 +30,21 @@ _COST = (
     ("  verify", "seconds_gains", "{:,.0f}"),
     ("tokens forwarded to score", "forwarded_tokens_scored_documents", "{:,.0f}"),
 )
-_LONGPPL = (
-    ("LongPPL (lower is better)", "longppl.long_ppl", "{:.3f}"),
-    ("perplexity", "longppl.ppl", "{:.3f}"),
-    ("key tokens", "longppl.key_count", "{:,.0f}"),
-    ("all tokens", "longppl.token_count", "{:,.0f}"),
-)
 
 
 @dataclass(frozen=True)
-class Ruler:
-    """RULER's scores.
+class Judged:
+    """A benchmark on the page.
 
     Attributes:
-        lengths: that some run was asked.
-        tasks: of each, a row a run: its place among the runs, and a cell a length, as `score.TaskScore` with low and high.
-        means: of each run, by length: mean, tasks behind it.
-        published: rows of published averages at these lengths.
-        is_uneven: whether means at one length are of different tasks.
+        section: its table.
+        chart: its picture, if it has one of more than one length.
+        facts: what its results depend on, as `conditions` gives it.
     """
 
-    lengths: list[int]
-    tasks: list[tuple[str, list[tuple[int, list[Mapping[str, Any] | None]]]]]
-    means: list[tuple[int, list[tuple[float, int] | None]]]
-    published: list[tuple[str, list[float | None]]]
-    is_uneven: bool
+    section: Section
+    chart: Chart | None
+    facts: list[Condition]
 
 
 @dataclass(frozen=True)
@@ -78,47 +69,26 @@ def data_rows(runs: Sequence[Run]) -> list[Row]:
     return [(label, [form.format(f[name]) if name in f else None for f in every]) for label, name, form in shown]
 
 
-def ruler(runs: Sequence[Run]) -> Ruler | None:
-    """RULER by task and length; None if no run has it."""
-    known = {
-        (place, score["task"], int(score["length"])): {**score, "low": score["interval"][0], "high": score["interval"][1]}
-        for place, run in enumerate(runs)
-        if (evaluation := run.evaluations.get("ruler"))
-        for score in evaluation.scores
-    }
-    if not known:
+def judged(runs: Sequence[Run]) -> list[Judged]:
+    """The benchmarks that some run has, by their records."""
+    found = []
+    for key, (_, comparison) in comparisons().items():
+        results = [run.evaluations.get(key) for run in runs]
+        if section := comparison.table(results):
+            facts = conditions([result.facts if result else None for result in results])
+            found.append(Judged(section, _chart(section), facts))
+    return found
+
+
+def _chart(section: Section) -> Chart | None:
+    lines = section.lines
+    if lines is None or len(lines.lengths) < 2:  # one length is no line
         return None
-    lengths = sorted({length for _, _, length in known})
-    places = sorted({place for place, _, _ in known})
-    names = [task for task in TASKS if any(task == own for _, own, _ in known)]
-    tasks: list[tuple[str, list[tuple[int, list[Mapping[str, Any] | None]]]]] = [
-        (task, [(place, [known.get((place, task, length)) for length in lengths]) for place in places]) for task in names
-    ]
-    behind = {(place, length): [task for task in names if (place, task, length) in known] for place in places for length in lengths}
-    means: list[tuple[int, list[tuple[float, int] | None]]] = []
-    for place in places:
-        cells = [[known[place, task, length]["score"] for task in behind[place, length]] for length in lengths]
-        means.append((place, [(mean(scores), len(scores)) if scores else None for scores in cells]))
-    published = [(name, [row.get(length) for length in lengths]) for name, row in RULER_PUBLISHED.items()]
-    is_uneven = any(len({tuple(behind[place, n]) for place in places if behind[place, n]}) > 1 for n in lengths)
-    return Ruler(lengths, tasks, means, [row for row in published if any(row[1])], is_uneven)
+    values = [own for _, own in (*lines.runs, *lines.published)]
+    return lines_over(lines.lengths, values, [name for name, _ in lines.published])
 
 
-def longbench_rows(runs: Sequence[Run]) -> list[tuple[str, list[Mapping[str, Any] | None], float]]:
-    """Split, a cell a run as `longbench.report` gives it, published."""
-    by_run = [{row["split"]: row for row in e.scores} if (e := run.evaluations.get("longbench_v2")) else {} for run in runs]
-    splits = [split for split in LONGBENCH_PUBLISHED if any(split in rows for rows in by_run)]
-    return [(split, [rows.get(split) for rows in by_run], LONGBENCH_PUBLISHED[split]) for split in splits]
-
-
-def longppl_rows(runs: Sequence[Run]) -> list[Row]:
-    """Label and cells, as text; no row if no run has it."""
-    found = [run.evaluations["longppl"].figures if "longppl" in run.evaluations else {} for run in runs]
-    lines = [line for line in _LONGPPL if any(line[1] in figures for figures in found)]
-    return [(label, [form.format(f[name]) if name in f else None for f in found]) for label, name, form in lines]
-
-
-def conditions(all_facts: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, list[str | None], bool]]:
+def conditions(all_facts: Sequence[Mapping[str, Any] | None]) -> list[Condition]:
     """What results depend on: name, a cell a run, and whether runs differ in it."""
     names = dict.fromkeys(name for facts in all_facts if facts for name in facts if name not in ("benchmark", "label"))
     rows = []
@@ -132,11 +102,34 @@ def compared(runs: Sequence[Run]) -> list[Compared]:
     """Each run against the first, by benchmark."""
     first = runs[0].evaluations
     return [
-        Compared(0, place, benchmark, differences(benchmark, first[benchmark].questions, run.evaluations[benchmark].questions))
+        Compared(0, place, key, differences(comparison.pairing, first[key].questions, run.evaluations[key].questions))
         for place, run in enumerate(runs[1:], start=1)
-        for benchmark in BENCHMARKS
-        if benchmark in first and benchmark in run.evaluations
+        for key, (_, comparison) in comparisons().items()
+        if key in first and key in run.evaluations
     ]
+
+
+def scales() -> str:
+    """In what each benchmark's differences are, and which direction is better."""
+    titles: dict[str, list[str]] = {}
+    for benchmark, comparison in comparisons().values():
+        unit, _ = WORDING[comparison.pairing]
+        scale = f"{unit}, where {'less' if comparison.lower_is_better else 'more'} is better"
+        titles.setdefault(scale, []).append(benchmark.title)
+    return "; ".join(f"{_listed(own)} {scale}" for scale, own in titles.items())
+
+
+def draws() -> str:
+    """What is drawn from, of the benchmarks where that is not simply the questions."""
+    titles: dict[str, list[str]] = {}
+    for benchmark, comparison in comparisons().values():
+        if drawn := WORDING[comparison.pairing][1]:
+            titles.setdefault(drawn, []).append(benchmark.title)
+    return ", ".join(f"{_listed(own)} {drawn}" for drawn, own in titles.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _said(name: str, value: Any) -> str:
