@@ -33,8 +33,9 @@ from entropylong.training.data.order import epoch_order, rank_share
 from entropylong.training.data.reader import FeedRow, FeedState
 from entropylong.training.settings import RESULT, TrainSettings
 from entropylong.utils.hashing import file_sha256, share_threshold, xxhash64
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.measuring import Pair, measure
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.base import Rule
 
 LENGTH, BATCH, STEPS, ROPE = 16384, 4, 30, 5.0e5
 HELD_OUT, ITEMS, DISTANCE, RATES = 0.3, 100, (4096, 12288), (3.0e-4, 1.0e-3)

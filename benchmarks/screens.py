@@ -14,10 +14,13 @@ from benchmarks.material import Material, Root
 from benchmarks.timing import record, say, seconds
 from entropylong.config import load_config
 from entropylong.models.causal_lm import CausalLM
-from entropylong.verification.acceptance import RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.calibration import recall_bound
 from entropylong.verification.measuring import Pair, PairReading, measure
-from entropylong.verification.screening import LEFT_WINDOW, Candidate, Screen, screen_gains
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.base import Rule
+from entropylong.verification.screens.base import Candidate, Screen
+from entropylong.verification.screens.left_window import RECORD, LeftWindow
 
 # Nearer to the lengths of base.yaml than the demo is: what a window saves grows with the root.
 SETTING = {"root_tokens": (512, 1024), "context_tokens": 256, "anchors": 12, "top_k": 2}
@@ -63,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = CausalLM(model_folder(given.lm), "float32", START_ID)
     separator = model.encode(base.separator)
     material = Material(model, model_folder(given.encoder), roots, **(SMALL if given.small else SETTING))
-    screen = Screen(LEFT_WINDOW, given.min_gain, given.window, 0.0, DEMO.seed)
-    rules = {name: Rule(**(base.accept.model_dump() | {"rule": name})) for name in ("specific", "paper")}
+    screen = Screen(RECORD.name, given.min_gain, given.window, 0.0, DEMO.seed)
+    rules = {name: Rule(**(base.accept.model_dump() | {"rule": name})) for name in RULES}
     times: tuple[list[float], list[float]] = ([], [])
     best: dict[str, list[float]] = {name: [] for name in rules}
     tokens = np.zeros(4)  # exact at scope all, at scope retrieved, screen, pairs
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gains: list[float] = []
 
         def confirm(pairs: list[Pair] = pairs, candidates: list[Candidate] = candidates, gains: list[float] = gains) -> None:
-            gains += [float(g.max()) for g in screen_gains(screen, model, candidates, separator, 4096)]
+            gains += [float(g.max()) for g in LeftWindow().gains(screen, model, candidates, separator, 4096)]
             exact(model, [p for p, gain in zip(pairs, gains, strict=True) if gain >= screen.min_gain], separator)
 
         for side in (0, 1) if number % 2 else (1, 0):

@@ -117,8 +117,12 @@ class Contexts(Section):
     max_tokens: Positive
 
 
+# Each has a file of its name in verification/screens.
+ScreenName = Literal["none", "left_window"]
+
+
 class Screen(Section):
-    kind: Literal["none", "left_window"]
+    kind: ScreenName
     window: Positive
     min_gain: Annotated[float, Field(lt=1)]
     sample: Annotated[float, Field(ge=0, le=1)]
@@ -134,8 +138,12 @@ class Controls(Section):
     per_root: Annotated[int, Field(ge=0)]
 
 
+# Each has a file of its name in verification/rules.
+RuleName = Literal["specific", "paper"]
+
+
 class Accept(Section):
-    rule: Literal["specific", "paper"]
+    rule: RuleName
     epsilon: Annotated[float, Field(lt=1)]
     min_excess: float
     min_nll_drop: float

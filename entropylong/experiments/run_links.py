@@ -28,7 +28,7 @@ from entropylong.models.causal_lm import encode_plain
 from entropylong.pipeline.steps import step_writing
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest, xxhash64
-from entropylong.verification.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.pipeline.runner import Runner

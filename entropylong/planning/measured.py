@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from entropylong.verification.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState

@@ -12,10 +12,14 @@ from entropylong.config import Config
 from entropylong.models.shape import ModelShape
 from entropylong.planning.sizes import Sizes
 from entropylong.verification.reuse import pays, shared_cost, whole_cost
+from entropylong.verification.screens import SCREENS
+from entropylong.verification.screens.base import Screen, ScreenReading
+from entropylong.verification.screens.left_window import LeftWindow
 from entropylong.verification.waves import WAVE
 
 # Where the config has no budget or screen: what it would cost with this one.
 BUDGET_TOKENS = 8192
+SCREEN = LeftWindow()
 LITERAL, EXACT, WAVES, SCREENED, BOTH = "literal", "exact", "budget", "screened", "budget and screen"
 
 
@@ -63,13 +67,15 @@ def ways_to_verify(config: Config, sizes: Sizes, shape: ModelShape) -> list[Way]
         shape: of the causal LM.
     """
     verify = config.verify
-    budget, has_budget, has_screen = verify.budget_tokens or BUDGET_TOKENS, bool(verify.budget_tokens), verify.screen.kind != "none"
+    budget, has_budget = verify.budget_tokens or BUDGET_TOKENS, bool(verify.budget_tokens)
+    configured = SCREENS[verify.screen.kind].reading
+    reading, has_screen = configured or SCREEN, configured is not None
     visited = visited_pairs(config, sizes, budget)
     share = f"{visited / sizes.pairs_a_root:.0%} of the pairs"
-    screen = f"left window of {verify.screen.window} tokens"
+    screen = reading.about(Screen.of(config))
     proposed = f"{config.plan.proposed_share:.0%} confirmed"
     controls = _controls(sizes, shape)
-    screened = _screened(config, sizes, shape)
+    screened = _screened(reading, config, sizes, shape)
     whole = _exact(config, sizes, shape)
     part = visited / sizes.pairs_a_root
     return [
@@ -123,14 +129,16 @@ def _controls(sizes: Sizes, shape: ModelShape) -> Work:
     return _passes(shape, sizes.controls, sizes.front_tokens + sizes.root_tokens * _last_of(sizes.anchors), sizes.anchors)
 
 
-def _screened(config: Config, sizes: Sizes, shape: ModelShape) -> Work:
+def _screened(reading: ScreenReading, config: Config, sizes: Sizes, shape: ModelShape) -> Work:
     """The screen's passes over all pairs, and exact ones over what it proposes and over the held-out sample."""
-    screen, together = config.verify.screen, min(config.plan.anchors_per_pair, sizes.anchors)
+    screen, together = Screen.of(config), min(config.plan.anchors_per_pair, sizes.anchors)
+    confirmed = config.plan.proposed_share * (1 - screen.sample) + screen.sample
+    exact = _times(_exact(config, sizes, shape), confirmed)
+    if not reading.needs_model:
+        return exact
     last = sizes.root_tokens * _last_of(together)
     span = sizes.root_tokens * (together - 1) / (together + 1)
-    look = _passes(shape, sizes.pairs, sizes.front_tokens + min(last, span + screen.window), together)
-    confirmed = config.plan.proposed_share * (1 - screen.sample) + screen.sample
-    return look + _times(_exact(config, sizes, shape), confirmed)
+    return _passes(shape, sizes.pairs, reading.tokens(screen, sizes.front_tokens, last, span, min), together) + exact
 
 
 def pairs_a_chunk(config: Config, sizes: Sizes) -> float:

@@ -19,8 +19,10 @@ from entropylong.models.causal_lm import encode_plain
 from entropylong.pipeline.steps import step_writing
 from entropylong.reporting.wording import acceptance_rule as rule_words
 from entropylong.retrieval.windows import window_text
-from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RETRIEVED, Rule, first_unmet
-from entropylong.verification.readings import acceptance_rule, judged_readings
+from entropylong.verification.readings import judged_readings
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RETRIEVED, first_unmet
+from entropylong.verification.rules.base import Measures, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
 FULL_COLOUR_NATS = 8.0
 # The token of an anchor in its text. In colours of its own: a page, unlike a terminal, has none to reverse.
 MARKED = "bold rgb(20,20,20) on rgb(255,210,90)"
-
-# The columns that the conditions of acceptance are about.
-_COLUMN = {GAIN: "gain", EXCESS: "excess", NLL: "NLL drop", COPY: "copy"}
 
 
 def inspect_root(state: PipelineState, doc_id: str, chunks_shown: int = 3) -> RenderableType:
@@ -65,7 +64,7 @@ def inspect_root(state: PipelineState, doc_id: str, chunks_shown: int = 3) -> Re
     else:
         parts.append(Text("No anchor: no eligible position exceeds the threshold.", style="yellow"))
     cells = judged_readings(frames, state.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
-    parts += [_cells_table(cells, unmet(cells, acceptance_rule(state.config.accept)), tokenizer, scored), _legend(state.config)]
+    parts += [_cells_table(cells, unmet(cells, Rule.of(state.config.accept)), tokenizer, scored), _legend(state.config)]
     accepted = sorted((cell for cell in cells if cell["accepted"]), key=lambda c: -c["gain"])
     shown = accepted[:chunks_shown]
     if not accepted:
@@ -107,7 +106,8 @@ def unmet(cells: Sequence[Any], rule: Rule) -> list[str]:
     columns = [np.array([cell[name] for cell in cells], np.float64) for name in ("gain", "excess_gain", "nll", "nll_with")]
     gain, excess, nll, nll_with = columns
     copied = np.array([cell["copy_len"] for cell in cells], np.int32)
-    return [_COLUMN.get(name, "") for name in first_unmet(rule, gain, excess, nll - nll_with, copied).tolist()]
+    names = {condition.name: condition.column for condition in RULES[rule.rule].conditions}
+    return [names.get(name, "") for name in first_unmet(rule, Measures(gain, excess, nll - nll_with, copied)).tolist()]
 
 
 def _legend(config: Config) -> Text:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from entropylong.config import Config
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.base import Rule
+from entropylong.verification.screens import SCREENS
 
 _SHARED = "as many tokens as the verified recipe packs from the same corpus"
 RECIPES = {
@@ -49,17 +51,7 @@ def anchors_rule(config: Config) -> str:
 
 def acceptance_rule(config: Config) -> list[str]:
     """All that a context must satisfy at an anchor."""
-    own = config.accept
-    said = [f"relative fall of entropy (H - H') / H > {own.epsilon:g}"]
-    if own.rule == "specific":
-        said += [
-            f"that fall is more than {own.min_excess:g} above the median of the controls at the same anchor",
-            f"the true token's negative log-likelihood falls by more than {own.min_nll_drop:.3f} nats "
-            f"(its probability is more than {math.exp(own.min_nll_drop):.3g} times as high)",
-        ]
-    if own.max_copy_tokens is not None:
-        said.append(f"no verbatim copy of more than {own.max_copy_tokens} tokens lies over the anchor")
-    return said
+    return RULES[config.accept.rule].words(Rule.of(config.accept))
 
 
 def settings(config: Config) -> list[tuple[str, str]]:
@@ -112,6 +104,6 @@ def limits(config: Config) -> list[str]:
     if config.verify.budget_tokens is not None:
         found.append(f"Candidates of a root were read until its contexts held {config.verify.budget_tokens:,} tokens; "
                      "those behind were not measured.")  # fmt: skip
-    if config.verify.screen.kind != "none":
-        found.append("A cheaper reading chose which candidates were measured: some dependencies were missed.")
+    if (limit := SCREENS[config.verify.screen.kind].limit) is not None:
+        found.append(limit)
     return found

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from scipy.stats import binomtest
 
 from entropylong.storage.schemas import OK
 from entropylong.utils.hashing import share_threshold
-from entropylong.verification.screening import Screen
+from entropylong.verification.screens import SCREENS
+from entropylong.verification.screens.base import Screen
 
 
 def recall_bound(found: int, positives: int) -> float:
@@ -43,20 +45,18 @@ def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mappi
             "outcome",
             (F.array_max("screened") >= screen.min_gain).alias("proposed"),
             (F.col("n_context_tokens") + F.array_max("readings.position") + 1).cast("double").alias("exact"),
-            (F.col("n_context_tokens") + F.array_max(retrieved) + 1).cast("double").alias("screened_to"),
-            F.greatest(F.array_min(retrieved) - screen.window, F.lit(0)).alias("skipped"),
+            _forwarded(screen, F.array_min(retrieved), F.array_max(retrieved)).cast("double").alias("spent"),
             (F.xxhash64(F.lit(screen.seed).cast("bigint"), F.lit("screen"), "root_id") <= share_threshold(screen.sample)).alias(
                 "is_sample"
             ),
         )
     )
-    spent = F.col("screened_to") - F.col("skipped")
     held_out = seen.where("is_sample").join(
         judged.where("accepted").select("root_id", "chunk_id", "position"), ["root_id", "chunk_id"], how="inner"
     )
     positives, found = held_out.agg(F.count(F.lit(1)), F.count_if("proposed")).collect()[0]
     others = seen.where(~F.col("is_sample")).agg(
-        F.sum("exact"), F.sum(F.when(F.col("outcome") == OK, F.col("exact")).otherwise(0.0)), F.sum(spent)
+        F.sum("exact"), F.sum(F.when(F.col("outcome") == OK, F.col("exact")).otherwise(0.0)), F.sum("spent")
     )
     exact, confirmed, screened = others.collect()[0]
     figures: dict[str, float] = {"screen_positives": positives}
@@ -65,3 +65,11 @@ def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mappi
     if exact:
         figures["screen_saving"] = 1 - (confirmed + screened) / exact
     return figures
+
+
+def _forwarded(screen: Screen, first: Column, last: Column) -> Column:
+    """Return the tokens that the screen forwarded for a candidate that was retrieved at `first` to `last`."""
+    reading = SCREENS[screen.kind].reading
+    if reading is None or not reading.needs_model:
+        return F.lit(0)
+    return cast(Column, reading.tokens(screen, F.col("n_context_tokens"), last + 1, last + 1 - first, F.least))

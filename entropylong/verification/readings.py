@@ -11,20 +11,19 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.config import Config
-from entropylong.config.schema import Accept
 from entropylong.core.context import Frames
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge, verdict_columns
+from entropylong.verification.rules.base import Rule
 
 _CELL = (
     "pair_id BIGINT, root_id STRING, chunk_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, entropy FLOAT, nll FLOAT, "
     "entropy_with FLOAT, nll_with FLOAT, copy_len INT"
 )
-_JUDGED = _CELL + ", gain DOUBLE, excess_gain DOUBLE, passes_paper BOOLEAN, passes_specific BOOLEAN, accepted BOOLEAN"
 
 
 def judged_readings(frames: Frames, config: Config) -> DataFrame:
     """Cells with gains and verdicts. Executors: pure numpy, one root at a time."""
-    rule = acceptance_rule(config.accept)
+    rule = Rule.of(config.accept)
 
     def run(table: pa.Table) -> pa.Table:
         cells = Cells(
@@ -34,17 +33,17 @@ def judged_readings(frames: Frames, config: Config) -> DataFrame:
             **{name: table[name].to_numpy().astype(np.float64) for name in ("entropy", "nll", "entropy_with", "nll_with")},
         )
         verdicts = judge(cells, rule)
-        for name, values in vars(verdicts).items():
+        for name, values in verdicts.columns().items():
             # Without a control there is no excess: null, not NaN, which SQL would count as the largest number.
             table = table.append_column(name, pa.array(values, from_pandas=True))
         return table
 
-    return cells(frames).groupBy("root_id").applyInArrow(run, _JUDGED)
+    return cells(frames).groupBy("root_id").applyInArrow(run, judged_schema())
 
 
-def acceptance_rule(accept: Accept) -> Rule:
-    """The pure rule of a config's `accept` section."""
-    return Rule(**accept.model_dump())
+def judged_schema() -> str:
+    """Columns of judged cells, as DDL."""
+    return ", ".join([_CELL, *(f"{name} {kind}" for name, kind in verdict_columns().items())])
 
 
 def cells(frames: Frames) -> DataFrame:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from entropylong.models.causal_lm import CausalLM
-from entropylong.verification.acceptance import Rule
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import CANDIDATE
-from entropylong.verification.screening import Candidate, Screen, screen_gains
+from entropylong.verification.rules.base import Rule
+from entropylong.verification.screens import SCREENS
+from entropylong.verification.screens.base import Candidate, Screen
 from entropylong.verification.waves import RootWaves, Visit
 
 BUDGET_FULL, SCREENED_OUT = "BUDGET_FULL", "SCREENED_OUT"
@@ -127,7 +128,8 @@ def _screen(
 ) -> list[dict[int, float]]:
     """Position -> gain of each candidate of a wave; nothing for a control, which is always measured."""
     found: list[dict[int, float]] = [{} for _ in wave]
-    if screen is None:
+    reading = None if screen is None else SCREENS[screen.kind].reading
+    if screen is None or reading is None:
         return found
     places, candidates = [], []
     for i, (work, visit) in enumerate(wave):
@@ -137,7 +139,7 @@ def _screen(
             entropy = np.array([anchor.entropy for anchor in retrieved])
             places.append(i)
             candidates.append(Candidate(work.root_ids, work.chunk_ids[visit.key], positions, entropy))
-    gains = screen_gains(screen, model, candidates, separator_ids, batch_tokens)
+    gains = reading.gains(screen, model, candidates, separator_ids, batch_tokens)
     for i, candidate, gain in zip(places, candidates, gains, strict=True):
         found[i] = dict(zip(candidate.positions.tolist(), gain.tolist(), strict=True))
     return found

@@ -21,9 +21,10 @@ from entropylong.utils.hashing import digest
 from entropylong.utils.isolation import refused
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
-from entropylong.verification.readings import acceptance_rule
 from entropylong.verification.reuse import Decision, decide
-from entropylong.verification.screening import Screen
+from entropylong.verification.rules.base import Rule
+from entropylong.verification.screens import SCREENS
+from entropylong.verification.screens.base import Screen
 from entropylong.verification.selection import REASONS, Outcome, RootWork, Selection, measure_selected
 from entropylong.verification.waves import Measured, Visit
 
@@ -80,13 +81,11 @@ def _decide(ctx: StageContext, pairs: DataFrame) -> Decision:
 
 def selection_of(ctx: StageContext) -> Selection | None:
     """What decides which pairs are measured under this config; None where all are."""
-    verify, rule = ctx.config.verify, acceptance_rule(ctx.config.accept)
-    chosen = verify.screen
-    screens = chosen.kind != "none"
+    verify, rule = ctx.config.verify, Rule.of(ctx.config.accept)
+    screen = Screen.of(ctx.config) if SCREENS[verify.screen.kind].reading is not None else None
     budget = verify.budget_tokens
-    if budget is None and not screens:
+    if budget is None and screen is None:
         return None
-    screen = Screen(chosen.kind, chosen.min_gain, chosen.window, chosen.sample, ctx.config.seed) if screens else None
     # The plan too: what filled a budget under other anchors or candidates leaves nothing out under these.
     # The fourth place held the fingerprint of a second model that screened. No model screens today, and the None keeps the digests
     # that rows of existing workspaces have.

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.measuring import PairReading
 from entropylong.verification.planning import RANDOM as RANDOM_PAIR
 from entropylong.verification.planning import Anchor
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.base import Rule
 
 # Candidates of a wave: what a root measures beyond its budget at most, and enough for full batches with its neighbours.
 WAVE = 4

@@ -13,8 +13,8 @@ from benchmarks.__main__ import claims
 from benchmarks.material import Root
 from benchmarks.plots import draw
 from benchmarks.screens import dependencies
-from entropylong.verification.acceptance import Rule
 from entropylong.verification.measuring import PairReading
+from entropylong.verification.rules.base import Rule
 
 Line = dict[str, Any]
 

@@ -30,7 +30,7 @@ def test_pure_layers_without_spark() -> None:
         import entropylong.models.prepare
         import entropylong.retrieval.windows
         import entropylong.config
-        import entropylong.verification.acceptance
+        import entropylong.verification.rules.acceptance
         import entropylong.verification.copying
         import entropylong.verification.measuring
         import entropylong.verification.planning

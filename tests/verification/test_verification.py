@@ -8,9 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, Rule, judge
 from entropylong.verification.copying import copy_lengths
 from entropylong.verification.planning import Anchor, plan_root
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.base import Rule
 
 tokens = st.lists(st.integers(0, 3), max_size=14)
 
@@ -98,6 +99,6 @@ def test_acceptance_rule(rows: list[tuple[int, str, float, float, float, float, 
             and nll[i] - nll_with[i] > rule.min_nll_drop
         )
         assert verdicts.gain[i] == gains[i]
-        assert (verdicts.passes_paper[i], verdicts.passes_specific[i]) == (paper, specific)
+        assert {name: passes[i] for name, passes in verdicts.passes.items()} == {"paper": paper, "specific": specific}
         chosen = paper if rule.rule == "paper" else specific
         assert verdicts.accepted[i] == (chosen and kind[i] == RETRIEVED)

@@ -18,11 +18,12 @@ from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.steps import step_writing
 from entropylong.verification import waves
-from entropylong.verification.acceptance import Rule
 from entropylong.verification.calibration import recall_bound
 from entropylong.verification.measuring import Pair, PairReading, measure
 from entropylong.verification.planning import Anchor
-from entropylong.verification.screening import Candidate, Screen, screen_gains
+from entropylong.verification.rules.base import Rule
+from entropylong.verification.screens.base import Candidate, Screen
+from entropylong.verification.screens.left_window import LeftWindow
 from entropylong.verification.stage import VERIFY, selection_of
 from entropylong.verification.waves import RootWaves, Visit
 from tests import tiny
@@ -101,7 +102,7 @@ def test_a_screen_equals_its_definition(model: CausalLM) -> None:
         ((_, after),) = measure(model, [Pair(root[start:], chunk, positions - start)], separator_ids=separator, batch_tokens=500)
         found.append((base.entropy_with - after.entropy_with) / base.entropy_with)
         candidates.append(Candidate(root, chunk, positions, base.entropy_with.astype(np.float64)))
-    for gain, expected in zip(screen_gains(screen, model, candidates, separator, 300), found, strict=True):
+    for gain, expected in zip(LeftWindow().gains(screen, model, candidates, separator, 300), found, strict=True):
         assert np.abs(gain - expected).max() < 1e-4
 
 

@@ -22,7 +22,8 @@ from entropylong.reporting.comparison import sections
 from entropylong.reporting.comparison.collect import Data, Run
 from entropylong.reporting.comparison.page import page
 from entropylong.reporting.comparison.paired import DRAWS
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
@@ -91,7 +92,7 @@ def by_root(state: PipelineState) -> pd.DataFrame:
     Raises:
         NothingToDo: none is verified.
     """
-    passes = F.col("passes_paper" if state.config.accept.rule == "paper" else "passes_specific")
+    passes = F.col(RULES[state.config.accept.rule].column)
     kinds = (RETRIEVED, SAME_ROOT, RANDOM)
     counts = [F.count_if(F.col("kind") == kind).alias(kind) for kind in kinds]
     good = [F.count_if((F.col("kind") == kind) & passes).alias(f"passed_{kind}") for kind in kinds]

@@ -22,27 +22,15 @@ from entropylong.packing.stage import PACK
 from entropylong.pipeline.metrics.compute import latest_figures
 from entropylong.reporting.inspect import chunk_texts, dependency_texts
 from entropylong.reporting.report.page import Step, funnel
-from entropylong.verification.acceptance import COPY, EXCESS, GAIN, NLL, RANDOM, RETRIEVED, SAME_ROOT, Rule, first_unmet
-from entropylong.verification.readings import acceptance_rule
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, first_unmet
+from entropylong.verification.rules.base import Measures, Rule
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
 
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 ACCEPTED = "accepted"
-# Why a cell is refused, by the first condition that it does not meet.
-WHY = {
-    GAIN: "gain too small",
-    EXCESS: "controls gain as much",
-    NLL: "true token no likelier",
-    COPY: "verbatim copy",
-}
-# Values of each threshold to look at.
-TRIED: dict[str, list[float]] = {
-    "epsilon": [round(0.05 * n, 2) for n in range(20)],
-    "min_excess": [round(0.05 * n, 2) for n in range(-4, 17)],
-    "min_nll_drop": [round(0.25 * n, 2) for n in range(-4, 17)],
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,7 @@ def judged(state: PipelineState, most: int = MOST_ROOTS) -> Judged:
     cells = state.readings().join(roots, "root_id", how="left_semi").toPandas()
     if cells.empty:
         raise not_yet("no candidate is verified")
-    rule = acceptance_rule(state.config.accept)
+    rule = Rule.of(state.config.accept)
     cells["nll_drop"] = cells["nll"] - cells["nll_with"]
     cells["why"] = reasons(cells, rule)
     return Judged(cells.sort_values(["root_id", "position", "kind", "chunk_id"], ignore_index=True), rule)
@@ -89,21 +77,23 @@ def judged(state: PipelineState, most: int = MOST_ROOTS) -> Judged:
 def reasons(cells: pd.DataFrame, rule: Rule) -> npt.NDArray[Any]:
     """Of each cell the first condition of a rule that it does not meet, in words; `accepted` if it meets all."""
     gain, excess, drop = (cells[name].to_numpy(np.float64) for name in ("gain", "excess_gain", "nll_drop"))
-    unmet = first_unmet(rule, gain, excess, drop, cells["copy_len"].to_numpy())
-    return np.array([WHY.get(name, ACCEPTED) for name in unmet.tolist()], dtype=object)
+    unmet = first_unmet(rule, Measures(gain, excess, drop, cells["copy_len"].to_numpy()))
+    why = {condition.name: condition.refusal for condition in RULES[rule.rule].conditions}
+    return np.array([why.get(name, ACCEPTED) for name in unmet.tolist()], dtype=object)
 
 
 def refusals(found: Judged) -> pd.DataFrame:
     """Shares of the cells of each kind by what became of them: a row a reason, a column a kind."""
     counted = pd.crosstab(found.cells["why"], found.cells["kind"], normalize="columns")
-    order = [name for name in (*WHY.values(), ACCEPTED) if name in counted.index]
+    why = [condition.refusal for condition in RULES[found.rule.rule].conditions]
+    order = [name for name in (*why, ACCEPTED) if name in counted.index]
     return counted.reindex(index=order, columns=[kind for kind in KINDS if kind in counted.columns])
 
 
 def by_thresholds(found: Judged) -> dict[str, pd.DataFrame]:
-    """`by_threshold` of each threshold of the rule, over the values of `TRIED`."""
-    keys = TRIED if found.rule.rule == "specific" else ("epsilon",)
-    return {key: by_threshold(found, key, TRIED[key]) for key in keys}
+    """`by_threshold` of each threshold of the rule, over the values that its condition says."""
+    asked = RULES[found.rule.rule].conditions
+    return {condition.key: by_threshold(found, condition.key, condition.tried) for condition in asked if condition.tried}
 
 
 def by_threshold(found: Judged, key: str, values: Sequence[float]) -> pd.DataFrame:
@@ -111,7 +101,7 @@ def by_threshold(found: Judged, key: str, values: Sequence[float]) -> pd.DataFra
 
     Args:
         found: cells and rule.
-        key: epsilon, min_excess or min_nll_drop.
+        key: a threshold of `accept`, such as epsilon.
         values: to try.
 
     Returns:

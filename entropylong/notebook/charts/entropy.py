@@ -22,7 +22,7 @@ from entropylong.models.cache import load
 from entropylong.notebook.views import not_yet
 from entropylong.packing.stage import PACK
 from entropylong.reporting.report.sentences import token_texts
-from entropylong.verification.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.config.schema import Anchors

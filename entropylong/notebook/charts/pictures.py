@@ -18,7 +18,9 @@ from entropylong.notebook.charts.comparing import Interval
 from entropylong.notebook.charts.dependencies import ACCEPTED, KINDS, Judged
 from entropylong.notebook.charts.entropy import Profile, eligible_entropies
 from entropylong.reporting.report.page import Step
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.base import EXCESS, GAIN
 
 # Ink, soft ink, lines; and the report's colours for what is found, for chance, and for two things more.
 INK, SOFT, LINE = "#22252a", "#646a73", "#dedbd3"
@@ -235,7 +237,7 @@ def verdicts(found: Judged) -> Picture:
     """Each candidate and control by its gain and by how far it stands above its controls; what is accepted stands out."""
 
     def draw(left: Axes, right: Axes) -> None:
-        cells = found.cells.dropna(subset=["excess_gain"])
+        cells, asked = found.cells.dropna(subset=["excess_gain"]), RULES[found.rule.rule].conditions
         # A context that makes an anchor that much less certain is as bad as any.
         cells = cells.assign(**{name: cells[name].clip(lower=-1.0) for name in ("gain", "excess_gain")})
         for axes, kinds, name in ((left, (RETRIEVED,), "retrieved"), (right, (SAME_ROOT, RANDOM), "controls")):
@@ -244,8 +246,9 @@ def verdicts(found: Judged) -> Picture:
                 part = own[(own["why"] == ACCEPTED) == is_good]
                 axes.scatter(part["gain"], part["excess_gain"], s=12, lw=0, alpha=0.75 if is_good else 0.25, color=colour,
                              label=f"{label}: {len(part):,}")  # fmt: skip
-            axes.axvline(found.rule.epsilon, color=INK, lw=1, ls="--")
-            if found.rule.rule == "specific":
+            if GAIN in asked:
+                axes.axvline(found.rule.epsilon, color=INK, lw=1, ls="--")
+            if EXCESS in asked:
                 axes.axhline(found.rule.min_excess, color=INK, lw=1, ls="--")
             rate = f", {(own['why'] == ACCEPTED).mean():.1%} pass" if len(own) else ""
             axes.set(xlabel="gain, (H - H') / H", title=f"{name}: {len(own):,}{rate}")

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from entropylong.config.schema import Accept
-from entropylong.verification.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import RETRIEVED
 
 _COLUMNS = ("root_id", "chunk_id", "position", "gain", "excess_gain")
 

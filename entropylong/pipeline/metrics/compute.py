@@ -23,9 +23,10 @@ from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, METRICS, OK
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 from entropylong.verification.calibration import screen_figures
 from entropylong.verification.pairs_stage import PLAN_PAIRS
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 from entropylong.verification.stage import VERIFY, selection_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from entropylong.core.results import RunResult
     from entropylong.pipeline.state import PipelineState
 
-RULES = (("paper", "passes_paper"), ("specific", "passes_specific"))
 KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 
 
@@ -98,18 +98,20 @@ def _current_candidates(frames: Frames) -> DataFrame:
 
 
 def _rates(cells: DataFrame) -> dict[str, float]:
-    """Pass rates of candidates and controls under both rules, FDR, and by position band."""
+    """Pass rates of candidates and controls under every rule, FDR, and by position band."""
     totals = [F.count_if(F.col("kind") == kind).alias(kind) for kind in KINDS]
     passed = [
-        F.count_if((F.col("kind") == kind) & F.col(column)).alias(f"{kind}_{rule}") for rule, column in RULES for kind in KINDS
+        F.count_if((F.col("kind") == kind) & F.col(record.column)).alias(f"{kind}_{rule}")
+        for rule, record in RULES.items()
+        for kind in KINDS
     ]
     places = [F.when((F.col("position") >= low) & (F.col("position") < high), name) for name, low, high in BANDS]
     counted = cells.groupBy(F.coalesce(*places).alias("band")).agg(*totals, *passed).collect()
     bands = {row.band: row.asDict() for row in counted}
-    nothing = dict.fromkeys([*KINDS, *(f"{kind}_{rule}" for rule, _ in RULES for kind in KINDS)], 0)
+    nothing = dict.fromkeys([*KINDS, *(f"{kind}_{rule}" for rule in RULES for kind in KINDS)], 0)
     whole = {name: sum(band[name] for band in bands.values()) for name in nothing}
     figures: dict[str, float] = {f"cells_{kind}": whole[kind] for kind in KINDS}
-    for rule, _ in RULES:
+    for rule in RULES:
         for kind in KINDS:
             if whole[kind]:
                 figures[f"pass_rate_{kind}_{rule}"] = whole[f"{kind}_{rule}"] / whole[kind]
@@ -118,7 +120,7 @@ def _rates(cells: DataFrame) -> dict[str, float]:
             figures[f"fdr_{rule}"] = random / retrieved
     for name, _, _ in BANDS:
         band = bands.get(name, nothing)
-        for rule, _ in RULES:
+        for rule in RULES:
             for kind in KINDS:
                 if band[kind]:
                     figures[f"band_{name}_{kind}_{rule}"] = band[f"{kind}_{rule}"] / band[kind]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from entropylong.verification.acceptance import RANDOM, RETRIEVED
+from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED
+from entropylong.verification.rules.base import AcceptanceRule
 
 # The file of a run's figures, and what they are of.
 FIGURES = "figures.json"
 # Position bands of pass rates: the first tokens of a text are uncertain for want of any context (method, Stage 1).
 BANDS = (("before_32", 0, 32), ("32_128", 32, 128), ("128_512", 128, 512), ("beyond_512", 512, 2**31 - 1))
-# A line each: label, figure, format; a line without a figure parts groups.
-SHOWN: tuple[tuple[str, str | None, str], ...] = (
+# A line each: label, figure, format; a line without a figure parts groups. Between these are the lines of the acceptance rules.
+Line = tuple[str, str | None, str]
+_BEFORE: tuple[Line, ...] = (
     ("documents", "documents", "{:,.0f}"),
     ("chunks to retrieve from", "chunks", "{:,.0f}"),
     ("roots scored", "roots", "{:,.0f}"),
@@ -29,19 +32,8 @@ SHOWN: tuple[tuple[str, str | None, str], ...] = (
     ("  at least, with 95 % confidence", "screen_recall_low", "{:.1%}"),
     ("  held-out dependencies", "screen_positives", "{:,.0f}"),
     ("  share of tokens saved", "screen_saving", "{:.0%}"),
-    ("pass rate, paper's rule: retrieved", "pass_rate_retrieved_paper", "{:.1%}"),
-    ("  control: same root", "pass_rate_same_root_paper", "{:.1%}"),
-    ("  control: random", "pass_rate_random_paper", "{:.1%}"),
-    ("  FDR", "fdr_paper", "{:.2f}"),
-    ("pass rate, our rule: retrieved", "pass_rate_retrieved_specific", "{:.1%}"),
-    ("  control: same root", "pass_rate_same_root_specific", "{:.1%}"),
-    ("  control: random", "pass_rate_random_specific", "{:.1%}"),
-    ("  FDR", "fdr_specific", "{:.2f}"),
-    *(
-        (f"  {kind}, positions {name.replace('_', ' ' if name[0].isalpha() else '-')}", f"band_{name}_{kind}_specific", "{:.1%}")
-        for name, _, _ in BANDS
-        for kind in (RETRIEVED, RANDOM)
-    ),
+)
+_AFTER: tuple[Line, ...] = (
     ("", None, ""),
     ("canaries: planted pairs", "canary_planted", "{:,.0f}"),
     ("  recall of retrieval", "canary_recall_retrieval", "{:.1%}"),
@@ -63,6 +55,23 @@ SHOWN: tuple[tuple[str, str | None, str], ...] = (
 )
 
 
+def figure_lines() -> tuple[Line, ...]:
+    """All lines, in the order in which people read them."""
+    return (*_BEFORE, *(line for record in RULES.values() for line in _lines_of(record)), *_AFTER)
+
+
+def _lines_of(record: AcceptanceRule) -> Iterator[Line]:
+    """Pass rates of candidates and controls under a rule, and its FDR; where the rule says so, rates by position too."""
+    yield f"pass rate, {record.title}: retrieved", f"pass_rate_retrieved_{record.name}", "{:.1%}"
+    yield "  control: same root", f"pass_rate_same_root_{record.name}", "{:.1%}"
+    yield "  control: random", f"pass_rate_random_{record.name}", "{:.1%}"
+    yield "  FDR", f"fdr_{record.name}", "{:.2f}"
+    for name, _, _ in BANDS if record.shows_bands else ():
+        places = name.replace("_", " " if name[0].isalpha() else "-")
+        for kind in (RETRIEVED, RANDOM):
+            yield f"  {kind}, positions {places}", f"band_{name}_{kind}_{record.name}", "{:.1%}"
+
+
 def is_shown(name: str, figures: Mapping[str, float]) -> bool:
     """Whether a figure has a line: that a band has no anchors, or that there is no screen or canary, says nothing."""
     return name in figures or not name.startswith(("band_", "screen_", "canary_"))
@@ -70,7 +79,7 @@ def is_shown(name: str, figures: Mapping[str, float]) -> bool:
 
 def lines(figures: Mapping[str, float]) -> Iterator[tuple[str, str | None]]:
     """(label, value as people read it), a line each; a line without a value parts groups."""
-    for label, name, form in SHOWN:
+    for label, name, form in figure_lines():
         if name is None:
             yield label, None
         elif is_shown(name, figures):

@@ -23,11 +23,10 @@ from entropylong.reporting.report.gather import packed_figures, refused_rows
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.schemas import ARTIFACTS, SEQUENCES
 from entropylong.templates import render_markdown
+from entropylong.verification.rules import RULES
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
-
-RULES = (("paper", "the paper's: entropy alone"), ("specific", "ours: entropy, controls and the true token"))
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,9 @@ def dataset_card(facts: DatasetFacts, license_id: str | None = None) -> str:
         }
     )
     rates = [
-        (name, name == config.accept.rule, said, [figures.get(f"pass_rate_{kind}_{name}") for kind in KINDS],
+        (name, name == config.accept.rule, record.about, [figures.get(f"pass_rate_{kind}_{name}") for kind in KINDS],
          figures.get(f"fdr_{name}"))
-        for name, said in RULES
+        for name, record in RULES.items()
         if f"pass_rate_retrieved_{name}" in figures
     ]  # fmt: skip
     text = render_markdown(

@@ -18,8 +18,8 @@ from entropylong.packing.stage import PACK
 from entropylong.reporting.inspect import FULL_COLOUR_NATS, chunk_rows, context_read
 from entropylong.reporting.report.sentences import Sentence, sentences, token_texts, weigh, without_each
 from entropylong.utils.hashing import xxhash64
-from entropylong.verification.acceptance import RETRIEVED
 from entropylong.verification.measuring import Pair, measure
+from entropylong.verification.rules.acceptance import RETRIEVED
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState

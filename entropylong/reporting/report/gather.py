@@ -18,7 +18,7 @@ from entropylong.pipeline.metrics.compute import latest_figures
 from entropylong.pipeline.steps import STEPS
 from entropylong.planning.measured import measured
 from entropylong.reporting.wording import acceptance_rule, anchors_rule, roots_rule
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState

@@ -14,7 +14,7 @@ from entropylong.reporting.report.gather import EXAMPLES, Gathered, Rate
 from entropylong.storage.codes import CODES
 from entropylong.templates import render
 from entropylong.utils.intervals import ratio_interval
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 
 @dataclass(frozen=True)

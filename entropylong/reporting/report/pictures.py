@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from entropylong.reporting.report.gather import ENTROPY_BIN, GAIN_BIN, LEAST_GAIN, SCORE_BIN, Bins, Rate
-from entropylong.verification.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
 # Colours that nobody would choose, each for one of the page's.
 INK, SOFT, LINE, A, B, C = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
