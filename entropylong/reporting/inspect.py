@@ -16,7 +16,6 @@ from rich.text import Text
 from entropylong.errors import UsageError
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
-from entropylong.pipeline.steps import step_writing
 from entropylong.reporting.wording import acceptance_rule as rule_words
 from entropylong.retrieval.windows import window_text
 from entropylong.verification.readings import judged_readings
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from entropylong.config import Config
-    from entropylong.pipeline.state import PipelineState
+    from entropylong.packing.stage import PACK
+from entropylong.pipeline.state import PipelineState
 
 # Nats at which a token is drawn in the strongest colour; a tenth of a large vocabulary's log is common text.
 FULL_COLOUR_NATS = 8.0
@@ -47,8 +47,8 @@ def inspect_root(state: PipelineState, doc_id: str, chunks_shown: int = 3) -> Re
     scored = _scored(state, doc_id)
     tokenizer = load(state.context.causal_lm.tokenizer())
     frames = {
-        name: frame.where(F.col("root_id") == doc_id) if "root_id" in frame.columns and name != "gains" else frame
-        for name, frame in state.frames(step_writing("sequences")).items()
+        name: frame.where(F.col("root_id") == doc_id) if name in PACK.of_chosen_roots else frame
+        for name, frame in state.frames(PACK).items()
     }
     anchors = frames["anchors"].collect()
     positions = {a["position"] for a in anchors[0]["anchors"]} if anchors else set()

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from entropylong.pipeline.state import PipelineState
 
+# Tables whose pending work and rate are counted in files, not in rows.
+_OF_FILES = {step.writes for step in STEPS if isinstance(step, FileStage)}
+
 
 def status_rows(state: PipelineState) -> list[dict[str, Any]]:
     """One dictionary a step; a step whose input does not exist yet has null counts.
@@ -106,10 +109,10 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
         table.add_column(column, justify="left" if column in ("stage", "table") else "right")
     for row in rows:
         numbers = ["-" if row[name] is None else f"{row[name]:,}" for name in ("rows_in", "done", "left", "skipped", "quarantined")]
-        if row["table"] == "documents" and row["left"]:
+        is_of_files = row["table"] in _OF_FILES
+        if is_of_files and row["left"]:
             numbers[0], numbers[2] = "-", f"{row['left']:,} file{'s' * (row['left'] > 1)}"
-        # That of the ingest is of files.
-        rate = f"{row['rate']:.1f}/s" if row["rate"] and row["table"] != "documents" else ""
+        rate = f"{row['rate']:.1f}/s" if row["rate"] and not is_of_files else ""
         eta = f"{row['eta_seconds']:.0f} s" if row["eta_seconds"] else ""
         table.add_row(row["stage"], row["table"], *numbers, rate, eta)
     stages: dict[str | None, list[str]] = {}

@@ -35,13 +35,18 @@ def struct_of(ddl: str) -> StructType:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """A table: its name, what one row is, columns as (name, DDL type, comment), and CHECKs that ok rows satisfy."""
+    """A table: its name, what one row is, columns as (name, DDL type, comment), and CHECKs that ok rows satisfy.
+
+    Attributes:
+        has_unique_key: Whether a key has one row at most.
+    """
 
     name: str
     row: str
     columns: tuple[tuple[str, str, str], ...]
     key: tuple[str, ...]
     ok_checks: dict[str, str] = field(default_factory=dict)
+    has_unique_key: bool = True
 
     @cached_property
     def struct(self) -> StructType:
@@ -238,6 +243,8 @@ GAINS = TableSchema(
     ("pair_id",),
     # As JSON: Delta refuses a constraint that reaches into an array's fields, and takes a lambda's arrow apart.
     {"readings_numbers": "size(readings) > 0 AND locate('NaN', to_json(readings)) = 0"},
+    # Two chunks with one text are one pair, and a plan may read both.
+    has_unique_key=False,
 )
 SEQUENCES = TableSchema(
     "sequences",
