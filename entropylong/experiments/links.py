@@ -16,6 +16,7 @@ from entropylong.entropy.engine import entropy_at
 from entropylong.evaluation.longppl import finite
 from entropylong.models.causal_lm import CausalLM
 from entropylong.utils.hashing import xxhash64
+from entropylong.utils.intervals import bootstrap_interval
 
 VERIFIED, PAPER, NOVERIFY, PERMUTED = "verified", "paper's rule", "noverify", "permuted"
 ARMS = (VERIFIED, PAPER, NOVERIFY, PERMUTED)
@@ -223,11 +224,10 @@ def figure(sums: Sums, minus: Sums | None = None, seed: int = 0) -> Figure | Non
     each = [sums] if minus is None else [sums, minus]
     if any(not s.whole.sum() for s in each):
         return None
-    draws = np.random.default_rng(seed).integers(0, len(sums.part), (RESAMPLES, len(sums.part)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = [s.part[draws].sum(1) / s.whole[draws].sum(1) for s in each]
-    values = [float(s.part.sum() / s.whole.sum()) for s in each]
-    signs = (1.0, -1.0)
-    sample = sum(sign * ratio for sign, ratio in zip(signs, ratios, strict=False))
-    low, high = np.nanpercentile(sample, (2.5, 97.5))
-    return Figure(sum(sign * value for sign, value in zip(signs, values, strict=False)), float(low), float(high))
+
+    def ratio(part: Floats, whole: Floats, *others: Floats, axis: int) -> Floats:
+        own: Floats = part.sum(axis) / whole.sum(axis)
+        return own - ratio(*others, axis=axis) if others else own
+
+    samples = [column for s in each for column in (s.part, s.whole)]
+    return Figure(float(ratio(*samples, axis=-1)), *bootstrap_interval(samples, ratio, draws=RESAMPLES, paired=True, seed=seed))

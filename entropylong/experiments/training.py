@@ -21,6 +21,7 @@ from entropylong.evaluation.ruler.prepare import rows_of
 from entropylong.evaluation.ruler.tasks import TASKS
 from entropylong.models.causal_lm import CausalLM
 from entropylong.utils.hashing import digest, xxhash64
+from entropylong.utils.intervals import bootstrap_interval
 
 # Fixed before the experiment was run.
 ARMS = ("verified", "noverify", "permuted")
@@ -264,13 +265,13 @@ def difference(first: Floats, second: Floats, seed: int = 0) -> Difference:
         seed: of the resamples.
     """
     gap = first - second
-    rng = np.random.default_rng(seed)
-    sample = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        rows, columns = (rng.integers(0, size, size) for size in gap.shape)
-        sample[number] = gap[rows][:, columns].mean()
-    low, high = np.percentile(sample, (2.5, 97.5))
-    return Difference(float(gap.mean()), float(low), float(high))
+
+    def mean(seeds: Ids, items: Ids, axis: int) -> Floats:
+        drawn: Floats = gap[seeds[..., :, None], items[..., None, :]].mean(axis=(axis - 1, axis))
+        return drawn
+
+    places = [np.arange(size) for size in gap.shape]
+    return Difference(float(gap.mean()), *bootstrap_interval(places, mean, draws=RESAMPLES, seed=seed))
 
 
 def differences(found: Mapping[str, Sequence[Scores]], read: Callable[[Scores], dict[str, float]]) -> dict[str, Difference]:

@@ -1,14 +1,19 @@
-"""95 % intervals of scores. Pure scipy."""
+"""95 % intervals of scores: shares, their ratios, and whatever a bootstrap can tell. Pure scipy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+import numpy.typing as npt
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 Interval = tuple[float, float]
+Floats = npt.NDArray[np.float64]
+DRAWS = 2000
 
 
 def wilson(right: int, total: int) -> Interval:
@@ -37,9 +42,45 @@ def ratio_interval(first: tuple[int, int], second: tuple[int, int]) -> Interval:
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """Of a mean, by bootstrap over the values (percentiles); the mean itself where all are equal."""
+    """Of a mean, by bootstrap over the values; the mean itself where all are equal."""
     array = np.asarray(values, np.float64)
     if len(array) < 2 or np.ptp(array) == 0:
         return float(array.mean()), float(array.mean())
-    found = bootstrap((array,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return bootstrap_interval([array], np.mean, seed=seed)
+
+
+def bootstrap_interval(
+    samples: Sequence[npt.NDArray[Any]], statistic: Callable[..., Any], *, draws: int = DRAWS, paired: bool = False, seed: int = 0
+) -> Interval:
+    """Of a statistic, by bootstrap: as many values of each sample are drawn with replacement as it has.
+
+    Args:
+        samples: `[n]` each. A single value counts as two equal ones, which a mean or a ratio does not see and scipy asks for.
+        statistic: samples `[..., n]` and the `axis` of n -> `[...]`; NaN where it has no value.
+        draws: how often.
+        paired: whether all samples are of one length and drawn at the same places.
+        seed: of the draws.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        # It warns where some draw has no value, as its own percentiles take all of them.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        found = bootstrap(
+            [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples], statistic, n_resamples=draws, batch=100,
+            vectorized=True, paired=paired, method="percentile", rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    return percentiles(found.bootstrap_distribution)
+
+
+def rao_wu(n: int, draws: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Places of n - 1 of n, drawn with replacement, a row a draw (Rao and Wu, 1988).
+
+    n of n would make intervals of a few values too narrow, by a factor sqrt((n - 1) / n); scipy's bootstrap draws n of n only.
+    """
+    return rng.integers(n, size=(draws, n - 1))
+
+
+def percentiles(drawn: Floats) -> Interval:
+    """The middle 95 % of draws; one that is no number does not count. NaN where none is left."""
+    finite = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(finite, (2.5, 97.5)) if len(finite) else (np.nan, np.nan)
+    return float(low), float(high)

@@ -21,7 +21,7 @@ from entropylong.pipeline.metrics.compute import compute_figures, facts_of, late
 from entropylong.reporting.comparison import sections
 from entropylong.reporting.comparison.collect import Data, Run
 from entropylong.reporting.comparison.page import page
-from entropylong.reporting.comparison.paired import DRAWS
+from entropylong.utils.intervals import DRAWS, percentiles, rao_wu
 from entropylong.verification.rules import RULES
 from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
@@ -144,7 +144,7 @@ def intervals_table(runs: list[Run], first: pd.DataFrame, second: pd.DataFrame) 
 def _sums(roots: pd.DataFrame) -> pd.DataFrame:
     """Column sums of `DRAWS` draws of n - 1 of n roots (as `comparison.paired` draws questions); always the same draws for n."""
     values, rng, n = roots.to_numpy(np.float64), np.random.default_rng(0), len(roots)
-    counts = (np.bincount(rng.integers(n, size=n - 1), minlength=n) for _ in range(DRAWS if n > 1 else 0))
+    counts = (np.bincount(rao_wu(n, 1, rng)[0], minlength=n) for _ in range(DRAWS if n > 1 else 0))
     return pd.DataFrame([count @ values for count in counts], columns=roots.columns)
 
 
@@ -155,6 +155,4 @@ def _ratio(sums: Any, above: str, below: str) -> Any:
 
 
 def _interval(value: Any, drawn: Floats) -> Interval:
-    finite = drawn[np.isfinite(drawn)]
-    low, high = np.percentile(finite, (2.5, 97.5)) if len(finite) else (np.nan, np.nan)
-    return Interval(float(value), float(low), float(high))
+    return Interval(float(value), *percentiles(drawn))

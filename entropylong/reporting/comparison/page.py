@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from entropylong.evaluation.benchmarks import comparisons
 from entropylong.reporting.comparison import sections
 from entropylong.reporting.comparison.collect import Run
-from entropylong.reporting.comparison.paired import DRAWS, LEAST_DIFFERENT
+from entropylong.reporting.comparison.paired import LEAST_DIFFERENT
 from entropylong.reporting.comparison.sections import Compared
 from entropylong.templates import render
+from entropylong.utils.intervals import DRAWS
 
 
 def page(runs: Sequence[Run], compared: Sequence[Compared]) -> str:

@@ -1,8 +1,7 @@
 """Whether two models differ on the questions that both were asked: a paired bootstrap. Pure numpy.
 
 In: of two evaluations of one benchmark, each question's score, weight and what was asked. Out: differences with their intervals.
-A stratum (a task at a length) keeps its weight: of its n questions, n - 1 are drawn with replacement (Rao and Wu, 1988). n of n
-would make intervals of a few questions too narrow, by a factor sqrt((n - 1) / n).
+A stratum (a task at a length) keeps its weight: of its n questions, n - 1 are drawn (`rao_wu`), as a stratum may have a few only.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from entropylong.evaluation.benchmarks.record import Pairing
+from entropylong.utils.intervals import DRAWS, percentiles, rao_wu
 
 Floats = npt.NDArray[np.float64]
-DRAWS = 2000
 # Of five answers that differ, all in one direction, a sign test gives p = 0.06: no interval of so few is worth its name.
 LEAST_DIFFERENT = 6
 # Of each pairing: the unit of a difference, and what is drawn from, where that is not simply the questions.
@@ -101,12 +100,7 @@ class _Stratum:
         self.pairs = values.shape[1]
         delta = values[1] - values[0]
         self.different = int(np.count_nonzero(delta))
-        self.draws = delta[_drawn(self.pairs, rng)].mean(axis=1) if self.different and self.pairs > 1 else None
-
-
-def _drawn(n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Places of n - 1 of n, a row a draw."""
-    return rng.integers(n, size=(DRAWS, n - 1))
+        self.draws = delta[rao_wu(self.pairs, DRAWS, rng)].mean(axis=1) if self.different and self.pairs > 1 else None
 
 
 def _by_strata(keys: Sequence[str], values: Floats, rng: np.random.Generator) -> list[Difference]:
@@ -137,7 +131,7 @@ def _mean(scope: str, strata: Sequence[_Stratum], weights: Sequence[float]) -> D
         for stratum, weight in zip(strata, weights, strict=True):
             if stratum.draws is not None:
                 drawn += weight * stratum.draws
-        interval = _percentiles(drawn)
+        interval = percentiles(drawn)
     pairs = sum(stratum.pairs for stratum in strata)
     return Difference(scope, float(reference), float(other), interval, pairs, different)
 
@@ -148,13 +142,8 @@ def _perplexity(values: Floats, weights: Floats, rng: np.random.Generator) -> Di
     different = int(np.count_nonzero(values[0] != values[1]))
     interval = None
     if different >= LEAST_DIFFERENT:
-        drawn = _drawn(values.shape[1], rng)
+        drawn = rao_wu(values.shape[1], DRAWS, rng)
         own = weights[drawn]
         first, second = (np.exp((of_model[drawn] * own).sum(axis=1) / own.sum(axis=1)) for of_model in values)
-        interval = _percentiles(second - first)
+        interval = percentiles(second - first)
     return Difference("overall", float(reference), float(other), interval, values.shape[1], different)
-
-
-def _percentiles(drawn: Floats) -> tuple[float, float]:
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
