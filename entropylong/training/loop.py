@@ -32,7 +32,7 @@ from entropylong.training.data.segments import spans
 from entropylong.training.export import export_model
 from entropylong.training.loss import anchor_weights, shifted_labels
 from entropylong.training.model import Batch, TrainingModel, gradients, load_for_training, shard
-from entropylong.training.optimizer import adamw, learning_rate, set_rate, warmup_steps
+from entropylong.training.optimizer import adamw, schedule, warmup_steps
 from entropylong.training.rope import check_rope
 from entropylong.training.settings import RESULT, TrainSettings, check_ranks, training_flops
 from entropylong.training.steps import STOP, StepFigures
@@ -97,14 +97,15 @@ class _Run:
         # Sharded first: no GPU holds the whole model in float32.
         shard(self.model, mesh["data", "sequence"]._flatten("all"), getattr(torch, settings.dtype))
         self.model.to(device)
-        self.optimizer = adamw(self.model, settings.weight_decay)
+        self.optimizer = adamw(self.model, settings.learning_rate, settings.weight_decay)
         self.checkpoints = Checkpoints(Path(settings.folder) / "checkpoints", settings.keep)
         self.first = self._resume()
         check_rope(self.model.lm)
         # Every rank measures, as all of them share the machine while they train.
         self._peak = ranks * peak_here(self.shape, settings.dtype, device)
         self._batches = iter(self.feed)
-        self._warmup = warmup_steps(settings.steps, settings.warmup)
+        steps, warmup = settings.steps, warmup_steps(settings.steps, settings.warmup)
+        self._schedule = schedule(self.optimizer, steps=steps, warmup=warmup, floor=settings.final_rate, done=self.first)
 
     def tell(self, line: str) -> None:
         if dist.get_rank() == 0:
@@ -159,9 +160,9 @@ class _Run:
                 "the same command would come to the same step; look at its sequences, or begin another run with a lower "
                 "train.learning_rate"
             )
-        rate = self._rate(step)
-        set_rate(self.optimizer, rate)
+        rate = float(self._schedule.get_last_lr()[0])
         self.optimizer.step()
+        self._schedule.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - began
         tokens = self.settings.batch * self.settings.length
@@ -178,10 +179,6 @@ class _Run:
             mfu=training_flops(self.shape, tokens, self._keys(rows)) / seconds / self._peak,
             memory_gib=_peak_memory(self.device) / 2**30,
         )
-
-    def _rate(self, step: int) -> float:
-        run = self.settings
-        return learning_rate(step, steps=run.steps, peak=run.learning_rate, warmup=self._warmup, floor=run.final_rate)
 
     def _batch(self, rows: list[FeedRow]) -> Batch:
         """The rank's rows on its device."""

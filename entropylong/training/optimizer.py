@@ -6,13 +6,14 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 
 
-def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW as published: weight decay on every parameter, norms and embeddings too. The rate is set at each step."""
-    return torch.optim.AdamW(model.parameters(), lr=0.0, betas=BETAS, eps=EPSILON, weight_decay=weight_decay)
+def adamw(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW as published: weight decay on every parameter, norms and embeddings too. `rate` is the highest."""
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=BETAS, eps=EPSILON, weight_decay=weight_decay)
 
 
 def warmup_steps(steps: int, share: float) -> int:
@@ -20,23 +21,22 @@ def warmup_steps(steps: int, share: float) -> int:
     return math.ceil(round(share * steps, 9))
 
 
-def learning_rate(step: int, *, steps: int, peak: float, warmup: int, floor: float) -> float:
-    """Rate of a step: linear from 0 over the warm-up, then a cosine from the peak to `floor` times it.
+def schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup: int, floor: float, done: int = 0) -> LRScheduler:
+    """The rate of each step: linear from 0 over the warm-up, then a cosine from the optimizer's rate to `floor` times it.
 
     Args:
-        step: from 0.
+        optimizer: with the highest rate.
         steps: of the whole run.
-        peak: the highest rate.
         warmup: steps of the warm-up, which the floor does not lift.
-        floor: share of the peak at the end.
+        floor: share of the highest rate at the end.
+        done: steps that a checkpoint has behind it.
     """
-    if step < warmup:
-        return peak * step / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    # Loads integrations of all kinds; who only plans a run has no use for them.
+    from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for group in optimizer.param_groups:  # torch asks for it where a schedule begins in the middle
+        group["initial_lr"] = group["lr"]
+    found: LRScheduler = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, warmup, steps, min_lr_rate=floor, last_epoch=done - 1
+    )
+    return found

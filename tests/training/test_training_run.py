@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from entropylong.training.data.manifest import FeedManifest, write_manifest
 from entropylong.training.data.rows import feed_table, write_file
 from entropylong.training.launch import MODULE, torchrun_line
-from entropylong.training.optimizer import learning_rate, warmup_steps
+from entropylong.training.optimizer import schedule, warmup_steps
 from entropylong.training.settings import TrainSettings
 from entropylong.training.steps import read_steps
 
@@ -152,9 +153,31 @@ def test_another_world_size_and_a_checkpoint_cut_short(unbroken: Path, settings:
     np.testing.assert_allclose(losses(tmp_path), losses(unbroken), rtol=1e-4)
 
 
+def rates(steps: int, peak: float, warmup: int, floor: float, done: int = 0) -> list[float]:
+    """What the optimizer has at each step that is left."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    plan = schedule(optimizer, steps=steps, warmup=warmup, floor=floor, done=done)
+    found = []
+    for _ in range(done, steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        plan.step()
+    return [*found, optimizer.param_groups[0]["lr"]]
+
+
 def test_the_published_schedules() -> None:
     assert (warmup_steps(1000, 0.2), warmup_steps(250, 0.05)) == (200, 13)
-    rates = [learning_rate(step, steps=1000, peak=4e-5, warmup=200, floor=0.0) for step in range(1000)]
-    assert rates[0] == 0 and rates[100] == 2e-5 and rates[200] == 4e-5 and rates[600] == pytest.approx(2e-5) and rates[999] < 1e-9
-    sft = [learning_rate(step, steps=250, peak=2e-5, warmup=13, floor=0.1) for step in range(251)]
-    assert sft[1] == pytest.approx(2e-5 / 13) and sft[250] == pytest.approx(2e-6) and max(sft) == 2e-5
+    pretrain = rates(steps=1000, peak=4e-5, warmup=200, floor=0.0)
+    assert pretrain[0] == 0 and pretrain[100] == 2e-5 and pretrain[200] == 4e-5 and pretrain[999] < 1e-9
+    for step, rate in enumerate(pretrain):
+        progress = (step - 200) / 800
+        exact = 4e-5 * step / 200 if step < 200 else 4e-5 * 0.5 * (1 + math.cos(math.pi * progress))
+        assert rate == pytest.approx(exact, rel=1e-15)
+    sft = rates(steps=250, peak=2e-5, warmup=13, floor=0.1)
+    assert [sft[step] for step in (1, 12, 13, 100, 249, 250)] == pytest.approx(
+        [1.5384615384615385e-06, 1.8461538461538465e-05, 2e-05, 1.4649727887316947e-05, 2.00079069539209e-06, 2e-6], rel=1e-15
+    )
+    # No warm-up begins at the highest rate; a run that goes on has the rates that it would have had.
+    assert rates(steps=7, peak=1e-2, warmup=0, floor=0.0)[0] == 1e-2
+    for done in (1, 13, 100, 249):
+        assert rates(steps=250, peak=2e-5, warmup=13, floor=0.1, done=done) == sft[done:]
