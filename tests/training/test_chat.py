@@ -14,6 +14,11 @@ from entropylong.training.data.chat import Refused, encode_conversation, parse_c
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+# The same text; what the assistant generates is marked.
+MARKED = TEMPLATE.replace(
+    "{{ m['content'] }}\n",
+    "{% if m['role'] == 'user' %}{{ m['content'] }}\n{% else %}{% generation %}{{ m['content'] }}\n{% endgeneration %}{% endif %}",
+)
 
 
 def said(*contents: object) -> str:
@@ -49,6 +54,24 @@ def test_a_template_that_rewrites_earlier_messages_has_no_assistant_spans(tiny_l
     assert len(encode_conversation(tokenizer, messages, template=last, assistant_only=False)[0]) > 4
     with pytest.raises(Refused, match="changes earlier messages"):
         encode_conversation(tokenizer, messages, template=last, assistant_only=True)
+
+
+def test_what_a_template_marks_are_the_targets_that_a_search_finds(tiny_lm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    messages = parse_conversation(said("what is <a> ?", "yes, b \u00e9", "and\n\nthen", "", "so", " no "))
+    found = encode_conversation(tokenizer, messages, template=TEMPLATE, assistant_only=True)
+    marked = encode_conversation(tokenizer, messages, template=MARKED, assistant_only=True)
+    for searched, read in zip(found, marked, strict=True):
+        assert searched.dtype == read.dtype and searched.tolist() == read.tolist()
+    ids, targets = marked
+    assert tokenizer.decode(ids[targets == 1]) == "yes, b \u00e9\n\n no \n"
+    # A template's own is read alike; all tokens are targets where that is asked, marks or not.
+    tokenizer.chat_template = MARKED
+    assert encode_conversation(tokenizer, messages, template=None, assistant_only=True)[1].tolist() == targets.tolist()
+    assert encode_conversation(tokenizer, messages, template=MARKED, assistant_only=False)[1].all()
+    # Who marks may rewrite what came before.
+    last = encode_conversation(tokenizer, messages, template="{{ messages | length }}" + MARKED, assistant_only=True)
+    assert tokenizer.decode(last[0][last[1] == 1]) == tokenizer.decode(ids[targets == 1])
 
 
 def test_the_shipped_llama_template() -> None:

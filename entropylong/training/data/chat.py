@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 # Why a record was refused, or was not taken whole.
 NOT_JSON, NO_MESSAGES, NOT_RENDERED, CUT = "NOT_JSON", "NO_MESSAGES", "NOT_RENDERED", "CUT"
 SPECIAL_TOKEN = "SPECIAL_TOKEN"
+# As transformers looks for it.
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Refused(Exception):
@@ -59,15 +62,22 @@ def encode_conversation(
         tokenizer: with offsets (a fast one).
         messages: as `parse_conversation` gives them.
         template: Jinja, rendered in transformers' sandbox; None takes the tokenizer's own.
-        assistant_only: targets are what the assistant said and its end; else all tokens.
+        assistant_only: targets are what the template marks as generated ({% generation %}); of a template without marks, what
+            the assistant said and its end. Else all tokens.
 
     Raises:
-        Refused: the template refuses it, or does not render a conversation's beginning as the beginning of its whole.
+        Refused: the template refuses it, or marks nothing and does not render a conversation's beginning as that of its whole.
     """
     planted = [token for token in tokenizer.all_special_tokens if any(token in message["content"] for message in messages)]
     if planted:
         raise Refused(SPECIAL_TOKEN, f"a message holds {planted[0]!r}, which would end or begin one")
     try:
+        if assistant_only and _MARK.search(template or tokenizer.get_chat_template()):
+            marked = tokenizer.apply_chat_template(
+                messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True,
+                tokenizer_kwargs={"verbose": False},
+            )  # fmt: skip
+            return np.array(marked["input_ids"], np.int32), np.array(marked["assistant_masks"], np.uint8)
         text = _render(tokenizer, messages, template)
         spans = _assistant_spans(tokenizer, messages, template, text) if assistant_only else [(0, len(text))]
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
