@@ -201,6 +201,17 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
     )
 
 
+def test_values_are_what_is_written(tmp_path: Path) -> None:
+    """Nothing in a value is looked up or filled in, and no value stands for "missing", in files as in overrides."""
+    written = ("${train.model}", "cost: ${5", "???", "{{ bos_token }}${x}")
+    for value in written:
+        (tmp_path / "a.yaml").write_text(f"train:\n  chat_template: '{value}'\n")
+        assert load_config(tmp_path / "a.yaml").train.chat_template == value
+        assert load_config("demo", [f"train.chat_template='{value}'"]).train.chat_template == value
+    conf = load_config("demo", ["spark.conf.spark.sql.shuffle.partitions=012"]).spark.conf
+    assert conf["spark.sql.shuffle.partitions"] == "012"
+
+
 def test_extends_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b\n")
     (tmp_path / "b.yaml").write_text("extends: a\n")
