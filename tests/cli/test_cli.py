@@ -43,12 +43,14 @@ def test_usage_errors_are_one_line_and_exit_2(
     assert said in told and len(told.strip().splitlines()) == 1, told
 
 
+@pytest.mark.e2e
 def test_a_usage_error_exits_2() -> None:
     done = cli("run", "--config", str(CONF / "demo.yaml"), "anchors.alpa=2")
     assert done.returncode == 2 and "the nearest valid key is 'anchors.alpha'" in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.e2e
 def test_a_missing_corpus_is_one_line_and_exits_1(tmp_path: Path, tiny_lm: Path, tiny_encoder: Path) -> None:
     done = cli(
         "run", "--config", str(CONF / "demo.yaml"), "--input", str(tmp_path / "missing.jsonl"), f"workspace={tmp_path / 'w'}",

@@ -18,6 +18,8 @@ from entropylong.corpus.sources.demo import demo_documents
 from entropylong.corpus.sources.readers import Record, list_units, read_unit
 from entropylong.errors import SourceError
 
+pytestmark = pytest.mark.runtime
+
 texts = st.text(alphabet="ab .\n!é", max_size=300)
 
 

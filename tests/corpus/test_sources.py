@@ -12,6 +12,8 @@ from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
 from tests import tiny
 from tests.conftest import CONF, OpenRunner, rows_of
 
+pytestmark = pytest.mark.runtime
+
 
 def outcomes(runner: object) -> dict[str, list[tuple[str, str | None]]]:
     found: dict[str, list[tuple[str, str | None]]] = {}

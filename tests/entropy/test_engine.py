@@ -67,6 +67,7 @@ def test_head_never_hides_what_is_not_finite(bad: float, at: int) -> None:
     assert entropy[0].isfinite() and nll[0].isfinite() and not (entropy[1].isfinite() and nll[1].isfinite())
 
 
+@pytest.mark.e2e
 def test_head_needs_less_than_a_gigabyte_at_any_size() -> None:
     """8,192 rows of 128,256 logits are 4.2 GB: their entropy must come out of a process that never held one."""
     code = """

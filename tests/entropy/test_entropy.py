@@ -22,6 +22,8 @@ from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.measuring import Pair, measure
 from tests import tiny
 
+pytestmark = pytest.mark.runtime
+
 TEXTS = [tiny.TEXT[: 40 * n] for n in range(1, 6)] + ["a <|endoftext|> b", "é日本🙂" * 5]
 
 

@@ -153,6 +153,7 @@ def test_the_model_is_gone_afterwards(sharp: Path) -> None:
     assert len(long) == 70 and len(short) == 9
 
 
+@pytest.mark.model
 def test_models_that_attend_otherwise_are_refused(tmp_path: Path) -> None:
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     sliding = saved(tmp_path / "sliding", MistralConfig(**SMALL, **heads, sliding_window=32))

@@ -24,24 +24,20 @@ from entropylong.errors import EntropyLongError, EvaluationError
 from entropylong.evaluation.audit.dataset import read_sample
 from entropylong.evaluation.audit.measure import FAR, distances_within, reach, repeats
 from entropylong.models.causal_lm import CausalLM, Ids
-from entropylong.models.prepare import ModelSpec, prepare
 from tests import tiny
-from tests.conftest import CONF, REAL_LM, MakeConfig
+from tests.conftest import CONF, MakeConfig
 
 
 @pytest.fixture(scope="module")
-def real_lm(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    from entropylong.config import load_config
-
-    cache = load_config(CONF / "demo.yaml").cache_folder
-    return CausalLM(prepare(ModelSpec(REAL_LM), cache).path, document_start_id=0)
+def smollm(real_lm: Path) -> CausalLM:
+    return CausalLM(real_lm, document_start_id=0)
 
 
-def test_only_what_repeats_far_back_needs_far_context(real_lm: CausalLM) -> None:
+def test_only_what_repeats_far_back_needs_far_context(smollm: CausalLM) -> None:
     words = sorted({word for _, text in demo_documents("pydoc_data.topics") for word in re.findall(r"[a-z]{4,}", text)})
     chosen = random.Random(0).sample(words, 240)
-    first, other = (np.array(real_lm.encode(" " + " ".join(part)), np.int32) for part in (chosen[:120], chosen[120:]))
-    repeated, fresh = (reach(real_lm, np.concatenate([first, second]), [32, 64]) for second in (first, other))
+    first, other = (np.array(smollm.encode(" " + " ".join(part)), np.int32) for part in (chosen[:120], chosen[120:]))
+    repeated, fresh = (reach(smollm, np.concatenate([first, second]), [32, 64]) for second in (first, other))
     assert repeated.asked == tuple(2 * len(first) - d - d // 4 for d in (32, 64))
     assert repeated.far[1] > 0.9 * len(first) and repeated.against[1] < 0.1 * len(first)
     # Words at random are never where the model is sure: chance moves them both ways, and only the repetition moves one way.

@@ -21,7 +21,6 @@ from entropylong.evaluation.ruler.prepare import LENGTHS, Row, rows_of, runnable
 from entropylong.evaluation.ruler.run import _figures
 from entropylong.evaluation.ruler.score import TaskScore, cleaned, row_score, task_scores
 from entropylong.evaluation.ruler.tasks import _DEPTHS, TASKS, Setting, _chain, _example_lines
-from tests.conftest import REAL_LM
 
 Count = Callable[[str], int]
 SENTENCE = "Essay {n} has a sentence of its own, number {n}."
@@ -53,12 +52,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 @pytest.fixture(scope="module")
-def count(tmp_path_factory: pytest.TempPathFactory) -> Count:
+def count(real_lm: Path) -> Count:
     """Tokens of the real model's tokenizer."""
-    from entropylong.config import load_config
-    from entropylong.models.prepare import ModelSpec, prepare
-
-    tokenizer = AutoTokenizer.from_pretrained(prepare(ModelSpec(REAL_LM), load_config("demo").cache_folder).path)
+    tokenizer = AutoTokenizer.from_pretrained(real_lm)
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 

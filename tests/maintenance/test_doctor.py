@@ -90,6 +90,7 @@ def doctor_with(java: Path) -> tuple[dict[str, dict[str, str]], str]:
     return {one["part"]: one for one in json.loads(done.stdout)}, done.stderr
 
 
+@pytest.mark.e2e
 def test_doctor_says_in_one_line_why_java_dies(tmp_path: Path) -> None:
     """A Java that says a good version and then cannot start, on both streams and with a trace, as real ones do."""
     java = tmp_path / "bin" / "java"

@@ -42,6 +42,7 @@ def test_gguf_is_converted_once_by_many_workers(tmp_path: Path, monkeypatch: pyt
     assert not list((tmp_path / "cache" / "models").glob("*.building"))
 
 
+@pytest.mark.model
 def test_real_models_are_safetensors_and_start_documents_right() -> None:
     cache = Path(load_config(CONF / "demo.yaml").node_cache).expanduser()
     prepared = prepare(ModelSpec(REAL_LM), cache)

@@ -101,6 +101,7 @@ def outputs(content: Any) -> list[Any]:
 PICTURES = {"01_entropy": 4, "02_dependencies": 4, "03_compare": 1, "04_cost": 2}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", PICTURES)
 def test_notebooks_run_and_show_pictures(name: str, ran: dict[str, Any]) -> None:
     shown = outputs(ran[name])
@@ -114,6 +115,7 @@ def test_notebooks_run_and_show_pictures(name: str, ran: dict[str, Any]) -> None
     assert len(shown) == sum(cell.cell_type == "code" for cell in ran[name].cells), "each cell shows what it is about"
 
 
+@pytest.mark.e2e
 def test_notebooks_show_the_pages(ran: dict[str, Any]) -> None:
     pages = {name: [o.data["text/html"] for o in outputs(ran[name]) if "text/html" in o.data] for name in PICTURES}
     assert "scored_documents" in pages["01_entropy"][0] and "red = uncertain" in pages["01_entropy"][2]
@@ -122,6 +124,7 @@ def test_notebooks_show_the_pages(ran: dict[str, Any]) -> None:
     assert "Reckoned with" in pages["04_cost"][-1]
 
 
+@pytest.mark.e2e
 def test_a_missing_workspace_is_one_line_and_widgets_are_read(ran: dict[str, Any]) -> None:
     without, missing, words, not_there = outputs(ran["probe"])
     assert without.data["text/plain"] == "False"

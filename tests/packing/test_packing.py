@@ -12,6 +12,8 @@ from entropylong.packing.groups import ContextChunk, Dependency, Group, fit_grou
 from entropylong.packing.sequences import PackRule, pack_groups, plan_bins
 from entropylong.utils.hashing import xxhash64
 
+pytestmark = pytest.mark.runtime
+
 LENGTH = 200
 
 

@@ -16,6 +16,8 @@ from tests.conftest import MakeConfig
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.e2e
+
 # The cheapest stage of each kind; pack gives whole tables, score a stream of rows.
 KINDS = [
     ("pack", "task exception"),

@@ -51,6 +51,7 @@ KILLED = textwrap.dedent(
 )
 
 
+@pytest.mark.e2e
 def test_jvm_killed_between_write_and_checkpoint(
     copied: Path, finished: Path, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_run_on_another_machine_comes_in_between(
     assert rows_of(open_runner(copied), table, columns) == rows_of(open_runner(finished), table, columns)
 
 
+@pytest.mark.e2e
 def test_the_lock_falls_with_its_process(tmp_path: Path, open_runner: OpenRunner, copied: Path) -> None:
     code = (
         "import sys, time; from entropylong.storage.workspace import Workspace\n"

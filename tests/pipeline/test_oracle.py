@@ -17,6 +17,8 @@ from tests import tiny
 from tests.conftest import CONF, REAL_ENCODER, REAL_LM
 from tests.oracle import Oracle
 
+pytestmark = [pytest.mark.runtime, pytest.mark.e2e]
+
 ROOTS = ("scipy.signal._filter_design.buttord", "scipy.signal._filter_design.cheb1ord")
 MAX_TOKENS, CUT, TOP_K, ALPHA, EPSILON, WINDOW = 160, 128, 2, 2.0, 0.4, 16
 

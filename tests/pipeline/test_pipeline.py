@@ -21,6 +21,7 @@ from tests.conftest import OpenRunner, rows_of, versions
 READINGS = ("pair_id", "root_id", "chunk_id", "readings")
 
 
+@pytest.mark.runtime
 def test_every_stage_wrote_ok_rows_and_conserved_its_keys(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     from entropylong.reporting.status import status_rows
@@ -33,6 +34,7 @@ def test_every_stage_wrote_ok_rows_and_conserved_its_keys(finished: Path, open_r
     assert rows["documents"]["done"] == 12
 
 
+@pytest.mark.runtime
 def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     ctx, store = runner.state.context, runner.state.store
@@ -240,6 +242,7 @@ def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, 
     assert rows_of(one, "sequences", columns) == rows_of(other, "sequences", columns)
 
 
+@pytest.mark.runtime
 def test_views_and_describe_explain_the_data(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     for table in TABLES:

@@ -18,6 +18,8 @@ from entropylong.errors import EnvironmentProblem
 from entropylong.training.run import require_reader
 from tests.conftest import ON_RUNTIME
 
+pytestmark = pytest.mark.runtime
+
 ROOT = Path(__file__).parents[2]
 SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 

@@ -24,6 +24,8 @@ from entropylong.training.steps import read_steps
 from tests import tiny
 from tests.conftest import CONF, OpenRunner
 
+pytestmark = pytest.mark.runtime
+
 
 def table(text: str, head: str) -> list[list[str]]:
     """The rows of the first Markdown table under a line that starts so."""

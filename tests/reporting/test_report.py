@@ -90,6 +90,7 @@ def test_rank_words() -> None:
     assert rank_words([]) == rank_words([Rate(1, 5, 0)]) == "No candidate was accepted at any rank."
 
 
+@pytest.mark.runtime
 def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
     found = gather(runner.state)
@@ -108,6 +109,7 @@ def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunn
     assert json.dumps(found.facts) and found.stages[0].seconds is not None
 
 
+@pytest.mark.runtime
 def test_what_a_sentence_is_worth_is_measured(copied: Path, open_runner: OpenRunner, tiny_lm: Path, tmp_path: Path) -> None:
     runner = open_runner(copied)
     roots = gallery(runner.state)

@@ -24,6 +24,8 @@ from entropylong.retrieval.windows import window_ids
 from entropylong.storage.array_files import MANIFEST, write_array
 from entropylong.utils.hashing import file_sha256, xxhash64
 
+pytestmark = pytest.mark.runtime
+
 
 def unit_vectors(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
     # Few distinct values, so that equal scores are common and their order is tested.

@@ -14,6 +14,8 @@ from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import GAINS
 from entropylong.storage.store import Store
 
+pytestmark = pytest.mark.runtime
+
 FP = "0123456789abcdef"
 
 

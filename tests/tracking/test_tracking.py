@@ -6,11 +6,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from entropylong.pipeline.metrics.compute import latest_figures
 from entropylong.pipeline.steps import STEPS
 from tests.conftest import OpenRunner
+
+pytestmark = pytest.mark.runtime
 
 
 def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> None:

@@ -18,6 +18,8 @@ from entropylong.errors import EnvironmentProblem, FeedError, UsageError
 from entropylong.training.data.export import export_sequences, mds_sample
 from tests.conftest import OpenRunner, skip_on_runtime
 
+pytestmark = pytest.mark.runtime
+
 # mosaicml-streaming, in a folder of its own: `make test` fills it.
 MDS = Path(sysconfig.get_paths()["purelib"]).parents[2] / "mds"
 
@@ -55,6 +57,7 @@ for row in data:
 """
 
 
+@pytest.mark.e2e
 @skip_on_runtime("mosaicml-streaming stands beside the environment with the extra `train` alone")
 def test_mds_is_read_back_by_mosaicml_streaming(
     finished: Path, open_runner: OpenRunner, packed: dict[int, Row], tmp_path: Path

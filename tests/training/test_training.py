@@ -93,6 +93,7 @@ def _same(found: Step, wanted: Step) -> None:
             torch.testing.assert_close(found[part][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_loss_and_gradients_at_any_cut(ranks: int, obvious: dict[str, Step], tiny_lm: Path, tmp_path: Path) -> None:
     """Two key heads on four sequence ranks: they are repeated. Masks are unequal, a rank may have nothing that counts.
@@ -199,6 +200,7 @@ def test_rope_base_is_transformers_own(base: float | None, tiny_lm: Path) -> Non
     assert ours.config.max_position_embeddings == 4096
 
 
+@pytest.mark.model
 def test_a_rounded_or_uninitialised_rope_is_found(tiny_lm: Path) -> None:
     config = with_rope_base(AutoConfig.from_pretrained(tiny_lm), 2e8, 4096)
     for spoil in (lambda m: m.to(torch.bfloat16), lambda m: m.model.rotary_emb.inv_freq.uniform_()):

@@ -62,6 +62,7 @@ def rows(feed: SealedFeed) -> list[object]:
     return next(iter(Feed([feed.folder], [1.0], seed=0, batch=count)))
 
 
+@pytest.mark.e2e
 def test_it_trains_and_mlflow_has_the_curve(
     config_of: ConfigOf, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], messages: list[str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_it_trains_and_mlflow_has_the_curve(
     check_model_card(config, done, tmp_path)
 
 
+@pytest.mark.e2e
 def test_executors_and_torchrun_give_the_same_run(config_of: ConfigOf, spark: SparkSession) -> None:
     """One code path: a barrier task each, or torchrun without Spark on what --prepare left."""
     done = run_training(config_of("train.launch=cluster", "train.sequence_parallel=2"), spark)
@@ -144,6 +146,7 @@ def test_what_cannot_work_is_told_before_any_rank_starts(
         run_training(config_of("train.ranks=4", "train.batch=4", "train.launch=cluster"), spark)
 
 
+@pytest.mark.e2e
 def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSession) -> None:
     """Three rows of sequences to one of documents, each document whole, once, and with its start token."""
     config = config_of(
@@ -225,6 +228,7 @@ def conversations(path: Path, count: int = 12) -> Path:
     return path
 
 
+@pytest.mark.e2e
 def test_sft_attends_within_each_conversation(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
     """Packed whole and once; targets are all tokens, or what the assistant said; the template goes with the result."""
     path = conversations(tmp_path / "chat.jsonl")
@@ -280,6 +284,7 @@ def test_broken_conversations_are_listed_or_stop_the_run(
         feeds_of(config_of(*keys[:3], "train.chat_template=\"{{ raise_exception('no') }}\""), spark)
 
 
+@pytest.mark.e2e
 def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: SparkSession, tmp_path: Path) -> None:
     """SIGTERM to the driver: its ranks save and leave. Kill -9 of the command: they end with it. Each time the run goes on."""
     config = config_of("train.steps=60", "train.ranks=1", "train.save_every=10")
@@ -319,6 +324,7 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
     assert [m.step for m in history] == list(range(1, 61)) and client.get_run(run).info.status == "FINISHED"
 
 
+@pytest.mark.e2e
 def test_smollm2_learns_real_text(spark: SparkSession, tmp_path: Path) -> None:
     """The real model, seven steps on docstrings packed at 1,024 tokens: the loss falls."""
     from entropylong.config import load_config

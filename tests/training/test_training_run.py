@@ -84,6 +84,7 @@ def unbroken(settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+@pytest.mark.e2e
 def test_it_learns_and_leaves_a_plain_model(unbroken: Path, settings: TrainSettings) -> None:
     curve = losses(unbroken)
     assert len(curve) == STEPS and curve[-1] < curve[0]
@@ -101,6 +102,7 @@ def test_it_learns_and_leaves_a_plain_model(unbroken: Path, settings: TrainSetti
         assert step.tokens_per_second == pytest.approx(step.tokens / step.seconds) == 2 * step.tokens_per_second_per_rank
 
 
+@pytest.mark.e2e
 def test_the_export_gives_the_logits_that_were_trained(unbroken: Path, settings: TrainSettings) -> None:
     """The weights of the last checkpoint, put into transformers' own model by name: equal logits, to the bit."""
     exported = AutoModelForCausalLM.from_pretrained(unbroken / "model", dtype=torch.float32)
@@ -117,6 +119,7 @@ def test_the_export_gives_the_logits_that_were_trained(unbroken: Path, settings:
     assert torch.equal(plain(ids).logits, exported(ids).logits)
 
 
+@pytest.mark.e2e
 def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(unbroken: Path, settings: TrainSettings, tmp_path: Path) -> None:
     """A loss that is no number, a rank that dies, a disk that is full, a scheduler's SIGTERM, a kill; then to the end."""
 
@@ -139,6 +142,7 @@ def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(unbroken: Path, setting
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
+@pytest.mark.e2e
 def test_another_world_size_and_a_checkpoint_cut_short(unbroken: Path, settings: TrainSettings, tmp_path: Path) -> None:
     """Stopped at two ranks; its newest checkpoint loses a byte; four ranks, two a sequence, go on from the one before."""
     run(settings, tmp_path, 2, "term", 5)

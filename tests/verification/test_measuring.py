@@ -18,6 +18,8 @@ from entropylong.verification.measuring import Pair, measure
 from entropylong.verification.reuse import LEAST_SAVING, decide, pays, shared_cost, whole_cost
 from tests import tiny
 
+pytestmark = pytest.mark.runtime
+
 LLAMA = KNOWN["meta-llama/Meta-Llama-3-8B"]
 
 

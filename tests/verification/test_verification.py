@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from entropylong.verification.copying import copy_lengths
 from entropylong.verification.planning import Anchor, plan_root
 from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
 from entropylong.verification.rules.base import Rule
+
+pytestmark = pytest.mark.runtime
 
 tokens = st.lists(st.integers(0, 3), max_size=14)
 
