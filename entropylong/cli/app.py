@@ -28,8 +28,6 @@ from entropylong.pipeline.open import open_runner, open_state
 from entropylong.utils.log import NORMAL, QUIET, VERBOSE, show
 
 if TYPE_CHECKING:
-    from entropylong.config.schema import Source
-    from entropylong.corpus.sampling import Sampled
     from entropylong.pipeline.runner import Runner
 
 
@@ -157,16 +155,11 @@ def plan(
     from entropylong.config import load_config
     from entropylong.planning.estimate import make_plan
     from entropylong.planning.tables import plan_report
+    from entropylong.spark.session import session
 
     loaded = load_config(config, only_overrides(words), input_path)
 
-    def sample(name: str, source: Source) -> Sampled:
-        from entropylong.corpus.stage import sample_table
-        from entropylong.spark.session import session
-
-        return sample_table(session(loaded), name, source)
-
-    found = make_plan(loaded, sample)
+    found = make_plan(loaded, lambda: session(loaded))
     if as_json:
         print(json.dumps(found.as_json()))
     else:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, only_overrides
 from entropylong.errors import UsageError
-
-if TYPE_CHECKING:
-    from pyspark.sql import Column
-    from pyspark.sql.types import StructField
-
-    from entropylong.config import Config
-    from entropylong.corpus.sampling import Sample
 
 
 def doctor(
@@ -86,9 +79,12 @@ def init(
     from rich.table import Table
 
     from entropylong.config import load_config
-    from entropylong.config.loader import input_source
+    from entropylong.config.sources import Source, input_source
     from entropylong.corpus.init_config import config_text, what_was_seen
-    from entropylong.corpus.sampling import look_at, sample_files
+    from entropylong.corpus.sampling import look_at, sample_source
+    from entropylong.corpus.sources.files import FileSource
+    from entropylong.corpus.sources.registry import SOURCES
+    from entropylong.spark.session import session
     from entropylong.utils.files import write_whole
 
     if not path.strip():
@@ -99,12 +95,9 @@ def init(
         raise UsageError(f"{file} is there already; --out FILE writes another, --force writes over it")
     extends = "base" if torch.cuda.is_available() else "small"
     base = load_config(extends)
-    if source["kind"] == "delta":
-        sample = _sample_table(base, source)
-    else:
-        if "://" not in path:
-            source["path"] = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (absolute() keeps ..)
-        sample = sample_files(source["kind"], source["path"])
+    if isinstance(SOURCES[source["kind"]], FileSource) and "://" not in path:
+        source["path"] = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (absolute() keeps ..)
+    sample = sample_source(Source(**source), lambda: session(base))
     look = look_at(sample, source["kind"], base.ingest.max_chars, text, doc_id)
     workspace = file.absolute().parent / "runs" / name
     lines = config_text(name, source, look, base, extends, workspace, path)
@@ -121,45 +114,3 @@ def init(
     print(f"Wrote {file}; what is made of the corpus goes to {workspace}. Next:")
     for command in ("doctor", "plan", "run", "report"):
         print(f"  entropylong {command} --config {shlex.quote(str(file))}")
-
-
-def _sample_table(base: Config, source: dict[str, Any]) -> Sample:
-    """A sample of a Delta table, by Spark; so many records of it as a driver can hold, also of books."""
-    from pyspark.errors import PySparkException
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as T
-
-    from entropylong.corpus.sampling import FILE_BYTES, FILE_RECORDS, FILES, Sample
-    from entropylong.errors import SourceError
-    from entropylong.spark.session import session
-    from entropylong.storage.store import quoted
-
-    reader = session(base).read.format("delta")
-    try:
-        frame = reader.table(source["table"]) if "table" in source else reader.load(source["path"])
-        some = frame.select(*map(_light, frame.schema)).limit(FILES * FILE_RECORDS)
-        sizes = [
-            F.coalesce(F.length(quoted(field.name, None)), F.lit(0))
-            for field in some.schema
-            if isinstance(field.dataType, (T.StringType, T.BinaryType))
-        ]
-        mean = some.agg(F.avg(sum(sizes, F.lit(1)))).collect()[0][0] or 1.0
-        rows = some.limit(max(1, int(FILES * FILE_BYTES / mean))).collect()
-        return Sample([row.asDict() for row in rows], float(frame.count()))
-    except PySparkException as error:
-        raise SourceError(f"cannot read {source.get('table') or source['path']}: {' '.join(str(error).split())[:160]}") from None
-
-
-def _light(field: StructField) -> Column:
-    """The column; of what is nested only that it is there: it can be neither text nor id, and vectors are large."""
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as T
-
-    from entropylong.storage.store import quoted
-
-    column = F.col(quoted(field.name, None))
-    if isinstance(field.dataType, T.ArrayType):
-        return F.when(column.isNotNull(), F.array()).alias(field.name)
-    if isinstance(field.dataType, (T.StructType, T.MapType)):
-        return F.when(column.isNotNull(), F.create_map()).alias(field.name)
-    return column

@@ -20,21 +20,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from entropylong.config.schema import (
-    CANARY_FACTS,
-    CANARY_ROOTS,
-    CATALOG_SCHEMA,
-    NAME,
-    NAMED,
-    SOURCE_ENDINGS,
-    TABLE,
-    Config,
-    Train,
-    TrainData,
-    generic,
-    keys_of,
-    walk,
-)
+from entropylong.config.schema import NAMED, Config, Train, TrainData, generic, keys_of, walk
+from entropylong.config.section import CATALOG_SCHEMA, NAME, TABLE
+from entropylong.config.sources import CANARY_FACTS, CANARY_ROOTS, TABLE_SOURCES, SourceKind, input_source
 from entropylong.errors import ConfigError
 
 # Keys of earlier versions: the value that is retired (None: the whole key), and what to do.
@@ -199,28 +187,6 @@ def _value(text: str, value: str) -> Any:
         raise ConfigError(f"override {text!r}: the value is not YAML: {' '.join(str(error).split())}") from None
 
 
-def input_source(path_or_table: str) -> dict[str, Any]:
-    """The one source that `--input` stands for: kind by the ending or by what lies there, named after the file."""
-    path = Path(path_or_table).expanduser()
-    at = path_or_table if "://" in path_or_table else str(path)
-    stem = re.sub(r"[^a-z0-9_]+", "_", path.name.split(".")[0].lower()).strip("_")
-    name = stem if NAME.match(stem) else f"input_{stem}".rstrip("_")
-    is_file_name = path.name.endswith(tuple(ending for endings in SOURCE_ENDINGS.values() for ending in endings))
-    if not path.exists() and not is_file_name and CATALOG_SCHEMA.match(path_or_table.rpartition(".")[0]):
-        return {path_or_table.rpartition(".")[2].lower(): {"kind": "delta", "table": path_or_table}}
-    return {name[:64]: {"kind": _kind_of(path), "path": at}}
-
-
-def _kind_of(path: Path) -> str:
-    if (path / "_delta_log").is_dir():
-        return "delta"
-    names = [path.name] if not path.is_dir() else [p.name for p in sorted(path.rglob("*")) if p.is_file()]
-    for kind, endings in SOURCE_ENDINGS.items():
-        if any(name.endswith(endings) for name in names):
-            return kind
-    return "jsonl"
-
-
 def _merge(into: dict[str, Any], tree: Mapping[str, Any]) -> None:
     for key, value in tree.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
@@ -273,7 +239,7 @@ def _plant_canaries(tree: dict[str, Any]) -> None:
     count, sources = tree.get("canaries"), tree.get("sources")
     if isinstance(count, int) and count > 0 and isinstance(sources, dict):
         for role, side in (("root", CANARY_ROOTS), ("corpus", CANARY_FACTS)):
-            sources[f"canary_{side}"] = {"kind": "canaries", "path": f"{side}:{count}", "role": role}
+            sources[f"canary_{side}"] = {"kind": SourceKind.CANARIES, "path": f"{side}:{count}", "role": role}
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str], file: str) -> str:
@@ -299,8 +265,8 @@ def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -
                 f"sources.{name}.table",
                 f"{source.table!r} is not a table name like catalog.schema.table; a directory goes under path",
             )
-        if source.table is not None and source.kind != "delta":
-            fail(f"sources.{name}.table", f"only kind delta reads a table, not kind {source.kind}")
+        if source.table is not None and source.kind not in TABLE_SOURCES:
+            fail(f"sources.{name}.table", f"only kind {' or '.join(TABLE_SOURCES)} reads a table, not kind {source.kind}")
     if config.pack.length < config.roots.max_tokens + config.contexts.max_tokens + 64:
         fail(
             "pack.length",

@@ -1,4 +1,4 @@
-"""The configuration: one frozen typed `Config` (config_files.py reads it from YAML and `key.sub=value` overrides).
+"""The configuration: one frozen typed `Config` (loader.py reads it from YAML and `key.sub=value` overrides).
 
 conf/base.yaml holds every key with its default and its meaning; the models here hold types, bounds and which keys are
 *operational* (they change speed or place, never a result, and are left out of fingerprints).
@@ -11,48 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-OPERATIONAL = "operational"
-Operational = Field(json_schema_extra={OPERATIONAL: True})
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
-# Names as catalogs have them; they are quoted wherever SQL sees them, so a hyphen is no minus.
-_PART = "[A-Za-z0-9_][A-Za-z0-9_-]*"
-CATALOG_SCHEMA = re.compile(rf"^{_PART}\.{_PART}$")
-TABLE = re.compile(rf"^{_PART}(\.{_PART}){{0,2}}$")
-# Both sides of planted documents, as the path of a canaries source names them.
-CANARY_ROOTS, CANARY_FACTS = "roots", "facts"
-# How the files of a source kind end.
-SOURCE_ENDINGS: dict[str, tuple[str, ...]] = {
-    "parquet": (".parquet",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson"),
-    "text": (".txt", ".md", ".rst"),
-}
-
-
-class Section(BaseModel):
-    """A group of keys. Frozen; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Columns(Section):
-    """Which columns of a source hold the text and the id (doc_id null: a hash of the text)."""
-
-    text: str = "text"
-    doc_id: str | None = "doc_id"
-
-
-class Source(Section):
-    """One named input. The name is semantic, the path is not: the same data may move."""
-
-    kind: Literal["parquet", "jsonl", "text", "delta", "demo", "canaries"]
-    path: Annotated[str | None, Operational] = None
-    table: Annotated[str | None, Operational] = None
-    columns: Columns = Columns()
-    role: Literal["root", "corpus", "both"] = "both"
+from entropylong.config.section import OPERATIONAL, Operational, Positive, Section, Share
+from entropylong.config.sources import Source
 
 
 class Corpus(Section):

@@ -16,7 +16,8 @@ import xxhash
 from entropylong.config import Config
 from entropylong.core.handles import Excluded
 from entropylong.corpus.decontamination import GRAM, Grams, strings_in
-from entropylong.corpus.sources.readers import Damaged, Unit, json_lines, list_units
+from entropylong.corpus.sources.base import WHOLE_FILES, Damaged, Unit
+from entropylong.corpus.sources.jsonl import JSONL, json_lines
 from entropylong.errors import ExcludedFileError, SourceError
 from entropylong.storage.array_files import MANIFEST, Contents, copy_once, read_array, read_manifest, write_array
 from entropylong.utils.files import write_whole
@@ -40,7 +41,7 @@ def prepare_excluded(config: Config) -> Excluded | None:
     """
     if not config.corpus.exclude:
         return None
-    units = [unit for path in config.corpus.exclude for unit in list_units(EXCLUDE, "jsonl", path, 1 << 62)]
+    units = [unit for path in config.corpus.exclude for unit in JSONL.list_units(EXCLUDE, path, WHOLE_FILES)]
     key = digest([GRAM, [[_name(unit), _hash(unit)] for unit in units]])
     directory = Path(config.workspace).absolute() / "exclude" / key
     directory.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from entropylong.config.sources import SOURCE_ENDINGS, TABLE_SOURCES
 from entropylong.corpus.sampling import Look
+from entropylong.corpus.sources.registry import SOURCES
 
 # Of the roots that a first run takes: minutes on two cores, some minutes of a GPU.
 FIRST_ROOTS = {"small": 20, "base": 2000}
@@ -37,7 +39,7 @@ def config_text(name: str, source: dict[str, Any], look: Look, base: Any, extend
         f"workspace: {_scalar(str(workspace))}",
         "sources:",
         f"  {name}:",
-        "    # How it is read, by the endings found there: parquet | jsonl | text | delta.",
+        f"    # How it is read, by the endings found there: {' | '.join([*SOURCE_ENDINGS, *TABLE_SOURCES])}.",
         f"    kind: {source['kind']}",
         "    # Where it lies. It may move: results do not depend on the place. New files, or rows, are new documents.",
         *(f"    {key}: {_scalar(source[key])}" for key in ("path", "table") if key in source),
@@ -55,7 +57,7 @@ def _scalar(value: str) -> str:
 
 
 def _columns(look: Look, kind: str) -> Iterator[str]:
-    if kind == "text":
+    if SOURCES[kind].one_document_a_file:
         return
     yield "    columns:"
     yield f"      # What is read: {look.text.why}."

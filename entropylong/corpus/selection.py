@@ -9,6 +9,7 @@ from entropylong.config import Config
 from entropylong.core.context import StageContext
 from entropylong.corpus.roots import PIECE, SPLIT
 from entropylong.corpus.sources.canaries import PREFIX
+from entropylong.corpus.sources.registry import planted_sources
 from entropylong.utils.hashing import share_threshold
 
 
@@ -26,7 +27,7 @@ def is_held_out(config: Config, doc_id: Column) -> Column:
 
 def has_canaries(config: Config) -> bool:
     """Whether a source plants any."""
-    return any(source.kind == "canaries" for source in config.sources.values())
+    return bool(planted_sources(config))
 
 
 def is_canary(doc_id: Column) -> Column:

@@ -6,67 +6,45 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-from delta.tables import DeltaTable
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config
-from entropylong.config.schema import Source
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.stage import Driver, FileStage, RowStage, StageKind
 from entropylong.core.udf import Rows, map_rows, record_batches
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
-from entropylong.corpus.sampling import SAMPLE_TEXTS, Sampled
-from entropylong.corpus.selection import has_canaries, is_canary
+from entropylong.corpus.selection import is_canary
+from entropylong.corpus.sources.base import RECORD_COLUMNS, Unit
 from entropylong.corpus.sources.canaries import PREFIX
-from entropylong.corpus.sources.readers import Unit, list_units, read_unit, to_record
-from entropylong.errors import SourceError
+from entropylong.corpus.sources.registry import planted_sources, unit_source
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import CHUNKS, CONTAMINATED, ERROR, OK, SKIPPED, struct_of
-from entropylong.storage.store import quoted
 from entropylong.utils.hashing import xxhash64
 from entropylong.utils.isolation import refused
 
 _UNIT = "source STRING, kind STRING, path STRING, name STRING, n_bytes BIGINT, start BIGINT, end BIGINT"
-_RECORD = (
-    "doc_id STRING, text STRING, source STRING, n_chars INT, text_hash BIGINT, origin STRING, "
-    "outcome STRING, code STRING, detail STRING"
-)
-
-
-def sources_in_order(config: Config) -> list[tuple[str, Source]]:
-    """Sources that may give roots first, then by name: the first text stays, and a root must not fall to a corpus copy."""
-    return sorted(config.sources.items(), key=lambda item: (item[1].role == "corpus", item[0]))
-
-
-def all_units(config: Config) -> list[Unit]:
-    """The units of every file source, in order. Driver side."""
-    units: list[Unit] = []
-    for name, source in sources_in_order(config):
-        if source.path is not None and source.kind != "delta":
-            units += list_units(name, source.kind, source.path, config.ingest.unit_bytes)
-    return units
 
 
 def read_units(spark: SparkSession, config: Config, units: Sequence[Unit]) -> DataFrame:
     """Records of the units. Driver: plans one task a unit. Executors: read bytes, decode, parse."""
     sources = dict(config.sources)
     max_chars = config.ingest.max_chars
-    schema = to_arrow_schema(struct_of(_RECORD))
+    schema = to_arrow_schema(struct_of(RECORD_COLUMNS))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         def records() -> Iterator[dict[str, Any]]:
             for unit in units_of(batches):
                 source = sources[unit.source]
-                columns = source.columns
-                yield from (r.row() for r in read_unit(unit, source.path or "", columns.text, columns.doc_id, max_chars))
+                columns, root = source.columns, source.path or ""
+                records = unit_source(unit.kind).records(unit, root, columns.text, columns.doc_id, max_chars)
+                yield from (record.row() for record in records)
 
         yield from record_batches(records(), schema)
 
-    return unit_frame(spark, units).mapInArrow(read, _RECORD)
+    return unit_frame(spark, units).mapInArrow(read, RECORD_COLUMNS)
 
 
 def unit_frame(spark: SparkSession, units: Sequence[Unit]) -> DataFrame:
@@ -79,64 +57,6 @@ def units_of(batches: Iterable[pa.RecordBatch]) -> Iterator[Unit]:
     return (Unit(**row) for batch in batches for row in batch.to_pylist())
 
 
-def source_version(spark: SparkSession, name: str, source: Source) -> int:
-    """The newest Delta version of a source table.
-
-    Raises:
-        SourceError: there is no such Delta table, or it cannot be read.
-    """
-    try:
-        table = DeltaTable.forName(spark, quoted(source.table)) if source.table else DeltaTable.forPath(spark, str(source.path))
-        return int(table.history(1).select("version").collect()[0][0])
-    except PySparkException as error:
-        reason = " ".join(str(error).split())[:160]
-        raise SourceError(f"source {name}: no readable Delta table at {source.table or source.path}: {reason}") from None
-
-
-def read_table(spark: SparkSession, name: str, source: Source, version: int, max_chars: int) -> DataFrame:
-    """Records of the rows of a user's Delta table at one version, with the same checks as files.
-
-    A row of a table has no place of its own: id and text name it, and a copy of it is the same record.
-    """
-    frame = _table_at(spark, name, source, version)
-    columns = source.columns
-    doc_id = F.col(columns.doc_id).cast("string") if columns.doc_id in frame.columns else F.lit(None).cast("string")
-    schema = to_arrow_schema(struct_of(_RECORD))
-
-    def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = []
-            for row in batch.to_pylist():
-                given, value = row["doc_id"], row["text"]
-                origin = f"row:{xxhash64(given or '', value.decode('utf-8', 'replace') if value else '') & (2**64 - 1)}"
-                rows.append(to_record(name, origin, given, value, max_chars).row())
-            yield pa.RecordBatch.from_pylist(rows, schema=schema)
-
-    text = F.col(columns.text).cast("string").cast("binary").alias("text")
-    return frame.select(doc_id.alias("doc_id"), text).mapInArrow(check, _RECORD)
-
-
-def _table_at(spark: SparkSession, name: str, source: Source, version: int) -> DataFrame:
-    reader = spark.read.format("delta").option("versionAsOf", version)
-    frame = reader.table(quoted(source.table)) if source.table else reader.load(str(source.path))
-    text = source.columns.text
-    if text not in frame.columns:
-        have = ", ".join(frame.columns)
-        raise SourceError(f"source {name}: no column {text!r} (it has {have}); map it with sources.{name}.columns.text")
-    return frame
-
-
-def sample_table(spark: SparkSession, name: str, source: Source) -> Sampled:
-    """Rows of a user's Delta table, and the mean length of some of its texts: for `entropylong plan`.
-
-    Raises:
-        SourceError: there is no such table, or it has no such column.
-    """
-    frame = _table_at(spark, name, source, source_version(spark, name, source))
-    lengths = frame.select(F.length(F.col(source.columns.text).cast("string")).alias("n")).where("n > 0").limit(SAMPLE_TEXTS)
-    return Sampled(float(frame.count()), float(lengths.agg(F.avg("n")).collect()[0][0] or 0.0))
-
-
 def resolve_duplicates(records: DataFrame, existing: DataFrame, config: Config) -> DataFrame:
     """One ok row a doc_id and a text; the others skipped or errors, so that no order of arrival within a batch matters.
 
@@ -146,8 +66,7 @@ def resolve_duplicates(records: DataFrame, existing: DataFrame, config: Config) 
         config: of two records with one text that of a source which may give roots stays, or a root would be lost; where canaries
             are planted nothing else may bear their ids, as it would never be packed.
     """
-    if has_canaries(config):
-        planted = [name for name, source in config.sources.items() if source.kind == "canaries"]
+    if planted := planted_sources(config):
         taken = (F.col("outcome") == OK) & ~F.col("source").isin(planted) & is_canary(F.col("doc_id"))
         records = _refuse(records, taken, ERROR, "RESERVED_ID", f"ids that begin with {PREFIX} are those of planted documents")
     root_sources = config.sources_with_role("root")

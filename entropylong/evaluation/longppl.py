@@ -240,11 +240,11 @@ def read_documents(path: Path) -> list[str]:
         SourceError: no such file.
         EvaluationError: a line without a text, or no text at all.
     """
-    from entropylong.corpus.sources.readers import list_units, read_unit  # which need pyarrow
+    from entropylong.corpus.sources.jsonl import JSONL  # which needs pyarrow
 
     texts = []
-    for unit in list_units("documents", "jsonl", str(path), ALL):
-        for record in read_unit(unit, str(path), "text", None, ALL):
+    for unit in JSONL.list_units("documents", str(path), ALL):
+        for record in JSONL.records(unit, str(path), "text", None, ALL):
             if record.outcome == "error":
                 raise EvaluationError(f"{path}: should be JSON lines with a text; {record.detail}")
             texts += [record.text.strip()] if record.text is not None else []

@@ -17,7 +17,8 @@ from rich.table import Table
 from entropylong.config import Config
 from entropylong.core.stage_names import MEASURED
 from entropylong.corpus.sources.canaries import PREFIX, fact_of
-from entropylong.corpus.sources.demo import demo_documents
+from entropylong.corpus.sources.demo import DEMO, demo_documents
+from entropylong.corpus.sources.registry import SOURCES
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.results import Result
 from entropylong.experiments import links as claim
@@ -79,7 +80,7 @@ def write_roots(config: Config) -> Path:
 
 
 def _docstrings(config: Config) -> dict[str, str]:
-    paths = [s.path for s in config.sources.values() if s.kind == "demo" and s.path]
+    paths = [s.path for s in config.sources.values() if SOURCES[s.kind] is DEMO and s.path]
     return {doc_id: text for path in paths for module in path.split(",") for doc_id, text in demo_documents(module.strip())}
 
 

@@ -10,8 +10,8 @@ from pyspark.sql import functions as F
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.results import Counts
 from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
-from entropylong.corpus.sources.readers import Unit
-from entropylong.corpus.stage import all_units, source_version, sources_in_order
+from entropylong.corpus.sources.base import TableSource, Unit
+from entropylong.corpus.sources.registry import SOURCES, all_units, sources_in_order
 from entropylong.errors import NothingToDo
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import step_writing
@@ -102,14 +102,15 @@ def units_left(state: PipelineState, value: str) -> list[Unit]:
 
 
 def tables_left(state: PipelineState, value: str) -> list[str]:
-    """List Delta sources that have another version than the one that was read last.
+    """List tables that have another version than the one that was read last.
 
     The note of that version is a cache: without it the table is read again, and every record it gave is recognised.
     """
     left = []
     for name, source in sources_in_order(state.config):
-        if source.kind == "delta":
+        reader = SOURCES[source.kind]
+        if isinstance(reader, TableSource):
             note = state.workspace.checkpoint("documents", value, name)
-            if not note.is_file() or note.read_text() != str(source_version(state.spark, name, source)):
+            if not note.is_file() or note.read_text() != str(reader.newest_version(state.spark, name, source)):
                 left.append(name)
     return left

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from entropylong.config import Config
-from entropylong.config.schema import SOURCE_ENDINGS
-from entropylong.corpus.sources.readers import find
+from entropylong.corpus.sources.files import FileSource, find
+from entropylong.corpus.sources.registry import SOURCES
 from entropylong.errors import ModelError
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.window import check_window
@@ -16,8 +16,8 @@ from entropylong.models.window import check_window
 def check_sources(config: Config) -> None:
     """Raise SourceError where a file source has nothing at its path."""
     for name, source in config.sources.items():
-        if source.path is not None and source.kind in SOURCE_ENDINGS:
-            find(name, source.path)
+        if isinstance(SOURCES[source.kind], FileSource):
+            find(name, str(source.path))
 
 
 def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from entropylong.config import Config
-from entropylong.config.schema import Source
-from entropylong.corpus.sampling import Sampled
 from entropylong.models.hardware import Rate, rate_of
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import KNOWN, ModelShape, shape_of
@@ -17,6 +15,9 @@ from entropylong.planning.corpus import CorpusSize, corpus_size
 from entropylong.planning.retrieval import CORE_FLOPS, NODE_BYTES, RetrievalPlan, plan_retrieval
 from entropylong.planning.sizes import ANCHOR_SHARE, Sizes, sizes_of
 from entropylong.planning.verification import Way, ways_to_verify
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # Bytes on disk, measured on docstrings in Parquet with snappy: of a character of text, of a token id.
 TEXT_BYTES, ID_BYTES = 0.52, 1.7
@@ -96,19 +97,19 @@ class Plan:
         }
 
 
-def make_plan(config: Config, sample_table: Callable[[str, Source], Sampled]) -> Plan:
+def make_plan(config: Config, session: Callable[[], SparkSession]) -> Plan:
     """The plan of a run of this config.
 
     Args:
         config: any; its `plan` section holds what cannot be known beforehand.
-        sample_table: samples a Delta source, given its name.
+        session: starts Spark, for a source that is a table.
 
     Raises:
         ConfigError: the corpus has no size, or its numbers contradict each other.
         ModelError: a model's shape is neither known nor to be had.
         SourceError: a source is not there.
     """
-    corpus = corpus_size(config, sample_table)
+    corpus = corpus_size(config, session)
     sizes = sizes_of(config, corpus)
     shape = model_shape(config, config.model.name, config.model.revision)
     encoder = model_shape(config, config.encoder.name, config.encoder.revision)

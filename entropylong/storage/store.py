@@ -17,7 +17,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from entropylong.config.schema import CATALOG_SCHEMA
+from entropylong.config.section import CATALOG_SCHEMA
 from entropylong.errors import ConcurrentRun, TableError, WorkerDied
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import CONTAMINATED, ERROR, OK, TABLES, TableSchema

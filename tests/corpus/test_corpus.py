@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropylong.corpus.chunking import chunk_text, split_long
+from entropylong.corpus.sources.base import Record
 from entropylong.corpus.sources.demo import demo_documents
-from entropylong.corpus.sources.readers import Record, list_units, read_unit
+from entropylong.corpus.sources.registry import unit_source
 from entropylong.errors import SourceError
 
 pytestmark = pytest.mark.runtime
@@ -61,8 +62,10 @@ def test_whole_documents() -> None:
 
 
 def read(path: Path, kind: str = "jsonl", text: str = "text", unit_bytes: int = 10**6, max_chars: int = 10**7) -> list[Record]:
-    units = list_units("s", kind, str(path), unit_bytes)
-    return [r for u in units for r in read_unit(u, str(path), text, "doc_id", max_chars)]
+    reader = unit_source(kind)
+    return [
+        r for u in reader.list_units("s", str(path), unit_bytes) for r in reader.records(u, str(path), text, "doc_id", max_chars)
+    ]
 
 
 def read_some(path: Path, unit_bytes: int) -> list[Record]:
@@ -106,7 +109,9 @@ def test_ranges_of_a_file_give_each_line_once(tmp_path: Path, unit_bytes: int) -
     path.write_text("".join(json.dumps({"doc_id": str(i), "text": "é" * (i % 9 + 1)}) + "\n" for i in range(40)))
     assert [r.doc_id for r in read_some(path, unit_bytes)] == [str(i) for i in range(40)]
     origins = {r.origin.rpartition(":")[0] for r in read(path, unit_bytes=unit_bytes)}
-    assert origins == {u.name for u in list_units("s", "jsonl", str(path), unit_bytes)}, "a unit without a row is read for ever"
+    assert origins == {u.name for u in unit_source("jsonl").list_units("s", str(path), unit_bytes)}, (
+        "a unit without a row is read for ever"
+    )
 
 
 def test_compressed_and_cut_off_files(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ import pytest
 import zstandard
 
 from entropylong.cli import app
-from entropylong.cli.setup import _sample_table
 from entropylong.config import load_config
-from entropylong.corpus.sampling import FILE_BYTES, look_at, sample_files
+from entropylong.config.sources import Source
+from entropylong.corpus.sampling import look_at, sample_source
+from entropylong.corpus.sources.base import Extent, Sample
 from entropylong.corpus.sources.demo import demo_documents
+from entropylong.corpus.sources.registry import SOURCES
 from entropylong.errors import SourceError
 from tests import tiny
 from tests.conftest import MakeConfig
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 MAX = 20_000_000
+
+
+def no_spark() -> SparkSession:
+    raise AssertionError("files need none")
+
+
+def sample_files(kind: str, path: str) -> Sample:
+    return sample_source(Source.model_validate({"kind": kind, "path": path}), no_spark)
 
 
 def rows(n: int = 40) -> list[dict[str, object]]:
@@ -62,7 +72,7 @@ def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
         handle.write(data)
         handle.truncate(1 << 40)
     sample = sample_files("jsonl", str(file))
-    assert len(data) < FILE_BYTES and len(sample.records) == 500
+    assert len(data) < Extent.n_bytes and len(sample.records) == 500
     assert sample.documents == pytest.approx((1 << 40) / len(data) * 4000, rel=0.1)
 
 
@@ -107,8 +117,8 @@ def test_what_is_damaged_in_a_file_costs_only_that(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines(rows()))[:-20])
     sample = sample_files("jsonl", str(tmp_path / "cut.jsonl.gz"))
     assert len(sample.records) >= 39 and look_at(sample, "jsonl", MAX).refused == {"UNREADABLE_FILE": 1}
-    (tmp_path / "book.jsonl").write_bytes(lines([{"text": "word " * FILE_BYTES}]))
-    assert look_at(sample_files("jsonl", str(tmp_path / "book.jsonl")), "jsonl", 5 * MAX).median_chars == 5 * FILE_BYTES
+    (tmp_path / "book.jsonl").write_bytes(lines([{"text": "word " * Extent.n_bytes}]))
+    assert look_at(sample_files("jsonl", str(tmp_path / "book.jsonl")), "jsonl", 5 * MAX).median_chars == 5 * Extent.n_bytes
     cells = pa.array([b"fine", b"caf\xe9"]).cast(pa.large_binary())
     text = pa.LargeStringArray.from_buffers(2, cells.buffers()[1], cells.buffers()[2])
     pq.write_table(pa.table({"text": text}), tmp_path / "docs.parquet")
@@ -121,8 +131,10 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["word " * 2000] * 20_000}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
     assert (tmp_path / "a.parquet").stat().st_size > 190e6
     code = (
-        "import resource; from entropylong.corpus.sampling import sample_files; peak = lambda: resource.getrusage(0).ru_maxrss; "
-        f"before = peak(); assert len(sample_files('parquet', {str(tmp_path)!r}).records) == 500; print(peak() - before)"
+        "import resource; from entropylong.corpus.sources.base import Extent; from entropylong.config.sources import Source; "
+        "from entropylong.corpus.sources.parquet import RECORD; peak = lambda: resource.getrusage(0).ru_maxrss; before = peak(); "
+        f"sample = RECORD.sample('docs', Source(kind='parquet', path={str(tmp_path)!r}), None, Extent()); "
+        "assert len(sample.records) == 500; print(peak() - before)"
     )
     grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(grown) < 60_000, "KiB"
@@ -137,8 +149,6 @@ def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
 
 
 def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[no-untyped-def]
-    from entropylong.corpus.sampling import Sample
-
     return look_at(Sample(list(some), float(len(some))), "jsonl", MAX, **named)
 
 
@@ -191,16 +201,13 @@ def test_init_says_in_one_line_what_is_no_corpus(
     assert said in told and told.count("\n") == 1 and not (tmp_path / "docs.yaml").exists()
 
 
-def test_a_table_s_sample_is_bounded_by_characters_and_without_what_is_nested(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("entropylong.corpus.sampling.FILE_BYTES", 1000)
+def test_a_table_s_sample_is_bounded_by_characters_and_without_what_is_nested(spark: SparkSession, tmp_path: Path) -> None:
     table = tmp_path / "docs"
     nested = "array(1.0, 2.0) AS vector, named_struct('a', 1) AS meta, map('a', 1) AS m"
     spark.sql(f"SELECT 'd' || id AS `an.id`, repeat('word ', 200) AS body, {nested} FROM range(40)").write.format("delta").save(
         str(table)
     )
-    sample = _sample_table(load_config("small"), {"path": str(table)})
+    sample = SOURCES["delta"].sample("docs", Source(kind="delta", path=str(table)), lambda: spark, Extent(n_bytes=1000))
     ids = {record["an.id"] for record in sample.records}
     assert len(ids) == len(sample.records) == 15 and sample.documents == 40, "16 files' worth of characters"
     for record in sample.records:

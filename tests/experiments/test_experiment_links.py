@@ -12,9 +12,8 @@ from pyspark.sql import SparkSession
 
 from entropylong.config import load_config
 from entropylong.core.stage_names import MEASURED
-from entropylong.corpus.sources.canaries import canary, canary_documents, fact_of
+from entropylong.corpus.sources.canaries import CANARIES, canary, canary_documents, fact_of
 from entropylong.corpus.sources.demo import demo_documents
-from entropylong.corpus.sources.readers import list_units
 from entropylong.entropy.engine import Reading, entropy_at
 from entropylong.errors import EvaluationError, SourceError
 from entropylong.experiments import links as claim
@@ -40,7 +39,7 @@ def test_a_canary_asks_for_what_its_fact_says() -> None:
         assert before > 600, "the root has a body before it asks"
     assert [doc for doc, _ in canary_documents("facts:2")] == ["canary:00000:fact", "canary:00001:fact"]
     with pytest.raises(SourceError, match="roots:N or facts:N"):
-        list_units("planted", "canaries", "everything:3", 1)
+        CANARIES.list_units("planted", "everything:3", 1)
 
 
 def test_canaries_are_counted_whatever_a_budget_left_out(spark: SparkSession) -> None:

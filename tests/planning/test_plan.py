@@ -16,9 +16,7 @@ from pyspark.sql import functions as F
 
 from entropylong.cli.app import call
 from entropylong.config import Config, load_config
-from entropylong.config.schema import Source, operational_keys
-from entropylong.corpus.sampling import Sampled
-from entropylong.corpus.stage import sample_table
+from entropylong.config.schema import operational_keys
 from entropylong.errors import ConfigError, SourceError
 from entropylong.planning.corpus import CorpusSize, corpus_size
 from entropylong.planning.estimate import Plan, make_plan
@@ -34,12 +32,12 @@ EVERY_ROOT = ["roots.limit=null", "plan.root_tokens=null", "plan.anchors_per_roo
 STATED = ["plan.documents=1000000"]
 
 
-def no_table(name: str, source: Source) -> Sampled:
+def no_spark() -> SparkSession:
     raise AssertionError("no Delta source here")
 
 
 def planned(name: str, *overrides: str) -> Plan:
-    return make_plan(load_config(CONF / f"{name}.yaml", overrides), no_table)
+    return make_plan(load_config(CONF / f"{name}.yaml", overrides), no_spark)
 
 
 def hours(plan: Plan) -> dict[str, float]:
@@ -159,7 +157,7 @@ def test_sources_are_sampled(kind: str, number: int, tmp_path: Path) -> None:
         else:
             data = "".join(json.dumps({"text": text, "doc_id": str(i)}) + "\n" for i, text in enumerate(mine)).encode()
             (folder / f"{part}.{kind}").write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
-    size = corpus_size(load_config("base", input_path=str(folder)), no_table)
+    size = corpus_size(load_config("base", input_path=str(folder)), no_spark)
     assert size.documents == pytest.approx(len(written), rel=0.25 if kind == "jsonl.gz" else 0.1)
     assert size.chars == pytest.approx(sum(map(len, written)) / len(written), rel=0.1)
     assert size.roots == size.corpus == size.documents
@@ -167,19 +165,24 @@ def test_sources_are_sampled(kind: str, number: int, tmp_path: Path) -> None:
 
 def test_roles_of_the_sources() -> None:
     config = load_config(CONF / "demo.yaml")
-    size = corpus_size(config, no_table)
+    size = corpus_size(config, no_spark)
     assert 0 < size.roots < size.documents == size.corpus
 
 
 def test_a_delta_source_is_counted(spark: SparkSession, tmp_path: Path) -> None:
     path = str(tmp_path / "table")
     spark.createDataFrame([("a" * 100,), ("b" * 300,), (None,)], "body STRING").write.format("delta").save(path)
-    keys = {"kind": "delta", "path": path, "columns": {"text": "body", "doc_id": None}}
-    assert sample_table(spark, "mine", Source(**keys)) == Sampled(3, 200)
-    with pytest.raises(SourceError, match="no column 'text'"):
-        sample_table(spark, "mine", Source(kind="delta", path=path))
-    with pytest.raises(SourceError, match="no readable Delta table"):
-        sample_table(spark, "mine", Source(kind="delta", path=str(tmp_path / "none")))
+
+    def size(at: str, *overrides: str) -> CorpusSize:
+        keys = ["sources.mine.kind=delta", f"sources.mine.path={at}", *overrides]
+        return corpus_size(load_config(CONF / "base.yaml", keys), lambda: spark)
+
+    found = size(path, "sources.mine.columns.text=body", "sources.mine.columns.doc_id=null")
+    assert (found.documents, found.chars) == (pytest.approx(2), 200), "a null is no document"
+    with pytest.raises(SourceError, match="source mine: no column 'text'"):
+        size(path)
+    with pytest.raises(SourceError, match="source mine: no readable Delta table"):
+        size(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(

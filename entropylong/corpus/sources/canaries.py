@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from entropylong.config.schema import CANARY_FACTS, CANARY_ROOTS
+from entropylong.config.sources import CANARY_FACTS, CANARY_ROOTS, SourceKind
+from entropylong.corpus.sources.base import Raw, Unit, UnitSource
 from entropylong.errors import SourceError
 from entropylong.utils.hashing import xxhash64
 
@@ -55,6 +56,22 @@ _FILLER = (
     "Then take the tea bag out of the cup. Add some milk and sugar if you like, and be careful, because the tea is hot.",
 )
 _PARAGRAPHS = 7
+
+
+class Canaries(UnitSource):
+    """Planted documents of one side; a source's path is `roots:N` or `facts:N`."""
+
+    kind = SourceKind.CANARIES
+    is_planted = True
+
+    def list_units(self, source: str, path: str, unit_bytes: int) -> list[Unit]:
+        """Make all of them one unit."""
+        split_path(path)
+        return [Unit(source, self.kind, path, path, len(path))]
+
+    def read(self, unit: Unit, root: str, text_column: str, id_column: str | None) -> Iterator[Raw]:
+        """Invent them."""
+        yield from canary_documents(unit.path)
 
 
 @dataclass(frozen=True)
@@ -124,3 +141,6 @@ def split_path(path: str) -> tuple[str, int]:
 def fact_of(root_id: str) -> str:
     """The document that knows what a canary's root asks."""
     return f"{root_id.removesuffix(':root')}:fact"
+
+
+RECORD = CANARIES = Canaries()

@@ -11,10 +11,30 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+from entropylong.config.sources import SourceKind
+from entropylong.corpus.sources.base import Raw, Unit, UnitSource
 from entropylong.errors import SourceError
 
 LEAST_CHARS = 500
 LANGUAGE_REFERENCE = "pydoc_data.topics"
+
+
+class Demo(UnitSource):
+    """Docstrings of the modules that a source's path names, with commas between them."""
+
+    kind = SourceKind.DEMO
+
+    def list_units(self, source: str, path: str, unit_bytes: int) -> list[Unit]:
+        """Make each module a unit, which changes with the size of its files."""
+        units = []
+        for module in filter(None, map(str.strip, path.split(","))):
+            size = sum(file.stat().st_size for file in module_files(module))
+            units.append(Unit(source, self.kind, module, f"{module}@{size}", size))
+        return units
+
+    def read(self, unit: Unit, root: str, text_column: str, id_column: str | None) -> Iterator[Raw]:
+        """Read the module's docstrings."""
+        yield from demo_documents(unit.path)
 
 
 def demo_documents(module: str) -> Iterator[tuple[str, str]]:
@@ -72,3 +92,6 @@ def _topics(source: str) -> Iterator[tuple[str, str]]:
                 if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
                     yield str(key.value), inspect.cleandoc(str(value.value))
             return
+
+
+RECORD = DEMO = Demo()

@@ -14,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from entropylong.config.loader import input_source
-from entropylong.corpus.sources.readers import Damaged, Unit, filesystem, json_lines, list_units
+from entropylong.config.sources import SourceKind, input_source
+from entropylong.corpus.sources.base import WHOLE_FILES, Damaged, Unit
+from entropylong.corpus.sources.files import filesystem
+from entropylong.corpus.sources.jsonl import json_lines
+from entropylong.corpus.sources.registry import unit_source
 from entropylong.errors import EvaluationError
 from entropylong.models.causal_lm import Ids
 from entropylong.utils.hashing import digest, xxhash64
@@ -58,13 +61,13 @@ def read_sample(path: Path, count: int, seed: int) -> Sample:
         EvaluationError: a row has neither text nor ids, or a file is damaged.
     """
     ((_, source),) = input_source(str(path)).items()
-    if source["kind"] not in ("jsonl", "parquet"):
+    if (rows := _ROWS.get(source["kind"])) is None:
         raise EvaluationError(f"{path}: is of kind {source['kind']}; an audit reads JSON lines or parquet")
-    units = list_units("audit", source["kind"], str(source["path"]), 1 << 62)
+    units = unit_source(source["kind"]).list_units("audit", str(source["path"]), WHOLE_FILES)
     kept: list[tuple[int, int, Content]] = []
     seen: set[int] = set()
     total = 0
-    for number, content in enumerate(row for unit in units for row in _rows(unit, str(source["path"]))):
+    for number, content in enumerate(row for unit in units for row in rows(unit, str(source["path"]))):
         seen.add(_hash(content))
         entry = (-xxhash64(seed, number), number, content)
         if len(kept) < count:
@@ -81,13 +84,7 @@ def _hash(content: Content) -> int:
     return xxhash.xxh3_64_intdigest(content.encode() if isinstance(content, str) else content.tobytes())
 
 
-def _rows(unit: Unit, root: str) -> Iterator[Content]:
-    if unit.kind == "parquet":
-        try:
-            yield from _parquet_rows(unit, root)
-        except (OSError, pa.ArrowException) as error:
-            raise EvaluationError(f"{unit.path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-        return
+def _json_rows(unit: Unit, root: str) -> Iterator[Content]:
     for number, line in enumerate(json_lines(unit), start=1):
         where = f"{unit.path}: record {number}"
         if isinstance(line, Damaged):
@@ -100,6 +97,17 @@ def _rows(unit: Unit, root: str) -> Iterator[Content]:
 
 
 def _parquet_rows(unit: Unit, root: str) -> Iterator[Content]:
+    try:
+        yield from _arrow_rows(unit, root)
+    except (OSError, pa.ArrowException) as error:
+        raise EvaluationError(f"{unit.path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+# The kinds that an audit reads, with all columns that it needs.
+_ROWS = {SourceKind.JSONL: _json_rows, SourceKind.PARQUET: _parquet_rows}
+
+
+def _arrow_rows(unit: Unit, root: str) -> Iterator[Content]:
     with filesystem(root)[0].open_input_file(unit.path) as handle:
         file = pq.ParquetFile(handle)
         columns = [name for name in (TEXT, IDS, MASK) if name in file.schema_arrow.names]

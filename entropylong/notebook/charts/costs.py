@@ -6,12 +6,10 @@ Spark reads what was shown; the rest is arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pandas as pd
 
-from entropylong.config.schema import Source
-from entropylong.corpus.sampling import Sampled
 from entropylong.errors import UsageError
 from entropylong.notebook.views import OpenWorkspace, View, not_yet
 from entropylong.pipeline.metrics.compute import latest_figures
@@ -44,10 +42,10 @@ def plan_of(opened: OpenWorkspace, known: Mapping[str, float], *overrides: str) 
         overrides: `key.sub=value`; plan.documents must be among them.
     """
     stated = [f"{key}={value}" for key, value in known.items()]
-    return make_plan(opened.config_with("plan.device=H100", *stated, *overrides), _no_table)
+    return make_plan(opened.config_with("plan.device=H100", *stated, *overrides), _no_session)
 
 
-def _no_table(name: str, source: Source) -> Sampled:
+def _no_session() -> NoReturn:
     raise UsageError("give plan.documents=N: a notebook samples no source")
 
 

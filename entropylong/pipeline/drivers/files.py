@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 
 from entropylong.core.stage import FileStage
-from entropylong.corpus.stage import read_table, read_units, resolve_duplicates, source_version
+from entropylong.corpus.sources.registry import table_source
+from entropylong.corpus.stage import read_units, resolve_duplicates
 from entropylong.pipeline.backlog import tables_left, units_left
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Artifact
@@ -38,8 +39,9 @@ def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: 
 
 def _ingest_table(state: PipelineState, stage: FileStage, value: str, name: str) -> None:
     source = state.config.sources[name]
-    version = source_version(state.spark, name, source)
-    records = read_table(state.spark, name, source, version, state.config.ingest.max_chars)
+    reader = table_source(source.kind)
+    version = reader.newest_version(state.spark, name, source)
+    records = reader.read_table(state.spark, name, source, version, state.config.ingest.max_chars)
     documents = state.store.read(stage.writes, value)
     new = records.join(documents.select("source", "origin"), ["source", "origin"], how="left_anti").dropDuplicates(["origin"])
     if new.head(1):

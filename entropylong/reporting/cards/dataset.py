@@ -13,6 +13,7 @@ import entropylong
 from entropylong.config import Config
 from entropylong.corpus.decontamination import GRAM
 from entropylong.corpus.exclusion import EXCLUDED_GRAMS
+from entropylong.corpus.sources.registry import planted_sources
 from entropylong.packing.recipes.contexts import GROUPED
 from entropylong.packing.sequences import ROOT
 from entropylong.pipeline.metrics.compute import KINDS
@@ -113,8 +114,9 @@ def _sources(state: PipelineState) -> Iterator[tuple[str, str, str, int]]:
     """Name, kind, role and documents; not what was planted, which is never packed."""
     documents = state.ok_rows("documents")
     counts = {row.source: row["count"] for row in documents.groupBy("source").count().collect()}
+    planted = planted_sources(state.config)
     for name, source in sorted(state.config.sources.items()):
-        if source.kind != "canaries":
+        if name not in planted:
             yield name, source.kind, source.role, counts.get(name, 0)
 
 

@@ -23,7 +23,8 @@ from entropylong.core.handles import Excluded
 from entropylong.core.udf import record_batches
 from entropylong.corpus.exclusion import open_excluded
 from entropylong.corpus.selection import has_canaries, is_canary, is_held_out
-from entropylong.corpus.sources.readers import Damaged, json_lines, list_units
+from entropylong.corpus.sources.base import Damaged
+from entropylong.corpus.sources.jsonl import JSONL, json_lines
 from entropylong.corpus.stage import unit_frame, units_of
 from entropylong.errors import ConfigError, FeedError, QuarantineExceeded
 from entropylong.models.cache import WorkerModel, load
@@ -171,7 +172,7 @@ class Feeds:
 
     def _chat(self, name: str, data: TrainData) -> SealedFeed:
         source = Path(data.path or "").expanduser().absolute()
-        units = list_units(f"train.data {name}", "jsonl", str(source), self.config.ingest.unit_bytes)
+        units = JSONL.list_units(f"train.data {name}", str(source), self.config.ingest.unit_bytes)
         train, length, seed = self.config.train, self.config.pack.length, self.config.seed
         base = source.parent if source.is_file() else source
         files = sorted({Path(unit.path) for unit in units})
