@@ -25,6 +25,7 @@ def test_pure_layers_without_spark() -> None:
         import entropylong.entropy.scoring
         import entropylong.entropy.word_starts
         import entropylong.corpus.chunking
+        import entropylong.corpus.sources.canaries
         import entropylong.corpus.sources.demo
         import entropylong.models.causal_lm
         import entropylong.models.prepare
@@ -57,5 +58,17 @@ def test_pure_layers_without_spark() -> None:
         assert find_anchors(h, alpha=2.0, min_position=1).positions.tolist() == [50]
         """
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sources_are_listed_and_sampled_without_spark() -> None:
+    code = """
+import sys
+sys.modules |= {"pyspark": None, "delta": None}
+import entropylong.corpus.init_config
+from entropylong.corpus.sources.registry import SOURCES
+assert len(SOURCES) == 6
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
