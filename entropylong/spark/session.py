@@ -38,6 +38,9 @@ _LOCAL_SETTINGS = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
+    # Neither is read here: the text of each plan, for the UI that is off, and Spark's own check of each step of its planner.
+    "spark.sql.ui.explainMode": "simple",
+    "spark.sql.lightweightPlanChangeValidation": "false",
     "spark.databricks.delta.snapshotPartitions": "1",
     # Tasks that list a table's folder for VACUUM: ten thousand by default, half a minute a table.
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
