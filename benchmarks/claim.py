@@ -25,8 +25,9 @@ import torch
 from entropylong.experiments import training as claim
 from entropylong.experiments.training import ARMS, TUNED_ON, HeldOut, Scores
 from entropylong.models.causal_lm import CausalLM
-from entropylong.packing.document_runs import Strand, pack_strands
+from entropylong.packing.document_runs import DocumentRun, pack_document_runs
 from entropylong.packing.groups import ContextChunk, Dependency, Group
+from entropylong.packing.permute import permute
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
 from entropylong.training import loop
 from entropylong.training.data.order import epoch_order, rank_share
@@ -254,6 +255,7 @@ def pack_arms(
             tuple(model.prefix),
             tuple(stated["separator"]),
             model.pad_id,
+            swap=permute if recipe == "permuted" else None,
         )
 
     def group(root: str, links: Sequence[Dependency]) -> Group:
@@ -278,12 +280,12 @@ def pack_arms(
         "noverify": pack_groups([group(root, by_rank(root)) for root in sorted(accepted)], rule("noverify")),
     }
     budget = sum(s.end - s.start for q in arms["verified"] for s in q.segments if s.kind != "pad")
-    strands, spent = [], 0
+    runs, spent = [], 0
     for root in sorted(kept, key=lambda r: (xxhash64("standard", r), r)):
-        strand = Strand(root, (Piece("root", root, None, tuple(roots[root].tolist())),)).cut(max(0, budget - spent), 1)
-        spent += strand.tokens(1) + 1
-        strands += [strand] if strand.pieces else []
-    return arms | {TUNED_ON: pack_strands(strands, rule(TUNED_ON))}
+        run = DocumentRun(root, (Piece("root", root, None, tuple(roots[root].tolist())),)).cut(max(0, budget - spent), 1)
+        spent += run.tokens(1) + 1
+        runs += [run] if run.pieces else []
+    return arms | {TUNED_ON: pack_document_runs(runs, rule(TUNED_ON))}
 
 
 def hold_out(stated: Any, roots: Any, chunks: Any, accepted: Any, model: CausalLM) -> HeldOut:

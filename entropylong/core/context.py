@@ -34,7 +34,7 @@ class StageContext:
         cores: tasks that run at once.
         meter: adds up where the seconds of a step's tasks go.
         shape: of the causal LM, to tell what a sequence will cost.
-        query_model: the model that predicts a document's query, of recipe quest, if one does.
+        query_model: the model that predicts a document's query, if the recipe has one.
         excluded: the evaluation sets that no chunk and no root may share text with, if there are any.
         parallelism: tasks to cut this unit's work into.
         fingerprints: of each table, as far as they are resolved.

@@ -15,7 +15,8 @@ from entropylong.corpus.selection import has_canaries, is_canary
 from entropylong.errors import IndexFileError
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
-from entropylong.packing.recipes.baselines import STRANDS
+from entropylong.packing.recipes import recipe_of
+from entropylong.packing.recipes.base import DocumentRunRecipe
 from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR, START
 from entropylong.packing.stage import content_tokens, packable
 from entropylong.pipeline.backlog import counts
@@ -132,9 +133,9 @@ def reassembled(state: PipelineState, sequences: DataFrame) -> Check:
     config, words = state.config, load(state.context.causal_lm.tokenizer())
     start, pad = pad_and_start(words, config.model.document_start_id)
     fixed = {START: list(start), SEPARATOR: encode_plain(words, config.separator)}
-    frames = state.frames(step_writing("sequences"))
-    if config.pack.recipe in STRANDS:
-        return _strands_reassembled(state, sequences)
+    frames, recipe = state.frames(step_writing("sequences")), recipe_of(config)
+    if isinstance(recipe, DocumentRunRecipe):
+        return _document_runs_reassembled(state, recipe, sequences)
     roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("root_ids"))
     chunks = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
     pieces = (
@@ -149,7 +150,7 @@ def reassembled(state: PipelineState, sequences: DataFrame) -> Check:
         expected = expected.when(kind == name, F.array(*map(F.lit, ids)).cast("array<int>"))
     is_padding = (kind == PAD) & (F.array_distinct("piece") == F.array(F.lit(pad)))
     # What fills a rest is cut to it, and so is a context that was swapped with a shorter one.
-    may_be_cut = (kind == FILLER) | ((kind == CONTEXT) & F.lit(config.pack.recipe == "permuted"))
+    may_be_cut = (kind == FILLER) | ((kind == CONTEXT) & F.lit(recipe.swap is not None))
     is_right = F.coalesce(is_padding | (F.col("piece") == expected) | (may_be_cut & _begins(expected)), F.lit(False))
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), "kind", F.col("start").cast("string"))
     return _counted("sequences: every segment reassembles", pieces, ~is_right, place)
@@ -160,11 +161,10 @@ def _begins(ids: Column) -> Column:
     return F.col("piece") == F.slice(ids, 1, F.size("piece"))
 
 
-def _strands_reassembled(state: PipelineState, sequences: DataFrame) -> Check:
-    """Of a baseline: every piece begins what its strand holds there, made anew."""
-    producer = STRANDS[state.config.pack.recipe]
+def _document_runs_reassembled(state: PipelineState, recipe: DocumentRunRecipe, sequences: DataFrame) -> Check:
+    """Of a baseline: every piece begins what its document run holds there, made anew."""
     frames = packable(state.config, {**state.frames(step_writing("sequences")), "readings": state.readings()})
-    made = producer(state.context, frames, content_tokens(sequences))
+    made = recipe.document_runs(state.context, frames, content_tokens(sequences))
     known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
     pieces = (
         sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))

@@ -1,4 +1,4 @@
-"""Strands: documents in a fixed order, what a baseline packs in place of a root with its contexts. Pure Python."""
+"""Document runs: documents in a fixed order, what a baseline packs in place of a root with its contexts. Pure Python."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from entropylong.utils.hashing import xxhash64
 
 
 @dataclass(frozen=True)
-class Strand:
+class DocumentRun:
     """Pieces that follow each other in this order in one sequence.
 
     Attributes:
-        name: names it among the strands of its recipe.
+        name: names it among the runs of its recipe.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Strand:
         """With a separator of that many tokens between pieces."""
         return sum(len(piece.ids) for piece in self.pieces) + separator * max(0, len(self.pieces) - 1)
 
-    def cut(self, limit: int, separator: int) -> Strand:
+    def cut(self, limit: int, separator: int) -> DocumentRun:
         """Its first `limit` tokens; the last piece may be cut, none is left empty."""
         kept: list[Piece] = []
         room = limit
@@ -34,23 +34,23 @@ class Strand:
                 break
             kept.append(Piece(piece.kind, piece.root_id, piece.chunk_id, piece.ids[:room]))
             room -= len(kept[-1].ids)
-        return Strand(self.name, tuple(kept))
+        return DocumentRun(self.name, tuple(kept))
 
 
-def pack_strands(strands: Iterable[Strand], rule: PackRule) -> list[PackedSequence]:
-    """Strands -> sequences, best-fit decreasing as groups are; the result does not depend on their order.
+def pack_document_runs(runs: Iterable[DocumentRun], rule: PackRule) -> list[PackedSequence]:
+    """Document runs -> sequences, best-fit decreasing as groups are; the result does not depend on their order.
 
     Args:
-        strands: of one bucket; one above a sequence's room is cut on the right.
+        runs: of one bucket; one above a sequence's room is cut on the right.
         rule: length, and the ids around pieces.
     """
     separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
-    whole = [cut for strand in strands if (cut := strand.cut(capacity, separator)).pieces]
+    whole = [cut for run in runs if (cut := run.cut(capacity, separator)).pieces]
     ordered = sorted(whole, key=lambda s: (-s.tokens(separator), xxhash64(s.name), s.name))
     packed = []
-    for numbers in best_fit([strand.tokens(separator) for strand in ordered], capacity, separator):
+    for numbers in best_fit([run.tokens(separator) for run in ordered], capacity, separator):
         members = sorted((ordered[n] for n in numbers), key=lambda s: (xxhash64(rule.seed, s.name), s.name))
-        ids, segments = write([piece for strand in members for piece in strand.pieces], rule)
-        name = xxhash64(rule.seed, rule.recipe, *(strand.name for strand in members))
+        ids, segments = write([piece for run in members for piece in run.pieces], rule)
+        name = xxhash64(rule.seed, rule.recipe, *(run.name for run in members))
         packed.append(PackedSequence(name, ids, segments, ()))
     return packed

@@ -34,7 +34,7 @@ class Group:
 
     Attributes:
         fillers: chunks that may fill the rest of its sequence: retrieved and not accepted, or random, as `pack.filler` says.
-        capped: chunks that are verified for the root too, but whose uses other roots have: what recipe permuted must not swap in.
+        capped: chunks that are verified for the root too, but whose uses other roots have: what a swap must not bring in.
     """
 
     root_id: str

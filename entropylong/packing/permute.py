@@ -10,10 +10,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from entropylong.packing.groups import Group
+from entropylong.packing.sequences import CONTEXT, FILLER, ROOT, PackedSequence, PackRule, Piece, write
 from entropylong.utils.hashing import xxhash64
 
 # Contexts of the next lengths that are tried as partners.
 TRIES = 2000
+
+
+def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]], rule: PackRule) -> list[PackedSequence]:
+    """The same sequences with their contexts swapped (`swapped`) and no dependency.
+
+    Args:
+        packed: verified sequences.
+        groups: of each, its roots with all that was verified for them.
+        rule: as they were packed.
+    """
+    contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == CONTEXT] for q in packed]
+    fillers = [{s.chunk_id or 0 for s in q.segments if s.kind == FILLER} for q in packed]
+    found = []
+    for sequence, placed in zip(packed, swapped(contexts, groups, fillers), strict=True):
+        at = {p.number: Piece(CONTEXT, None, p.chunk_id, p.ids) for p in placed}
+        numbers = iter(range(len(sequence.segments)))
+        pieces = [
+            at.get(next(numbers)) if s.kind == CONTEXT else Piece(s.kind, s.root_id, s.chunk_id, sequence.ids_of(s))
+            for s in sequence.segments
+            if s.kind in (CONTEXT, ROOT, FILLER)
+        ]
+        ids, segments = write([piece for piece in pieces if piece is not None], rule)
+        found.append(PackedSequence(sequence.sequence_id, ids, segments, ()))
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ its tokens. A chunk stands at most once in a sequence, before every root that de
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from entropylong.packing.groups import ContextChunk, Group, fit_group, merge_copies, order_contexts
-from entropylong.packing.permute import swapped
 from entropylong.utils.hashing import xxhash64
 
 START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "separator", "filler", "pad"
@@ -22,7 +21,7 @@ START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "sepa
 
 @dataclass(frozen=True)
 class PackRule:
-    """The keys of `pack` and what goes between and around the pieces."""
+    """The keys of `pack`, what goes between and around the pieces, and what the recipe does with packed sequences, if anything."""
 
     length: int
     layout: str
@@ -33,6 +32,7 @@ class PackRule:
     start_ids: tuple[int, ...]
     separator_ids: tuple[int, ...]
     pad_id: int
+    swap: Swap | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,16 @@ class PackedSequence:
         return mask.tobytes()
 
 
+# (packed sequences, of each its roots with all that was verified for them, the rule) -> sequences in their place.
+Swap = Callable[[Sequence[PackedSequence], Sequence[Sequence[Group]], PackRule], list[PackedSequence]]
+
+
 def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]:
     """Pack one bucket. The result depends on the set of groups and the rule, never on their order.
 
     Args:
-        groups: roots with their contexts; a group without contexts is left out. Recipe permuted swaps them first.
-        rule: recipe, length, layout, order, filler and the ids around pieces.
+        groups: roots with their contexts; a group without contexts is left out.
+        rule: recipe, length, layout, order, filler, the ids around pieces, and the swap at the end, if there is one.
     """
     separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
     single = merge_copies(groups)
@@ -100,34 +104,10 @@ def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]
     usable = [g for g in fitted if g.contexts and g.tokens(separator) <= capacity]
     bins = plan_bins(usable, capacity, separator)
     packed = [assemble(members, rule) for members in bins]
-    if rule.recipe != "permuted":
+    if rule.swap is None:
         return packed
     whole = {group.root_id: group for group in single}
-    return permute(packed, [[whole[group.root_id] for group in members] for members in bins], rule)
-
-
-def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]], rule: PackRule) -> list[PackedSequence]:
-    """The same sequences with their contexts swapped (`permute.swapped`) and no dependency.
-
-    Args:
-        packed: verified sequences.
-        groups: of each, its roots with all that was verified for them.
-        rule: as they were packed.
-    """
-    contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == CONTEXT] for q in packed]
-    fillers = [{s.chunk_id or 0 for s in q.segments if s.kind == FILLER} for q in packed]
-    found = []
-    for sequence, placed in zip(packed, swapped(contexts, groups, fillers), strict=True):
-        at = {p.number: Piece(CONTEXT, None, p.chunk_id, p.ids) for p in placed}
-        numbers = iter(range(len(sequence.segments)))
-        pieces = [
-            at.get(next(numbers)) if s.kind == CONTEXT else Piece(s.kind, s.root_id, s.chunk_id, sequence.ids_of(s))
-            for s in sequence.segments
-            if s.kind in (CONTEXT, ROOT, FILLER)
-        ]
-        ids, segments = write([piece for piece in pieces if piece is not None], rule)
-        found.append(PackedSequence(sequence.sequence_id, ids, segments, ()))
-    return found
+    return rule.swap(packed, [[whole[group.root_id] for group in members] for members in bins], rule)
 
 
 def plan_bins(groups: Sequence[Group], capacity: int, separator: int) -> list[list[Group]]:

@@ -17,11 +17,13 @@ from entropylong.core.udf import arrow_table
 from entropylong.corpus.selection import has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
-from entropylong.packing.document_runs import Strand, pack_strands
+from entropylong.packing.document_runs import DocumentRun, pack_document_runs
 from entropylong.packing.groups import ContextChunk, Dependency, Group
-from entropylong.packing.recipes.baselines import STRANDS, within_budget
-from entropylong.packing.recipes.contexts import RECIPES
-from entropylong.packing.sequences import PAD, PackedSequence, PackRule, Piece, pack_groups
+from entropylong.packing.recipes import recipe_of
+from entropylong.packing.recipes.base import DocumentRunRecipe, GroupedRecipe, Recipe
+from entropylong.packing.recipes.shared import within_budget
+from entropylong.packing.recipes.verified import RECORD as VERIFIED
+from entropylong.packing.sequences import PAD, PackedSequence, PackRule, Piece, Swap, pack_groups
 from entropylong.storage.schemas import OK, SEQUENCES
 from entropylong.utils.hashing import digest
 from entropylong.verification.planning import RANDOM
@@ -32,18 +34,17 @@ _USES = ("contexts", "fillers", "capped")
 
 
 def pack(ctx: StageContext, frames: Frames) -> DataFrame:
-    """Groups, or a baseline's strands, -> sequences. frames["readings"] are judged.
+    """Groups, or a baseline's document runs, -> sequences. frames["readings"] are judged.
 
     Raises:
         ConfigError: a baseline's corpus has fewer tokens than the verified arm.
     """
-    frames = packable(ctx.config, frames)
-    if ctx.config.pack.recipe not in STRANDS:
-        return _pack_groups(ctx, group_rows(ctx, frames))
-    verified = ctx.with_(config=ctx.config.with_keys(pack={"recipe": "verified"}))
-    budget = content_tokens(_pack_groups(verified, group_rows(verified, frames)))
-    strands = STRANDS[ctx.config.pack.recipe](ctx, frames, budget)
-    return _pack_strands(ctx, within_budget(ctx, strands, budget))
+    frames, recipe = packable(ctx.config, frames), recipe_of(ctx.config)
+    if isinstance(recipe, GroupedRecipe):
+        return _pack_groups(ctx, recipe, group_rows(ctx, recipe, frames))
+    budget = content_tokens(_pack_groups(ctx, VERIFIED, group_rows(ctx, VERIFIED, frames)))
+    runs = recipe.document_runs(ctx, frames, budget)
+    return _pack_document_runs(ctx, recipe, within_budget(ctx, runs, budget))
 
 
 def packable(config: Config, frames: Frames) -> Frames:
@@ -86,29 +87,29 @@ def content_tokens(sequences: DataFrame) -> int:
     return int(spans.agg(F.sum(F.col("s.end") - F.col("s.start"))).collect()[0][0] or 0)
 
 
-def _pack_groups(ctx: StageContext, groups: DataFrame) -> DataFrame:
+def _pack_groups(ctx: StageContext, recipe: GroupedRecipe, groups: DataFrame) -> DataFrame:
     """Executors: pure packing, bucket by bucket."""
-    make_rule, recipe = _rule_maker(ctx), ctx.config.pack.recipe
+    make_rule, name = _rule_maker(ctx, recipe, recipe.swap), recipe.name
     arrow = to_arrow_schema(SEQUENCES.struct)
 
     def run(table: pa.Table) -> pa.Table:
         packed = pack_groups((_group(row) for row in table.to_pylist()), make_rule())
-        return arrow_table((_row(s, recipe) for s in packed), arrow)
+        return arrow_table((_row(s, name) for s in packed), arrow)
 
     return groups.withColumn("bucket", _bucket(ctx, "root_id")).groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
 
 
-def _pack_strands(ctx: StageContext, strands: DataFrame) -> DataFrame:
+def _pack_document_runs(ctx: StageContext, recipe: DocumentRunRecipe, runs: DataFrame) -> DataFrame:
     """Executors: pure packing, bucket by bucket."""
-    make_rule, recipe = _rule_maker(ctx), ctx.config.pack.recipe
+    make_rule, name = _rule_maker(ctx, recipe), recipe.name
     arrow = to_arrow_schema(SEQUENCES.struct)
 
     def run(table: pa.Table) -> pa.Table:
         rule = make_rule()
-        strands = [_strand(row).cut(row["room"], len(rule.separator_ids)) for row in table.to_pylist()]
-        return arrow_table((_row(s, recipe) for s in pack_strands(strands, rule)), arrow)
+        cut = [_document_run(row).cut(row["room"], len(rule.separator_ids)) for row in table.to_pylist()]
+        return arrow_table((_row(s, name) for s in pack_document_runs(cut, rule)), arrow)
 
-    rows = strands.select("strand", "pieces", "room").withColumn("bucket", _bucket(ctx, "strand"))
+    rows = runs.select("document_run", "pieces", "room").withColumn("bucket", _bucket(ctx, "document_run"))
     return rows.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
 
 
@@ -116,9 +117,9 @@ def _bucket(ctx: StageContext, name: str) -> Column:
     return F.pmod(F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name), F.lit(ctx.config.pack.buckets))
 
 
-def _rule_maker(ctx: StageContext) -> Callable[[], PackRule]:
+def _rule_maker(ctx: StageContext, recipe: Recipe, swap: Swap | None = None) -> Callable[[], PackRule]:
     """What gives the rule where the tokenizer is: on an executor."""
-    rule, seed = ctx.config.pack, ctx.config.seed
+    rule, seed, name = ctx.config.pack, ctx.config.seed, recipe.name
     tokenizer, separator, start_id = ctx.causal_lm.tokenizer(), ctx.config.separator, ctx.causal_lm.document_start_id
 
     def make() -> PackRule:
@@ -130,19 +131,20 @@ def _rule_maker(ctx: StageContext) -> Callable[[], PackRule]:
             order=rule.order,
             filler=rule.filler,
             seed=seed,
-            recipe=rule.recipe,
+            recipe=name,
             start_ids=start_ids,
             separator_ids=tuple(encode_plain(words, separator)),
             pad_id=pad_id,
+            swap=swap,
         )
 
     return make
 
 
-def group_rows(ctx: StageContext, frames: Frames) -> DataFrame:
+def group_rows(ctx: StageContext, recipe: GroupedRecipe, frames: Frames) -> DataFrame:
     """One row a root: its ids, dependencies, context chunks, and the chunks that may fill the rest of its sequence."""
     pack, seed = ctx.config.pack, ctx.config.seed
-    wanted = RECIPES[pack.recipe](frames["readings"], ctx.config.accept)
+    wanted = recipe.links(frames["readings"], ctx.config.accept)
     planned = frames["pairs"].select("root_id", "chunk_id", "kind")
     links, fillers = cap_chunk_uses(wanted, filler_chunks(planned, wanted, pack.filler), pack.max_chunk_uses, seed)
     dependencies = links.groupBy("root_id").agg(
@@ -150,7 +152,7 @@ def group_rows(ctx: StageContext, frames: Frames) -> DataFrame:
     )
     uses = links.select("root_id", "chunk_id", F.lit("contexts").alias("use")).distinct()
     uses = uses.unionByName(fillers.select("root_id", "chunk_id", F.lit("fillers").alias("use")))
-    if pack.recipe == "permuted":
+    if recipe.swap is not None:
         capped = wanted.join(links, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
         uses = uses.unionByName(capped.withColumn("use", F.lit("capped")))
     # A chunk is cut alike for every root.
@@ -210,9 +212,9 @@ def _group(row: dict[str, Any]) -> Group:
     return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, fillers, capped)
 
 
-def _strand(row: dict[str, Any]) -> Strand:
+def _document_run(row: dict[str, Any]) -> DocumentRun:
     pieces = (Piece(p["kind"], p["root_id"], p["chunk_id"], tuple(p["ids"])) for p in row["pieces"])
-    return Strand(row["strand"], tuple(pieces))
+    return DocumentRun(row["document_run"], tuple(pieces))
 
 
 def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
@@ -246,7 +248,7 @@ class Pack(RecomputeStage):
         """Pin the chosen roots and the content that packing starts from; for a baseline also corpus, index and query model."""
         if not state.resolve_roots():
             return None
-        ctx, is_baseline = state.context, state.config.pack.recipe in STRANDS
+        ctx, is_baseline = state.context, isinstance(recipe_of(state.config), DocumentRunRecipe)
         pinned = {"root_threshold": ctx.root_threshold, "content": content_digest(state.frames(self), is_baseline)}
         if is_baseline:
             pinned |= {

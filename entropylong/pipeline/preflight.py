@@ -11,6 +11,7 @@ from entropylong.corpus.sources.registry import SOURCES
 from entropylong.errors import ModelError
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.window import check_window
+from entropylong.packing.recipes import recipe_of
 
 
 def check_sources(config: Config) -> None:
@@ -21,7 +22,7 @@ def check_sources(config: Config) -> None:
 
 
 def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, PreparedModel]]:
-    """The models on this machine: `model`, `encoder`, Quest's `query`. A root with a context must fit.
+    """The models on this machine: `model`, `encoder`, and `query` if the recipe wants one. A root with a context must fit.
 
     Raises:
         ModelError: no such model.
@@ -32,8 +33,8 @@ def prepare_models(config: Config) -> tuple[dict[str, ModelSpec], dict[str, Prep
         name: ModelSpec(section.name, section.revision).absolute()
         for name, section in (("model", config.model), ("encoder", config.encoder))
     }
-    if config.pack.recipe == "quest" and config.quest.model is not None:
-        specs["query"] = ModelSpec(config.quest.model).absolute()
+    if (name := recipe_of(config).query_model(config)) is not None:
+        specs["query"] = ModelSpec(name).absolute()
     prepared = {name: prepare(spec, cache) for name, spec in specs.items()}
     check_window(config, prepared["model"].path)
     return specs, prepared

@@ -1,32 +1,23 @@
-"""What the keys of a config mean, in sentences: the recipe, the acceptance rule, what was not measured. Pure Python."""
+"""What the keys of a config mean, in sentences: the acceptance rule, what was not measured. Pure Python."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from entropylong.config import Config
+from entropylong.packing.recipes import RECIPES, recipe_of
 from entropylong.verification.rules import RULES
 from entropylong.verification.rules.base import Rule
 from entropylong.verification.screens import SCREENS
-
-_SHARED = "as many tokens as the verified recipe packs from the same corpus"
-RECIPES = {
-    "verified": "Each root document stands behind contexts that were verified for it: with the context in front, the model is "
-    "less uncertain at positions of the root where it was uncertain without.",
-    "noverify": "Ablation: the roots of the verified recipe, each with as many contexts as were verified for it, taken by rank of "
-    "retrieval. No link was verified.",
-    "permuted": "Ablation: the verified sequences, with contexts swapped between them, so that the links are broken.",
-    "nextlong": f"Baseline NExtLong: documents in pieces, after each its nearest chunks; {_SHARED}. No link was verified.",
-    "knn": f"Baseline KNN: documents followed by their nearest chunks; {_SHARED}. No link was verified.",
-    "quest": f"Baseline Quest: documents that share a keyword of the query predicted for them; {_SHARED}. No link was verified.",
-    "standard": f"Baseline: random documents; {_SHARED}. No link was verified.",
-}
 
 
 def shown_figures(recipe: str | None, figures: Mapping[str, float]) -> Mapping[str, float]:
     """Without those of dependencies where nothing was verified: a link by rank is none."""
     of_links = ("packed_dependencies", "distance_median", "distance_p90")
-    return figures if recipe == "verified" else {name: value for name, value in figures.items() if name not in of_links}
+    known = RECIPES.get(recipe or "")
+    if known is not None and known.keeps_dependencies:
+        return figures
+    return {name: value for name, value in figures.items() if name not in of_links}
 
 
 def roots_rule(config: Config) -> str:
@@ -93,7 +84,7 @@ def limits(config: Config) -> list[str]:
         "`root_id` is the id of a document as its source gave it: look whether ids may be published.",
         "What is in the documents is in the sequences: errors, bias, personal data. Nothing was filtered but what is named here.",
     ]
-    if config.pack.recipe in ("verified", "permuted"):
+    if recipe_of(config).is_verified:
         found.append("A dependency is what one model measured with the context directly in front of its root. "
                      "In a sequence other pieces may stand between them.")  # fmt: skip
     found.append(

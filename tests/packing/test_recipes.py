@@ -19,21 +19,26 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from entropylong.errors import ConfigError
 from entropylong.maintenance.check import reassembled
 from entropylong.models.query_model import QueryModel
-from entropylong.packing.document_runs import Strand, pack_strands
+from entropylong.packing.document_runs import DocumentRun, pack_document_runs
 from entropylong.packing.groups import ContextChunk, Dependency, Group
-from entropylong.packing.recipes.baselines import _capped, _once, quest, standard, strand_tokens, within_budget
-from entropylong.packing.recipes.contexts import noverify
+from entropylong.packing.permute import permute
+from entropylong.packing.recipes import RECIPES
+from entropylong.packing.recipes.base import DocumentRunRecipe, GroupedRecipe
 from entropylong.packing.recipes.keywords import keywords, representative
+from entropylong.packing.recipes.nearest import _capped, _once
 from entropylong.packing.recipes.neighbours import Link, knn, neighbours_wanted, nextlong
+from entropylong.packing.recipes.noverify import by_rank
+from entropylong.packing.recipes.shared import document_run_tokens, within_budget
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
-from entropylong.packing.stage import _pack_strands, group_rows, packable
+from entropylong.packing.stage import _pack_document_runs, group_rows, packable
 from entropylong.utils.hashing import share_threshold, xxhash64
 from tests import tiny
 from tests.conftest import MakeConfig, OpenRunner
 
 
 def rule(recipe: str, length: int = 16384, layout: str = "spread") -> PackRule:
-    return PackRule(length, layout, "shuffle", "none", 1, recipe, (7,), (8,), 9)
+    swap = permute if recipe == "permuted" else None
+    return PackRule(length, layout, "shuffle", "none", 1, recipe, (7,), (8,), 9, swap)
 
 
 def groups(seed: int, roots: int, popular: int) -> list[Group]:
@@ -86,11 +91,14 @@ def test_permuted_knows_the_links_that_the_cap_took(
     schema = "root_id STRING, chunk_id BIGINT, position INT, gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
     pairs = [(c["root_id"], c["chunk_id"], "candidate", [c["chunk_id"]] * 4) for c in cells]
     frames = {
-        "cells": spark.createDataFrame(cells, schema),
+        "readings": spark.createDataFrame(cells, schema),
         "pairs": spark.createDataFrame(pairs, "root_id STRING, chunk_id BIGINT, kind STRING, chunk_ids ARRAY<INT>"),
         "scored_documents": spark.createDataFrame([("a", [7]), ("b", [8])], "root_id STRING, input_ids ARRAY<INT>"),
     }
-    rows = {row.root_id: row for row in group_rows(SimpleNamespace(config=config), frames).collect()}  # type: ignore[arg-type]
+    known = RECIPES[recipe]
+    assert isinstance(known, GroupedRecipe)
+    ctx: Any = SimpleNamespace(config=config)
+    rows = {row.root_id: row for row in group_rows(ctx, known, frames).collect()}
     used = [root for root, row in rows.items() if 1 in [c.chunk_id for c in row.contexts]]
     without = {root: [c.chunk_id for c in row.capped] for root, row in rows.items()}
     assert len(used) == 1 and without.pop(used[0]) == [] and list(without.values()) == [[1] if recipe == "permuted" else []]
@@ -103,25 +111,25 @@ def test_permuted_has_the_verified_tokens_to_one_percent() -> None:
 
 
 @given(st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=5), max_size=9), st.integers(1, 200))
-def test_strands_keep_their_order_and_their_tokens(sizes: list[list[int]], room: int) -> None:
-    strands = [
-        Strand(f"s{n}", tuple(Piece("root", f"s{n}", at, tuple([100 * n + at] * size)) for at, size in enumerate(each)))
+def test_document_runs_keep_their_order_and_their_tokens(sizes: list[list[int]], room: int) -> None:
+    runs = [
+        DocumentRun(f"s{n}", tuple(Piece("root", f"s{n}", at, tuple([100 * n + at] * size)) for at, size in enumerate(each)))
         for n, each in enumerate(sizes)
     ]
-    cut = [strand.cut(room, 1) for strand in strands]
+    cut = [run.cut(room, 1) for run in runs]
     assert all(c.tokens(1) <= room and (c.tokens(1) == min(room, s.tokens(1)) or room - c.tokens(1) <= 1)
-               for c, s in zip(cut, strands, strict=True))  # fmt: skip
-    packed, other = (pack_strands(order, rule("quest", 150)) for order in (strands, strands[::-1]))
+               for c, s in zip(cut, runs, strict=True))  # fmt: skip
+    packed, other = (pack_document_runs(order, rule("quest", 150)) for order in (runs, runs[::-1]))
     assert [(q.sequence_id, q.input_ids.tolist()) for q in packed] == [(q.sequence_id, q.input_ids.tolist()) for q in other]
-    for n, strand in enumerate(strands):
-        of_strand = [i for q in packed for s in q.segments if s.root_id == f"s{n}" for i in q.ids_of(s)]
-        assert of_strand == [i for piece in strand.cut(149, 1).pieces for i in piece.ids]
+    for n, run in enumerate(runs):
+        of_run = [i for q in packed for s in q.segments if s.root_id == f"s{n}" for i in q.ids_of(s)]
+        assert of_run == [i for piece in run.cut(149, 1).pieces for i in piece.ids]
     found = {s.root_id: [] for q in packed for s in q.segments if s.kind == "root"}
     for sequence in packed:
         assert len(sequence.input_ids) == 150
         for s in (s for s in sequence.segments if s.kind == "root"):
             found[s.root_id].append(s.chunk_id)
-    assert all(order == list(range(len(order))) for order in found.values()) and len(found) == len(strands)
+    assert all(order == list(range(len(order))) for order in found.values()) and len(found) == len(runs)
 
 
 def searcher(vectors: Any, k: int) -> list[list[int]]:
@@ -214,27 +222,28 @@ def test_whole_documents_share_no_text_with_an_evaluation_set(copied: Path, tmp_
     texts = {f"d{n}": "of the spectral window function, " * 9 + (exam if n == 3 else f"and {n}") for n in range(6)}
     rows = [{"doc_id": doc_id, "text": text, "n_chars": len(text)} for doc_id, text in texts.items()]
     frames = {"documents": runner.state.spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")}
-    for producer in (standard, quest):
-        found = {p.root_id for row in producer(runner.state.context, frames, 1000).collect() for p in row.pieces}
+    for recipe in ("standard", "quest"):
+        runs = baseline(recipe).document_runs(runner.state.context, frames, 1000)
+        found = {p.root_id for row in runs.collect() for p in row.pieces}
         assert found == set(texts) - {"d3"}
     runner.state.context.release()
 
 
-def test_a_text_stands_once_in_a_strand_and_the_first_strands_have_the_uses(
+def test_a_text_stands_once_in_a_document_run_and_the_first_runs_have_the_uses(
     spark: SparkSession, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     chunks = spark.createDataFrame([(n, n // 2) for n in range(6)], "chunk_id BIGINT, text_hash BIGINT")
     uses = spark.createDataFrame(
-        [(s, at, c) for s in "ab" for at, c in ((1, 3), (2, 2), (3, 5))], "strand STRING, at INT, chunk_id BIGINT"
+        [(s, at, c) for s in "ab" for at, c in ((1, 3), (2, 2), (3, 5))], "document_run STRING, at INT, chunk_id BIGINT"
     )
     once = _once(uses, chunks)
-    assert {(r.strand, r.at, r.chunk_id) for r in once.collect()} == {(s, at, c) for s in "ab" for at, c in ((1, 3), (3, 5))}
+    assert {(r.document_run, r.at, r.chunk_id) for r in once.collect()} == {(s, at, c) for s in "ab" for at, c in ((1, 3), (3, 5))}
     names = [f"s{n}" for n in range(9)]
-    asked = spark.createDataFrame([(s, 1, c) for s in names for c in range(7)], "strand STRING, at INT, chunk_id BIGINT")
+    asked = spark.createDataFrame([(s, 1, c) for s in names for c in range(7)], "document_run STRING, at INT, chunk_id BIGINT")
     config = make_config(tmp_path, tmp_path, "pack.max_chunk_uses=2")
     kept = _capped(SimpleNamespace(config=config), asked).collect()  # type: ignore[arg-type]
     first = sorted(names, key=lambda s: xxhash64(config.seed, s))[:2]
-    assert {(r.strand, r.chunk_id) for r in kept} == {(s, c) for s in first for c in range(7)}
+    assert {(r.document_run, r.chunk_id) for r in kept} == {(s, c) for s in first for c in range(7)}
 
 
 def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
@@ -255,11 +264,11 @@ def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
         "root_id STRING, chunk_id BIGINT, pair_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, copy_len INT, "
         "gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
     )
-    found = noverify(spark.createDataFrame(rows, schema), accept).collect()
+    found = by_rank(spark.createDataFrame(rows, schema), accept).collect()
     assert {(r.root_id, r.chunk_id, r.position) for r in found} == {("r", 1, 40), ("r", 2, 40), ("r", 4, 50), ("r", 4, 60)}
 
 
-def test_check_makes_strands_anew_from_what_was_packable(copied: Path, open_runner: OpenRunner) -> None:
+def test_check_makes_document_runs_anew_from_what_was_packable(copied: Path, open_runner: OpenRunner) -> None:
     """A long document that is held out would stand between two of its keyword, and part them."""
     runner = open_runner(copied, "pack.recipe=quest", "pack.held_out=0.3")
     config, spark = runner.config, runner.state.spark
@@ -269,15 +278,22 @@ def test_check_makes_strands_anew_from_what_was_packable(copied: Path, open_runn
     texts = {d: "of the spectral window function, " * (400 if n == 1 else 3) + d for n, d in enumerate(names[at - 1 : at + 2])}
     rows = [{"doc_id": doc_id, "text": text, "n_chars": len(text)} for doc_id, text in texts.items()]
     empty = spark.createDataFrame([], "root_id STRING, doc_id STRING, chunk_id BIGINT")
-    frames = dict.fromkeys(("chunks", "scored_documents", "cells", "pairs"), empty)
+    frames = dict.fromkeys(("chunks", "scored_documents", "readings", "pairs"), empty)
     frames["documents"] = spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")
     ctx = runner.state.context
-    strands = quest(ctx, packable(config, frames), 0)
-    ((tokens,),) = strands.select(strand_tokens(ctx)).collect()
-    sequences = _pack_strands(ctx, within_budget(ctx, strands, tokens))
-    looked = SimpleNamespace(config=config, ctx=ctx, frames=lambda step: frames, cells=lambda: frames["cells"])
+    quest = baseline("quest")
+    runs = quest.document_runs(ctx, packable(config, frames), 0)
+    ((tokens,),) = runs.select(document_run_tokens(ctx)).collect()
+    sequences = _pack_document_runs(ctx, quest, within_budget(ctx, runs, tokens))
+    looked = SimpleNamespace(config=config, context=ctx, frames=lambda step: frames, readings=lambda: frames["readings"])
     found = reassembled(looked, sequences)  # type: ignore[arg-type]
     assert (found.looked_at, found.wrong) == (2, 0) and not ctx.kept
+
+
+def baseline(name: str) -> DocumentRunRecipe:
+    found = RECIPES[name]
+    assert isinstance(found, DocumentRunRecipe)
+    return found
 
 
 def packed_rows(runner: Any) -> list[Any]:

@@ -37,6 +37,8 @@ def test_pure_layers_without_spark() -> None:
         import entropylong.verification.planning
         import entropylong.packing.groups
         import entropylong.packing.sequences
+        import entropylong.packing.recipes
+        import entropylong.reporting.wording
         import entropylong.utils.hashing
         import entropylong.training.loop
         import entropylong.training.rank

@@ -19,7 +19,7 @@ Search = Callable[[Grid, int], list[list[int]]]
 
 @dataclass(frozen=True)
 class Link:
-    """A piece of a strand: a piece of the document by its number, or a neighbour by its chunk id."""
+    """A piece of a document run: a piece of the document by its number, or a neighbour by its chunk id."""
 
     own: int | None
     chunk_id: int | None

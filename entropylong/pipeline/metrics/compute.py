@@ -14,7 +14,8 @@ from rich.table import Table
 from entropylong.corpus.selection import has_canaries, is_canary
 from entropylong.corpus.stage import CHUNK, INGEST
 from entropylong.entropy.stage import ANCHOR, SCORE
-from entropylong.packing.recipes.contexts import GROUPED
+from entropylong.packing.recipes import recipe_of
+from entropylong.packing.recipes.base import GroupedRecipe
 from entropylong.packing.stage import PACK
 from entropylong.pipeline.metrics.names import BANDS, FIGURES, lines
 from entropylong.pipeline.steps import step_writing
@@ -195,7 +196,8 @@ def _sequences(state: PipelineState) -> dict[str, float]:
         figures["filler_share"] = by_kind.get("filler", 0) / total
         figures["padding_share"] = by_kind.get("pad", 0) / total
         figures["unique_token_share"] = (unique_tokens or 0) / total
-        if (roots := sum(row.roots for row in kinds if row.kind == "root")) and state.config.pack.recipe in GROUPED:
+        roots = sum(row.roots for row in kinds if row.kind == "root")
+        if roots and isinstance(recipe_of(state.config), GroupedRecipe):
             figures["group_tokens"] = (by_kind["root"] + by_kind.get("context", 0)) / roots
         figures |= _one(
             distances.agg(

@@ -14,7 +14,8 @@ from entropylong.config import Config
 from entropylong.corpus.decontamination import GRAM
 from entropylong.corpus.exclusion import EXCLUDED_GRAMS
 from entropylong.corpus.sources.registry import planted_sources
-from entropylong.packing.recipes.contexts import GROUPED
+from entropylong.packing.recipes import recipe_of
+from entropylong.packing.recipes.base import GroupedRecipe
 from entropylong.packing.sequences import ROOT
 from entropylong.pipeline.metrics.compute import KINDS
 from entropylong.pipeline.steps import STEPS
@@ -84,7 +85,7 @@ def gather_facts(state: PipelineState) -> DatasetFacts:
         .distinct()
     )
     groups = None
-    if config.pack.recipe in GROUPED:
+    if isinstance(recipe_of(config), GroupedRecipe):
         pieces = state.store.read_ok("sequences", sequences).select(F.explode("segments.kind").alias("kind"))
         groups = pieces.where(F.col("kind") == ROOT).count()
     return DatasetFacts(
@@ -127,11 +128,11 @@ def dataset_card(facts: DatasetFacts, license_id: str | None = None) -> str:
         UsageError: the licence has no identifier's form.
     """
     config, figures = facts.config, facts.figures
-    recipe = config.pack.recipe
+    recipe = recipe_of(config)
     front = front_matter(
         {
             "license": check_license(license_id),
-            "pretty_name": f"EntropyLong sequences ({recipe})",
+            "pretty_name": f"EntropyLong sequences ({recipe.name})",
             "size_categories": [size_category(int(figures["sequences"]))],
             "task_categories": ["text-generation"],
             "tags": ["entropylong", "long-context", "pretraining"],
@@ -146,15 +147,14 @@ def dataset_card(facts: DatasetFacts, license_id: str | None = None) -> str:
     text = render_markdown(
         "dataset_card.md.j2",
         facts=facts,
-        figures=wording.shown_figures(recipe, figures),
+        figures=wording.shown_figures(recipe.name, figures),
         license=license_id,
         recipe=recipe,
-        recipe_said=wording.RECIPES[recipe],
         anchors=wording.anchors_rule(config),
         accepted=wording.acceptance_rule(config),
         settings=wording.settings(config),
         rates=rates,
-        chance=wording.chance(config, figures) if recipe == "verified" else None,
+        chance=wording.chance(config, figures) if recipe.keeps_dependencies else None,
         columns=SEQUENCES.columns,
         refused=refused_rows(figures),
         limits=wording.limits(config),
