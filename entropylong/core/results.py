@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from entropylong.core.stage import Stage
 from entropylong.errors import QuarantineExceeded
-from entropylong.storage.schemas import CONTAMINATED, ERROR, OK
+from entropylong.storage.codes import CONTAMINATED
+from entropylong.storage.schemas import ERROR, OK
 
 
 @dataclass(frozen=True)

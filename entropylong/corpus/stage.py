@@ -20,8 +20,9 @@ from entropylong.corpus.selection import is_canary
 from entropylong.corpus.sources.base import RECORD_COLUMNS, Unit
 from entropylong.corpus.sources.canaries import PREFIX
 from entropylong.corpus.sources.registry import planted_sources, unit_source
+from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.frames import local_frame
-from entropylong.storage.schemas import CHUNKS, CONTAMINATED, ERROR, OK, SKIPPED, struct_of
+from entropylong.storage.schemas import CHUNKS, ERROR, OK, SKIPPED, struct_of
 from entropylong.utils.hashing import xxhash64
 from entropylong.utils.isolation import refused
 

@@ -13,7 +13,7 @@ from entropylong.corpus.decontamination import Shared
 from entropylong.corpus.roots import SPLIT, root_ids, split_ids
 from entropylong.entropy.engine import Reading, Request, read_stream
 from entropylong.models.causal_lm import CausalLM, Ids
-from entropylong.storage.schemas import CONTAMINATED
+from entropylong.storage.codes import CONTAMINATED
 from entropylong.utils.isolation import reason_of
 from entropylong.utils.prefetch import prefetch
 

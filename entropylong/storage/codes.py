@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Of a row that shares text with an evaluation set; another try would refuse it again.
+CONTAMINATED = "CONTAMINATED"
+
 
 @dataclass(frozen=True)
 class Code:
@@ -32,7 +35,7 @@ CODES = {
         "The id stands for another text already.",
         "Documents are immutable: give the new text an id of its own, or leave ids out (columns.doc_id: null).",
     ),
-    "CONTAMINATED": Code(
+    CONTAMINATED: Code(
         "It shares 13 words in a row with a set of `corpus.exclude`; the detail names set and words.",
         "Nothing, where the set is to be kept out. Many: see whether a set's phrase is a common one.",
     ),

@@ -15,8 +15,6 @@ from pyspark.sql.types import StructField, StructType
 # Columns that name a row, in whichever table.
 NAMES = ("doc_id", "root_id", "chunk_id", "pair_id", "position")
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
-# Code of a row that shares text with an evaluation set; another try would refuse it again.
-CONTAMINATED = "CONTAMINATED"
 DETAIL_CHARS = 512
 
 # The columns of every table.

@@ -19,8 +19,9 @@ from pyspark.sql import functions as F
 
 from entropylong.config.section import CATALOG_SCHEMA
 from entropylong.errors import ConcurrentRun, TableError, WorkerDied
+from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.frames import local_frame
-from entropylong.storage.schemas import CONTAMINATED, ERROR, OK, TABLES, TableSchema
+from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
 
 # Of Delta's error classes: another transaction won.
 _CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")

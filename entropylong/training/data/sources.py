@@ -31,7 +31,7 @@ from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Registry
-from entropylong.storage.schemas import CONTAMINATED
+from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.store import Store
 from entropylong.storage.workspace import Workspace
 from entropylong.training.data.chat import CUT, Refused, encode_conversation, parse_conversation
