@@ -160,19 +160,20 @@ def attention_table(result: Result, scores: Sequence[dict[str, Any]]) -> Table:
 
 def draw(facts: dict[str, Any], figures: dict[str, float], path: Path) -> None:
     """A heat map: lengths across, depths down."""
-    from matplotlib.figure import Figure
+    from matplotlib.colors import LinearSegmentedColormap
+
+    from entropylong.utils.chart_style import DPI, FOUND, INK, drawn
 
     lengths, depths = facts["lengths"], facts["depths"]
     shares = 100 * np.array([[figures[f"attention.{length}.{depth}"] for length in lengths] for depth in depths])
-    figure = Figure(figsize=(2.6 + 0.9 * len(lengths), 1.6 + 0.5 * len(depths)), layout="constrained")
-    axis = figure.subplots()
-    image = axis.imshow(shares, cmap="YlGnBu", vmin=0, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares):
-        axis.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8, color="w" if share > shares.max() / 2 else "k")
-    axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], fontsize=8)
-    axis.set_yticks(range(len(depths)), [f"{depth} %" for depth in depths], fontsize=8)
-    axis.set_xlabel("tokens", fontsize=9)
-    axis.set_ylabel("depth of the answer", fontsize=9)
-    axis.set_title("last token's attention on the answer, per cent", fontsize=9)
-    figure.colorbar(image)
-    figure.savefig(path, dpi=110)
+
+    def plot(axis: Any) -> None:
+        image = axis.imshow(shares, cmap=LinearSegmentedColormap.from_list("share", ["white", FOUND]), vmin=0, aspect="auto")
+        for (row, column), share in np.ndenumerate(shares):
+            axis.text(column, row, f"{share:.2f}", ha="center", va="center", color="w" if share > shares.max() / 2 else INK)
+        axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+        axis.set_yticks(range(len(depths)), [f"{depth} %" for depth in depths])
+        axis.set(xlabel="tokens", ylabel="depth of the answer", title="last token's attention on the answer, per cent")
+        axis.figure.colorbar(image)
+
+    drawn(plot, (2.6 + 0.9 * len(lengths), 1.6 + 0.5 * len(depths))).savefig(path, dpi=DPI)

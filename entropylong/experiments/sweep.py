@@ -212,24 +212,24 @@ def sweep_table(outcomes: Sequence[Outcome]) -> Table:
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     """A picture: a row a key, a column a figure; the dashed line is the config as it is."""
-    from matplotlib.figure import Figure
+    from entropylong.utils.chart_style import CHANCE, DPI, FOUND, drawn
 
     base = outcomes[0].figures
     keys = [key for key, _ in outcomes[0].variant.values]
-    figure = Figure(figsize=(3.2 * len(_PLOTTED), 2.6 * len(keys)), layout="constrained")
-    axes = figure.subplots(len(keys), len(_PLOTTED), squeeze=False)
-    for row, key in zip(axes, keys, strict=True):
-        own = dict(outcomes[0].variant.values)
-        # On one line lie the variants in which no other key has another value than the config's.
-        alone = [o for o in outcomes if all(k == key or value == own[k] for k, value in o.variant.values)]
-        points = [(str(dict(o.variant.values)[key]), o.figures) for o in alone if key in dict(o.variant.values)]
-        points.sort(key=lambda point: (len(point[0].partition(".")[0]), point[0]))
-        for axis, name in zip(row, _PLOTTED, strict=True):
-            shown = [(label, figures[name]) for label, figures in points if name in figures]
-            axis.plot([label for label, _ in shown], [value for _, value in shown], marker="o", color="#1f6f8b")
-            if name in base:
-                axis.axhline(base[name], color="#b0562a", linestyle="--", linewidth=1)
-            axis.set_title(name.replace("_", " "), fontsize=9)
-            axis.set_xlabel(key, fontsize=8)
-            axis.tick_params(labelsize=8)
-    figure.savefig(path, dpi=110)
+
+    def plot(*axes: Any) -> None:
+        for place, key in enumerate(keys):
+            own = dict(outcomes[0].variant.values)
+            # On one line lie the variants in which no other key has another value than the config's.
+            alone = [o for o in outcomes if all(k == key or value == own[k] for k, value in o.variant.values)]
+            points = [(str(dict(o.variant.values)[key]), o.figures) for o in alone if key in dict(o.variant.values)]
+            points.sort(key=lambda point: (len(point[0].partition(".")[0]), point[0]))
+            for axis, name in zip(axes[place * len(_PLOTTED) :], _PLOTTED, strict=False):
+                shown = [(label, figures[name]) for label, figures in points if name in figures]
+                axis.plot([label for label, _ in shown], [value for _, value in shown], marker="o", color=FOUND)
+                if name in base:
+                    axis.axhline(base[name], color=CHANCE, linestyle="--", linewidth=1)
+                axis.set(title=name.replace("_", " "), xlabel=key)
+
+    figure = drawn(plot, (3.2 * len(_PLOTTED), 2.6 * len(keys)), len(keys), len(_PLOTTED))
+    figure.savefig(path, dpi=DPI)

@@ -185,28 +185,24 @@ def audit_table(sample: Sample, figures: Sequence[Figure]) -> Table:
 
 def draw(figures: Sequence[Figure], farthest: dict[int, int], path: Path) -> None:
     """A picture: what share of tokens needs context beyond each distance, beside chance; and how far those tokens reach."""
-    from matplotlib.figure import Figure as Picture
+    from entropylong.utils.chart_style import CHANCE, DPI, FOUND, INK, drawn
 
-    picture = Picture(figsize=(9, 3.4), layout="constrained")
-    left, right = picture.subplots(1, 2)
     places = np.arange(len(farthest))
-    labels = [f"{d:,}" for d in farthest]
-    for name, color, label, shift in (("far", "#1f6f8b", "need it", -0.2), ("against", "#c9b79c", "lose by it (chance)", 0.2)):
-        own = [f for f in figures if f.name.startswith(f"{name}_")]
-        errors = [[100 * (f.value - f.low) for f in own], [100 * (f.high - f.value) for f in own]]
-        left.bar(places + shift, [100 * f.value for f in own], 0.4, yerr=np.maximum(errors, 0), color=color, label=label, capsize=3)
-    left.set_ylabel("tokens, %")
-    left.set_xlabel("context beyond ... tokens")
-    left.legend(frameon=False, fontsize=8)
     total = max(1, sum(farthest.values()))
     upper = [*list(farthest)[1:], None]
     bands = [f"{d:,} to {above:,}" if above else f"over {d:,}" for d, above in zip(farthest, upper, strict=True)]
-    right.bar(places, [100 * n / total for n in farthest.values()], 0.6, color="#b0562a")
-    right.set_ylabel("far tokens, %")
-    right.set_xlabel("how far they reach, tokens")
-    left.set_xticks(places, labels)
-    right.set_xticks(places, bands)
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    picture.savefig(path, dpi=120)
+
+    def plot(left: Any, right: Any) -> None:
+        for name, color, label, shift in (("far", FOUND, "need it", -0.2), ("against", CHANCE, "lose by it (chance)", 0.2)):
+            own = [f for f in figures if f.name.startswith(f"{name}_")]
+            errors = np.maximum([[100 * (f.value - f.low) for f in own], [100 * (f.high - f.value) for f in own]], 0)
+            shares = [100 * f.value for f in own]
+            left.bar(places + shift, shares, 0.4, yerr=errors, ecolor=INK, color=color, label=label, capsize=3)
+        left.set(xlabel="context beyond ... tokens", ylabel="tokens, %")
+        left.set_xticks(places, [f"{d:,}" for d in farthest])
+        left.legend()
+        right.bar(places, [100 * n / total for n in farthest.values()], 0.6, color=FOUND)
+        right.set(xlabel="how far they reach, tokens", ylabel="far tokens, %")
+        right.set_xticks(places, bands)
+
+    drawn(plot, (9, 3.4), columns=2).savefig(path, dpi=DPI)

@@ -1,4 +1,4 @@
-"""The notebooks' pictures: plain tables in, a picture out. Matplotlib without pyplot, so nothing is left open or set for others."""
+"""The notebooks' pictures: plain tables in, a picture out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
@@ -18,21 +17,13 @@ from entropylong.notebook.charts.comparing import Interval
 from entropylong.notebook.charts.dependencies import ACCEPTED, KINDS, Judged
 from entropylong.notebook.charts.entropy import Profile, eligible_entropies
 from entropylong.reporting.report.page import Step
+from entropylong.utils.chart_style import CHANCE, COLOURS, DPI, FOUND, GOOD, INK, LINE, OTHER, SOFT, drawn
 from entropylong.verification.rules import RULES
 from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 from entropylong.verification.rules.base import EXCESS, GAIN
 
-# Ink, soft ink, lines; and the report's colours for what is found, for chance, and for two things more.
-INK, SOFT, LINE = "#22252a", "#646a73", "#dedbd3"
-FOUND, CHANCE, OTHER, GOOD = "#1d6f86", "#b0562a", "#6b4fa0", "#3f7d3c"
-COLOURS = (FOUND, CHANCE, OTHER, GOOD, "#9a7400")
 KIND_COLOURS = {RETRIEVED: FOUND, SAME_ROOT: OTHER, RANDOM: CHANCE}
 KIND_NAMES = {RETRIEVED: "retrieved", SAME_ROOT: "control: same root", RANDOM: "control: random"}
-_STYLE: Any = {
-    "font.size": 10, "axes.edgecolor": LINE, "axes.labelcolor": SOFT, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "xtick.color": SOFT, "ytick.color": SOFT, "text.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "figure.facecolor": "white", "legend.frameon": False, "legend.fontsize": 9, "grid.color": LINE, "grid.linewidth": 0.6,
-}  # fmt: skip
 _PERCENT = PercentFormatter(1.0, decimals=0)
 
 
@@ -44,7 +35,7 @@ class Picture:
 
     def _repr_png_(self) -> bytes:
         out = io.BytesIO()
-        self.figure.savefig(out, format="png", dpi=110)
+        self.figure.savefig(out, format="png", dpi=DPI)
         return out.getvalue()
 
     def __repr__(self) -> str:
@@ -52,11 +43,7 @@ class Picture:
 
 
 def _picture(draw: Callable[..., None], columns: int = 1, size: tuple[float, float] = (9.0, 3.8), **options: Any) -> Picture:
-    with rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, columns, **options)
-        draw(*(axes if columns > 1 else [axes]))
-    return Picture(figure)
+    return Picture(drawn(draw, size, columns=columns, **options))
 
 
 # --- 01: entropy ------------------------------------------------------------------------------------------------------
@@ -196,7 +183,7 @@ def thresholds(tables: Mapping[str, pd.DataFrame], configured: Mapping[str, floa
         panels[0].set_ylabel("share that passes")
         panels[0].legend()
 
-    return _picture(draw, len(tables), (4.0 * len(tables), 3.6), sharey=True, squeeze=True)
+    return _picture(draw, len(tables), (4.0 * len(tables), 3.6), sharey=True)
 
 
 def refused(table: pd.DataFrame) -> Picture:
@@ -281,7 +268,7 @@ def compared(names: Sequence[str], first: Mapping[str, Interval], second: Mappin
             told = change[label].verdict if label in change else "no common roots"
             axes.set_title(f"{_wrapped(label)}\n({told})", fontsize=9.5, fontweight="bold" if told == "differs" else "normal")
 
-    return _picture(draw, len(labels), (2.5 * len(labels), 3.6), squeeze=True)
+    return _picture(draw, len(labels), (2.5 * len(labels), 3.6))
 
 
 def _wrapped(label: str) -> str:

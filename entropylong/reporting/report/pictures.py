@@ -1,29 +1,18 @@
-"""The report's pictures: matplotlib's SVG with the page's own colours, so that they follow light and dark."""
+"""The report's pictures: matplotlib's SVG, parts of its page."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from entropylong.reporting.report.gather import ENTROPY_BIN, GAIN_BIN, LEAST_GAIN, SCORE_BIN, Bins, Rate
+from entropylong.utils.chart_style import CHANCE, FOUND, INK, OTHER, SOFT, drawn, svg
 from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
 
-# Colours that nobody would choose, each for one of the page's.
-INK, SOFT, LINE, A, B, C = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
-_PAGE = {INK: "--ink", SOFT: "--soft", LINE: "--line", A: "--c0", B: "--c1", C: "--c2"}
-_STYLE: Any = {
-    "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "axes.edgecolor": LINE, "axes.labelcolor": SOFT,
-    "xtick.color": SOFT, "ytick.color": SOFT, "text.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.facecolor": "none", "figure.facecolor": "none", "legend.frameon": False, "grid.color": LINE,
-}  # fmt: skip
 _LABELS = {RETRIEVED: "retrieved", SAME_ROOT: "another anchor's (control)", RANDOM: "random (control)"}
 
 
@@ -31,7 +20,7 @@ def entropies(positions: Bins, anchors: Bins, thresholds: tuple[float, float, fl
     """How uncertain the model is, and where tau cuts."""
 
     def draw(axes: Axes) -> None:
-        for bins, color, label in ((positions, A, "all eligible positions"), (anchors, B, "anchors")):
+        for bins, color, label in ((positions, FOUND, "all eligible positions"), (anchors, CHANCE, "anchors")):
             places, heights = _steps(bins, ENTROPY_BIN)
             axes.bar(places, heights, ENTROPY_BIN * 0.9, color=color, align="edge", label=label)
         low, middle, high = thresholds
@@ -47,7 +36,7 @@ def gains(by_kind: Mapping[str, Bins], epsilon: float) -> str:
     """Gains of candidates against those of controls, each as a share of its kind."""
 
     def draw(axes: Axes) -> None:
-        for kind, color in ((RETRIEVED, A), (SAME_ROOT, C), (RANDOM, B)):
+        for kind, color in ((RETRIEVED, FOUND), (SAME_ROOT, OTHER), (RANDOM, CHANCE)):
             places, counts = _steps(by_kind[kind], GAIN_BIN)
             if total := sum(counts):
                 axes.step(places, 100 * np.array(counts) / total, where="post", color=color, label=f"{_LABELS[kind]}: {total:,}")
@@ -65,15 +54,15 @@ def by_rank(rates: Sequence[Rate]) -> str:
 
     def draw(axes: Axes) -> None:
         ranks, shares = _shares(rates)
-        axes.bar(ranks, shares, 0.8, color=A, label="accepted at this rank")
+        axes.bar(ranks, shares, 0.8, color=FOUND, label="accepted at this rank")
         axes.set(xlabel="rank among an anchor's candidates", ylabel="accepted, %")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         other = axes.twinx()
         other.spines["right"].set_visible(True)
         found = np.cumsum([rate.accepted for rate in rates])
-        other.plot(ranks, 100 * found / max(1, found[-1] if len(found) else 1), color=B, marker="o", ms=3)
+        other.plot(ranks, 100 * found / max(1, found[-1] if len(found) else 1), color=CHANCE, marker="o", ms=3)
         other.set(ylim=(0, 105), ylabel="dependencies up to this rank, %")
-        other.yaxis.label.set_color(B)
+        other.yaxis.label.set_color(CHANCE)
 
     return _svg("ranks", draw)
 
@@ -83,13 +72,13 @@ def by_score(rates: Sequence[Rate]) -> str:
 
     def draw(axes: Axes) -> None:
         places, shares = _shares(rates)
-        axes.bar(places, shares, SCORE_BIN * 0.9, color=A, align="edge")
+        axes.bar(places, shares, SCORE_BIN * 0.9, color=FOUND, align="edge")
         axes.set(xlabel="similarity (cosine) of window and chunk", ylabel="accepted, %")
         other = axes.twinx()
         other.spines["right"].set_visible(True)
-        other.plot([place + SCORE_BIN / 2 for place in places], [rate.total for rate in rates], color=B, marker="o", ms=3)
+        other.plot([place + SCORE_BIN / 2 for place in places], [rate.total for rate in rates], color=CHANCE, marker="o", ms=3)
         other.set(ylim=0, ylabel="candidates")
-        other.yaxis.label.set_color(B)
+        other.yaxis.label.set_color(CHANCE)
 
     return _svg("scores", draw)
 
@@ -99,7 +88,7 @@ def distances(bins: Bins) -> str:
 
     def draw(axes: Axes) -> None:
         places, counts = _steps(bins, 1)
-        axes.bar(places, counts, 0.8, color=A)
+        axes.bar(places, counts, 0.8, color=FOUND)
         axes.set_xticks(places, [_tokens(2 ** int(place)) for place in places])
         axes.set(xlabel="tokens from context to anchor, at least", ylabel="dependencies")
 
@@ -108,7 +97,7 @@ def distances(bins: Bins) -> str:
 
 def _legend(axes: Axes) -> None:
     """Above the picture, where it covers nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def _tokens(number: int) -> str:
@@ -128,19 +117,4 @@ def _shares(rates: Sequence[Rate]) -> tuple[list[float], list[float]]:
 
 
 def _svg(name: str, draw: Any) -> str:
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
-        draw(figure.subplots())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    # What it says of itself is RDF, with addresses that nobody asks; the page names no other place.
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # A fixed size in points would not shrink on a phone; the viewBox stays.
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    # Names of parts are shared by all pictures of a page.
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", text)
-    for color, variable in _PAGE.items():
-        text = text.replace(color, f"var({variable})")
-    return text
+    return svg(name, drawn(draw, (5.2, 3.1)))
