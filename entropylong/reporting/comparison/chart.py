@@ -1,64 +1,44 @@
-"""Geometry of the pictures on the page; the template draws them as SVG. Pure Python."""
+"""The picture of a benchmark's lines over lengths: matplotlib's SVG, a part of the page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from entropylong.evaluation.benchmarks.section import short
+from entropylong.evaluation.benchmarks.section import Lines, short
+from entropylong.utils.chart_style import COLOURS, SOFT, drawn, svg
 
-WIDTH, HEIGHT = 480, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 56, 12, 30
-# Pixels between two names, one below the other.
-_LINE = 14
-
-Points = list[tuple[float, float]]
+# Two names, one below the other: a share of the picture's height.
+_LINE = 0.065
 
 
-@dataclass(frozen=True)
-class Chart:
-    """Lines over lengths.
+def lines_over(name: str, lines: Lines) -> str:
+    """A line a run and a published model, of per cents. Lengths stand at equal steps; the scale begins near the least value.
 
-    Attributes:
-        ticks: (y, label) of the grid.
-        labels: (x, label) of the lengths.
-        lines: points of each line, as they were given.
-        names: (x, y, name) behind the last point of lines that have one.
+    Args:
+        name: unique on the page.
+        lines: with some value each.
     """
+    places = range(len(lines.lengths))
+    rows = [row for _, row in (*lines.runs, *lines.published)]
+    lowest = min(90, 10 * math.floor(min(value for row in rows for value in row if value is not None) / 10))
 
-    ticks: list[tuple[float, str]]
-    labels: list[tuple[float, str]]
-    lines: list[Points]
-    names: list[tuple[float, float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = _LEFT
-    right: int = WIDTH - 16
+    def draw(axes: Any) -> None:
+        styles = [{"color": COLOURS[run % len(COLOURS)], "zorder": 3} for run, _ in lines.runs]
+        styles += [{"color": SOFT, "ls": (0, (2, 2.5)), "lw": 1.1, "mfc": "none"} for _ in lines.published]
+        for number, (row, style) in enumerate(zip(rows, styles, strict=True)):
+            own = [(place, value) for place, value in zip(places, row, strict=True) if value is not None]
+            axes.plot(*zip(*own, strict=True), marker="o", ms=5, clip_on=False, gid=f"line-{number}", **style)
+        # Behind the last point of each published line, none over another.
+        ends = [max((p, v) for p, v in zip(places, row, strict=True) if v is not None) for _, row in lines.published]
+        taken: dict[int, float] = {}
+        for (place, value), (label, _) in sorted(zip(ends, lines.published, strict=True), key=lambda e: -e[0][1]):
+            taken[place] = min(value, taken.get(place, math.inf) - _LINE * (100 - lowest))
+            axes.annotate(label, (place, taken[place]), (8, 0), textcoords="offset points", va="center", color=SOFT)
+        axes.set(xlim=(-0.5, len(places) - 0.5), ylim=(lowest, 100), ylabel="per cent")
+        axes.set_xticks(places, [short(length) for length in lines.lengths])
+        axes.tick_params(length=0, pad=6)
+        axes.grid(axis="y")
+        axes.spines[:].set_visible(False)
 
-
-def lines_over(lengths: Sequence[int], rows: Sequence[Sequence[float | None]], names: Sequence[str]) -> Chart:
-    """A line a row, of per cents, the last ones with names. Lengths stand at equal steps; the scale begins near the least value."""
-    values = [value for row in rows for value in row if value is not None]
-    lowest = min(90.0, 10 * math.floor(min(values) / 10))
-    step = 20 if lowest < 50 else 10
-    lowest -= lowest % step
-
-    def x(place: int) -> float:
-        inner = WIDTH - _LEFT - _RIGHT
-        return _LEFT + inner * ((place + 0.5) / len(lengths))
-
-    def y(value: float) -> float:
-        return _TOP + (HEIGHT - _TOP - _BOTTOM) * (100 - value) / (100 - lowest)
-
-    ticks = [(y(value), f"{value}") for value in range(int(lowest), 101, step)]
-    labels = [(x(place), short(length)) for place, length in enumerate(lengths)]
-    lines = [[(x(place), y(value)) for place, value in enumerate(row) if value is not None] for row in rows]
-    ends = sorted(
-        ((points[-1], name) for points, name in zip(lines[len(lines) - len(names) :], names, strict=True)), key=lambda e: e[0][1]
-    )
-    named: list[tuple[float, float, str]] = []
-    for (right, middle), name in ends:
-        lowest_free = named[-1][1] + _LINE if named and named[-1][0] == right + 8 else 0.0
-        named.append((right + 8, max(middle + 4, lowest_free), name))
-    return Chart(ticks, labels, lines, named)
+    return svg(name, drawn(draw, (6, 3.25)))

@@ -1,4 +1,4 @@
-"""What stands on the page of a comparison, as plain rows: data figures, scores by benchmark, differences. Pure Python.
+"""What stands on the page of a comparison, as plain rows: data figures, scores by benchmark with their pictures, differences.
 
 A cell is None where a run has nothing. Columns are runs, in their order.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from entropylong.evaluation.benchmarks import comparisons
 from entropylong.evaluation.benchmarks.section import Section
 from entropylong.pipeline.metrics.names import figure_lines, is_shown
-from entropylong.reporting.comparison.chart import Chart, lines_over
+from entropylong.reporting.comparison.chart import lines_over
 from entropylong.reporting.comparison.collect import Run
 from entropylong.reporting.comparison.paired import WORDING, Difference, differences
 from entropylong.utils.hashing import digest
@@ -38,12 +38,12 @@ class Judged:
 
     Attributes:
         section: its table.
-        chart: its picture, if it has one of more than one length.
+        chart: its picture as SVG, if it has one of more than one length.
         facts: what its results depend on, as `conditions` gives it.
     """
 
     section: Section
-    chart: Chart | None
+    chart: str | None
     facts: list[Condition]
 
 
@@ -76,16 +76,13 @@ def judged(runs: Sequence[Run]) -> list[Judged]:
         results = [run.evaluations.get(key) for run in runs]
         if section := comparison.table(results):
             facts = conditions([result.facts if result else None for result in results])
-            found.append(Judged(section, _chart(section), facts))
+            found.append(Judged(section, _chart(key, section), facts))
     return found
 
 
-def _chart(section: Section) -> Chart | None:
+def _chart(key: str, section: Section) -> str | None:
     lines = section.lines
-    if lines is None or len(lines.lengths) < 2:  # one length is no line
-        return None
-    values = [own for _, own in (*lines.runs, *lines.published)]
-    return lines_over(lines.lengths, values, [name for name, _ in lines.published])
+    return None if lines is None or len(lines.lengths) < 2 else lines_over(key, lines)  # one length is no line
 
 
 def conditions(all_facts: Sequence[Mapping[str, Any] | None]) -> list[Condition]:
