@@ -60,7 +60,7 @@ def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> N
     assert f"Random chunks pass the rule in force in {shares[2]:.1%}" in text and f"about {shares[2] / shares[0]:.0%}" in text
     assert "(H - H') / H > 0.02" in text and "negative log-likelihood falls" not in text, "the rule in force, no other"
 
-    exported = runner.state.store.read("sequences").drop("fingerprint", "outcome", "code", "detail")
+    exported = runner.state.store.read_all("sequences").drop("fingerprint", "outcome", "code", "detail")
     assert [row[0] for row in table(text, "## Columns")] == exported.columns
     documents = runner.state.ok_rows("documents").count()
     assert table(text, "## Where") == [["corpus", "jsonl", "root and corpus", str(documents)]]
