@@ -62,7 +62,7 @@ def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: O
     mine = load_config(CONF / "demo.yaml", [*keys, f"workspace={tmp_path / 'w'}", "run.files_per_batch=1"])
     sources = {name: s for name, s in mine.sources.items() if name not in config.sources}
     runner = open_runner(tmp_path / "w", source=source)
-    runner.config = mine.model_copy(update={"sources": sources})
+    runner.state.config = mine.model_copy(update={"sources": sources})
     runner.run(["ingest"])
     found = rows_of(runner, "documents", ["doc_id", "source", "outcome"])
     assert found == [("a", "corpus", "skipped"), ("a", "roots", "ok"), ("b", "corpus", "skipped"), ("b", "roots", "ok")]
