@@ -16,6 +16,7 @@ from rich.text import Text
 from entropylong.errors import UsageError
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
+from entropylong.packing.stage import PACK
 from entropylong.reporting.wording import acceptance_rule as rule_words
 from entropylong.retrieval.windows import window_text
 from entropylong.verification.readings import judged_readings
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from entropylong.config import Config
-    from entropylong.packing.stage import PACK
-from entropylong.pipeline.state import PipelineState
+    from entropylong.pipeline.state import PipelineState
 
 # Nats at which a token is drawn in the strongest colour; a tenth of a large vocabulary's log is common text.
 FULL_COLOUR_NATS = 8.0
