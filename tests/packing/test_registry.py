@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-from pyspark.sql import SparkSession
 
 from entropylong.config import load_config
 from entropylong.config.schema import Recipe
 from entropylong.experiments.training import ARMS, TUNED_ON
-from entropylong.maintenance.check import check_workspace
+from entropylong.maintenance.check import reassembled
 from entropylong.packing import recipes
 from entropylong.packing.recipes import RECIPES, recipe_of
 from entropylong.packing.recipes.base import DocumentRunRecipe, GroupedRecipe, RecipeRecord
 from entropylong.pipeline import preflight
+from entropylong.pipeline.runner import Runner
 from entropylong.reporting import wording
 from entropylong.reporting.cards.dataset import dataset_card, gather_facts
+from tests import tiny
 from tests.conftest import OpenRunner
 from tests.verification.variants import comment_above, one_more, records_in
 
@@ -83,25 +85,33 @@ def test_the_query_model_is_prepared_where_the_recipe_has_one(monkeypatch: pytes
         assert not wanted or specs["query"].name.endswith("asker")
 
 
-@pytest.mark.parametrize(("name", "source"), [("best_link", BEST_LINK), ("short_first", SHORT_FIRST)])
-def test_another_recipe_is_one_file(
-    copied: Path, tmp_path: Path, open_runner: OpenRunner, spark: SparkSession, name: str, source: str
-) -> None:
-    from entropylong.pipeline.runner import Runner
+def test_another_recipe_is_one_file(copied: Path, corpus: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
+    """One of each kind, packed from a corpus that has more tokens than the verified arm."""
+    more = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    rows = [{"doc_id": f"more-{n}", "text": "of the spectral window function, " * 25 + f"and {n}."} for n in range(40)]
+    tiny.write_jsonl(more / "part-3.jsonl", rows)
+    grouped = one_more(recipes, RECIPES, "best_link", RecipeRecord, BEST_LINK, tmp_path / "grouped")
+    baseline = one_more(recipes, RECIPES, "short_first", RecipeRecord, SHORT_FIRST, tmp_path / "baseline")
+    (tmp_path / "grouped").mkdir()
+    (tmp_path / "baseline").mkdir()
+    with grouped, baseline:
+        packed, card = pack_by("best_link", ["ingest", "pack"], copied, more, open_runner)
+        links = [link for row in packed for link in row.dependencies]
+        assert links and len(links) == len({link.root_id for link in links})
+        assert "| dependencies |" in card and "groups (a root" in card
+        packed, card = pack_by("short_first", ["pack"], copied, more, open_runner)
+        assert {s.kind for row in packed for s in row.segments} <= {"start", "root", "separator", "pad"}
+        assert packed and not any(row.dependencies for row in packed)
+        assert "| dependencies |" not in card and "groups (a root" not in card
 
-    config = open_runner(copied, "accept.epsilon=0.3").config.with_keys(pack={"recipe": name})
-    with one_more(recipes, RECIPES, name, RecipeRecord, source, tmp_path):
-        runner = Runner.open(config, spark)
-        runner.run(["pack"])
-        rows = runner.state.ok_rows("sequences").collect()
-        card = dataset_card(gather_facts(runner.state))
-        assert {row.recipe for row in rows} == {name} and f"({name})" in card and recipe_of(config).text in card
-        checks = check_workspace(runner.state)
-        assert [check for check in checks if check.wrong] == []
-        placed = [d for row in rows for d in row.dependencies]
-        if name == "best_link":
-            assert placed and len(placed) == len({d.root_id for d in placed})
-            assert "| dependencies |" in card and "groups (a root" in card
-        else:
-            assert {s.kind for row in rows for s in row.segments} <= {"start", "root", "separator", "pad"} and not placed
-            assert "| dependencies |" not in card and "groups (a root" not in card
+
+def pack_by(name: str, stages: list[str], workspace: Path, source: Path, open_runner: OpenRunner) -> tuple[list[Any], str]:
+    """The sequences of a recipe that no config file may name, and their card."""
+    known = open_runner(workspace, "accept.epsilon=0.05", source=source)
+    runner = Runner.open(known.config.with_keys(pack={"recipe": name}), known.state.spark)
+    runner.run(stages)
+    sequences = runner.state.ok_rows("sequences")
+    packed, card = sequences.collect(), dataset_card(gather_facts(runner.state))
+    assert {row.recipe for row in packed} == {name} and f"({name})" in card and recipe_of(runner.config).text in card
+    assert reassembled(runner.state, sequences).wrong == 0
+    return packed, card
