@@ -34,6 +34,7 @@ from entropylong.training.steps import StepFigures, is_whole
 from entropylong.training.track import TrainingRun
 from entropylong.utils.hashing import digest
 from entropylong.utils.locks import locked
+from entropylong.utils.log import is_shown
 
 logger = logging.getLogger(__name__)
 
@@ -239,6 +240,8 @@ class _Shown:
             self._bar.stop()
 
     def line(self, text: str) -> None:
+        if not is_shown():
+            return
         self._console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     def step(self, figures: StepFigures) -> None:

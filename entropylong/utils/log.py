@@ -60,6 +60,6 @@ def muted(area: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def is_shown(level: int = NORMAL) -> bool:
-    """Whether messages of a level are shown; progress displays ask."""
-    return logging.getLogger(PACKAGE).isEnabledFor(level)
+def is_shown() -> bool:
+    """Whether progress is shown: everywhere but under `--quiet`."""
+    return logging.getLogger(PACKAGE).level < QUIET

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from entropylong.utils.log import is_shown
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -98,6 +100,9 @@ class StepProgress(Progressing):
 @contextmanager
 def phase(said: str) -> Iterator[None]:
     """Tell what is at work while the body runs, where its end is not known: with the seconds on a terminal, else in a line."""
+    if not is_shown():
+        yield
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         print(f"{said} ...", file=sys.stderr, flush=True)
@@ -128,7 +133,7 @@ def counted_progress(label: str, counted: str = "answers") -> Iterator[Callable[
         def report(done: int, total: int) -> None:
             nonlocal state
             if state is None:
-                if done:
+                if done and is_shown():
                     print(f"{label}: {done:,} of {total:,} {counted} were there already", file=sys.stderr, flush=True)
                 state = Progressing(label, total, counted, done)
                 display.enter_context(_displayed(state))
@@ -141,7 +146,10 @@ def counted_progress(label: str, counted: str = "answers") -> Iterator[Callable[
 
 @contextmanager
 def _displayed(state: Progressing) -> Iterator[None]:
-    """Show a bar on a terminal and lines elsewhere, by a thread of their own, while the body runs."""
+    """Show a bar on a terminal and lines elsewhere, by a thread of their own, while the body runs; nothing under `--quiet`."""
+    if not is_shown():
+        yield
+        return
     console = Console(stderr=True)
     stop = threading.Event()
     watch = _bar if console.is_terminal else _lines

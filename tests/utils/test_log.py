@@ -9,6 +9,7 @@ import pytest
 
 from entropylong.cli import app
 from entropylong.utils.log import NORMAL, PACKAGE, QUIET, VERBOSE, is_shown, muted, show
+from entropylong.utils.progress import counted_progress, phase
 
 own = logging.getLogger("entropylong.pipeline.runner")
 
@@ -43,6 +44,16 @@ def test_levels_and_streams(capsys: pytest.CaptureFixture[str]) -> None:
         "entropylong.pipeline.runner: score: 3 documents",
     ]
     assert err.endswith("entropylong.pipeline.runner: a warning\n")
+
+
+def test_no_progress_under_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for level, shown in ((QUIET, ""), (NORMAL, "report ...\n")):
+        show(level)
+        with phase("report"), counted_progress("ruler") as report:
+            report(1, 2)
+            report(2, 2)
+        err = capsys.readouterr().err
+        assert err.startswith(shown) if shown else err == ""
 
 
 def test_an_area_is_muted_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:
