@@ -143,8 +143,7 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
         "train.ranks=1", "train.dtype=float32", "train.save_every=1", "accept.epsilon=0.05",
     ]  # fmt: skip
     config = make_config(copied, corpus, *keys)
-    said: list[str] = []
-    result, _ = run_experiment(config, lambda own: Runner.open(own, spark), spark, said.append)
+    result, _ = run_experiment(config, lambda own: Runner.open(own, spark), spark)
     assert set(ARMS) == {key.partition(".")[2] for key in result.figures if key.startswith("plain_nll.")} - {"base"}
     assert result.figures["claim_holds"] in (0.0, 1.0) and result.figures["plain_nll.base"] > 0
     assert len(list((copied / "training").glob("*/experiment.json"))) == len(ARMS)

@@ -77,7 +77,8 @@ def test_variants_share_what_was_measured(
     assert base["dependencies"] == own.state.readings().where("accepted").count() and base["control_rate"] >= 0
     assert swept.run().steps == [], "what the sweep left is what a run of its own would give"
     assert rows_of(swept, "sequences", ["sequence_id"])
-    folder = Path(messages[-1].rpartition(": ")[2])
+    (results,) = [line for line in messages if line.startswith("results and picture: ")]
+    folder = Path(results.rpartition(": ")[2])
     kept = json.loads((folder / "results.json").read_text())
     assert [row["figures"]["anchors"] for row in kept] == [o.figures["anchors"] for o in outcomes]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")

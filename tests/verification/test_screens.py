@@ -28,7 +28,7 @@ from entropylong.verification.selection import SCREENED_OUT, RootWork, Selection
 from entropylong.verification.stage import selection_of
 from entropylong.verification.waves import Visit
 from tests import tiny
-from tests.planning.test_plan import STATED, no_table
+from tests.planning.test_plan import STATED, no_spark
 from tests.verification.variants import comment_above, one_more, records_in
 
 BY_LENGTH = '''
@@ -94,8 +94,8 @@ def test_another_screen_is_one_file(by_length: Config, tiny_lm: Path) -> None:
 
 def test_its_words_and_cost_are_those_of_its_file(by_length: Config) -> None:
     assert wording.limits(by_length)[-1] == "Short candidates were not measured."
-    ways = {way.name: way for way in make_plan(by_length, no_table).ways}
-    exact = {way.name: way for way in make_plan(load_config("base", STATED), no_table).ways}["exact"]
+    ways = {way.name: way for way in make_plan(by_length, no_spark).ways}
+    exact = {way.name: way for way in make_plan(load_config("base", STATED), no_spark).ways}["exact"]
     assert [name for name, way in ways.items() if way.configured] == ["screened"]
     assert ways["screened"].about.startswith("the length of 20 tokens looks at every pair")
     assert ways["screened"].work.passes < exact.work.passes, "it costs no pass but those that it proposes"
