@@ -189,6 +189,20 @@ class RowStage(Stage):
         """Compute the output rows; frames[reads[0]] holds the rows to work on."""
 
 
+class StreamStage(RowStage):
+    """A row-wise stage whose input is read as a stream."""
+
+    kind = StageKind.STREAM
+    driver = Driver.STREAMS
+
+
+class UnitStage(RowStage):
+    """A row-wise stage that works in batches of roots."""
+
+    kind = StageKind.BATCH
+    driver = Driver.UNITS
+
+
 class FileStage(Stage):
     """A stage that reads input files, unit by unit."""
 

@@ -12,7 +12,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config
 from entropylong.core.context import Frames, StageContext
-from entropylong.core.stage import Driver, FileStage, RowStage, StageKind
+from entropylong.core.stage import FileStage, StreamStage
 from entropylong.core.udf import Rows, map_rows, record_batches
 from entropylong.corpus.chunking import chunk_text
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
@@ -132,13 +132,11 @@ class Ingest(FileStage):
     purpose = "read the sources; refuse damaged text, conflicting ids and exact duplicates"
 
 
-class Chunk(RowStage):
+class Chunk(StreamStage):
     """Documents -> chunks."""
 
     name = "chunk"
     version = 1
-    kind = StageKind.STREAM
-    driver = Driver.STREAMS
     reads = ("documents",)
     writes = "chunks"
     key = ("doc_id",)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from entropylong.core.balance import spread
 from entropylong.core.context import CHARS_A_TOKEN, Frames, StageContext
-from entropylong.core.stage import Driver, Resource, RowStage, StageKind
+from entropylong.core.stage import Resource, StreamStage
 from entropylong.core.udf import Row, Rows, map_rows, map_stream
 from entropylong.corpus.exclusion import EXCLUDE, open_excluded
 from entropylong.corpus.roots import PIECE, SPLIT, doc_id_of
@@ -86,13 +86,11 @@ def anchors(ctx: StageContext, frames: Frames) -> DataFrame:
     return map_rows(frames["scored_documents"].select("root_id", "input_ids", "entropy", "nll"), ANCHORS, run)
 
 
-class Score(RowStage):
+class Score(StreamStage):
     """Roots -> entropy profiles."""
 
     name = "score"
     version = 1
-    kind = StageKind.STREAM
-    driver = Driver.STREAMS
     reads = ("documents",)
     writes = "scored_documents"
     key = ("doc_id",)
@@ -123,13 +121,11 @@ class Score(RowStage):
         return score(ctx, frames)
 
 
-class Anchors(RowStage):
+class Anchors(StreamStage):
     """Entropy profiles -> anchors."""
 
     name = "anchors"
     version = 1
-    kind = StageKind.STREAM
-    driver = Driver.STREAMS
     reads = ("scored_documents",)
     writes = "anchors"
     key = ("root_id",)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from entropylong.models.linear import best_seconds, linear
+from entropylong.models.linear import product_seconds
 from entropylong.models.prepare import remembered
 from entropylong.models.shape import ModelShape
 from entropylong.utils.hashing import digest
@@ -39,13 +39,4 @@ def _machine(device: torch.device) -> str:
 
 
 def _seconds(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> float:
-    x = torch.randn(ROWS, shape.width, device=device).to(dtype)
-    product = linear(torch.randn(shape.feed_forward, shape.width, device=device).to(dtype), None)
-
-    def run() -> None:
-        product(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    with torch.inference_mode():
-        return best_seconds(run)
+    return product_seconds(shape.width, shape.feed_forward, ROWS, device, dtype)

@@ -86,17 +86,7 @@ def peak_here(shape: ModelShape, dtype: str, device: torch.device) -> float:
 
 def _measured_peak(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of this process's fastest product of `_TRIAL_ROWS` tokens with a feed-forward matrix."""
-    import torch
+    from entropylong.models.linear import product_seconds
 
-    from entropylong.models.linear import best_seconds, linear
-
-    x = torch.randn(_TRIAL_ROWS, shape.width, device=device).to(dtype)
-    product = linear(torch.randn(shape.feed_forward, shape.width, device=device).to(dtype), None)
-
-    def run() -> None:
-        product(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    with torch.inference_mode():
-        return 2 * _TRIAL_ROWS * shape.width * shape.feed_forward / best_seconds(run)
+    seconds = product_seconds(shape.width, shape.feed_forward, _TRIAL_ROWS, device, dtype)
+    return 2 * _TRIAL_ROWS * shape.width * shape.feed_forward / seconds

@@ -85,3 +85,17 @@ def best_seconds(run: Callable[[], object]) -> float:
         run()
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def product_seconds(width: int, feed_forward: int, rows: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of this process's fastest product of `rows` tokens `[rows, width]` with a feed-forward matrix."""
+    x = torch.randn(rows, width, device=device).to(dtype)
+    product = linear(torch.randn(feed_forward, width, device=device).to(dtype), None)
+
+    def run() -> None:
+        product(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.inference_mode():
+        return best_seconds(run)

@@ -23,7 +23,6 @@ from entropylong.pipeline.context_factory import make_context
 from entropylong.pipeline.resolve import body_dtype, root_threshold
 from entropylong.pipeline.steps import step_writing
 from entropylong.storage.artifacts import Artifact, Registry, fingerprint
-from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
 from entropylong.storage.workspace import Workspace
 from entropylong.verification.readings import judged_readings
@@ -162,7 +161,3 @@ class PipelineState:
         if self._readings is None:
             self._readings = judged_readings(self.frames(PACK), self.config).persist(StorageLevel.DISK_ONLY)
         return self._readings
-
-    def active_tables(self) -> dict[str, str]:
-        """Fingerprints that are resolved, by table."""
-        return {table: value for table, value in self.context.fingerprints.items() if table in TABLES}

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from entropylong.core.balance import spread
 from entropylong.core.context import CHARS_A_TOKEN, Frames, StageContext
 from entropylong.core.handles import IndexHandle
-from entropylong.core.stage import Driver, Resource, RowStage, StageKind, State, WholeStage
+from entropylong.core.stage import Driver, Resource, State, StreamStage, UnitStage, WholeStage
 from entropylong.core.udf import Row, Rows, map_rows, map_stream
 from entropylong.errors import NothingToDo
 from entropylong.models.cache import load
@@ -108,13 +108,11 @@ def candidates(ctx: StageContext, frames: Frames) -> DataFrame:
     return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run, keys_of_queries)
 
 
-class Embed(RowStage):
+class Embed(StreamStage):
     """Chunks -> vectors."""
 
     name = "embed"
     version = 1
-    kind = StageKind.STREAM
-    driver = Driver.STREAMS
     reads = ("chunks",)
     writes = "chunk_vectors"
     key = ("chunk_id",)
@@ -192,13 +190,11 @@ def is_partitioned(state: State, fingerprint: str) -> bool:
     return mode == PARTITIONED
 
 
-class Queries(RowStage):
+class Queries(UnitStage):
     """Anchors -> vectors of their query windows."""
 
     name = "search"
     version = 1
-    kind = StageKind.BATCH
-    driver = Driver.UNITS
     reads = ("anchors", "scored_documents")
     writes = "query_vectors"
     key = ("root_id", "position")
@@ -224,12 +220,11 @@ class Queries(RowStage):
         return query_vectors(ctx, frames)
 
 
-class Search(RowStage):
+class Search(UnitStage):
     """Query vectors -> their nearest chunks."""
 
     name = "search"
     version = 2
-    kind = StageKind.BATCH
     driver = Driver.SEARCH
     reads = ("anchors", "query_vectors", "documents")
     writes = "candidates"

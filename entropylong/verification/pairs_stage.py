@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.context import Frames, StageContext
-from entropylong.core.stage import Driver, RowStage, StageKind
+from entropylong.core.stage import UnitStage
 from entropylong.core.udf import Rows, map_rows
 from entropylong.corpus.selection import is_chosen
 from entropylong.models.cache import load
@@ -88,13 +88,11 @@ def _plan(ctx: StageContext, frames: Frames) -> DataFrame:
     return map_rows(rows.withColumn("hits", F.coalesce("hits", nothing)).repartition(ctx.parallelism, "root_id"), PAIRS, plan)
 
 
-class Pairs(RowStage):
+class Pairs(UnitStage):
     """Candidates and controls -> pairs to measure."""
 
     name = "pairs"
     version = 3
-    kind = StageKind.BATCH
-    driver = Driver.UNITS
     reads = ("anchors", "candidates", "scored_documents", "chunks", "documents", "gains")
     writes = "pairs"
     key = ("root_id",)

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from entropylong.core.balance import spread
 from entropylong.core.context import Frames, StageContext
-from entropylong.core.stage import Driver, Resource, RowStage, StageKind
+from entropylong.core.stage import Resource, StreamStage
 from entropylong.core.udf import Row, map_stream
 from entropylong.models.cache import load
 from entropylong.storage.schemas import GAINS, OK, SKIPPED
@@ -159,13 +159,11 @@ def _gains_row(row: Row, positions: Ints, reading: PairReading) -> Row:
     return result | {"outcome": OK, "readings": readings}
 
 
-class Verify(RowStage):
+class Verify(StreamStage):
     """Pairs -> readings with the chunk in front."""
 
     name = "verify"
     version = 2
-    kind = StageKind.STREAM
-    driver = Driver.STREAMS
     reads = ("pairs", "gains")
     writes = "gains"
     key = ("pair_id", "position")
