@@ -33,7 +33,7 @@ class ModelError(EntropyLongError):
     """A model cannot be loaded safely or is not of the kind the stage needs."""
 
 
-class EnvironmentProblem(EntropyLongError):
+class SetupError(EntropyLongError):
     """Java, disk or another part of the machine is not as needed."""
 
 
@@ -41,7 +41,7 @@ class WorkspaceError(EntropyLongError):
     """The workspace is locked by another run or was written by a newer version."""
 
 
-class CheckFailed(EntropyLongError):
+class CheckFailedError(EntropyLongError):
     """`entropylong check` found something wrong."""
 
 
@@ -49,11 +49,11 @@ class TableError(EntropyLongError):
     """A table cannot be read or written."""
 
 
-class ConcurrentRun(TableError):
+class ConcurrentRunError(TableError):
     """A run on another machine committed to the same rows meanwhile: Delta refused this write."""
 
 
-class WorkerDied(TableError):
+class WorkerDiedError(TableError):
     """A Python worker of Spark's ended without a word: killed by the system, or by a row."""
 
 
@@ -69,7 +69,7 @@ class ExcludedFileError(ArrayFileError):
     """It is a file of what `corpus.exclude` keeps out."""
 
 
-class RecallTooLow(EntropyLongError):
+class RecallTooLowError(EntropyLongError):
     """The index would miss more of the true neighbours than `retrieval.min_recall` allows."""
 
 
@@ -93,9 +93,9 @@ class ComparisonError(EntropyLongError):
     """Results cannot be put side by side: none is there, one is damaged, or it is not clear which is meant."""
 
 
-class QuarantineExceeded(EntropyLongError):
+class QuarantineExceededError(EntropyLongError):
     """More rows were refused than `quarantine.max_rate` allows."""
 
 
-class NothingToDo(EntropyLongError):
+class NothingToDoError(EntropyLongError):
     """A stage has no input at all: no document, no root, no anchor. The message names the filter to relax."""

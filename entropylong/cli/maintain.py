@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from entropylong.cli.options import ConfigOption, InputOption, Overrides, Words, only_overrides, split_words
-from entropylong.errors import CheckFailed, UsageError
+from entropylong.errors import CheckFailedError, UsageError
 from entropylong.pipeline.open import open_runner, open_state
 
 
@@ -37,7 +37,9 @@ def check(
     else:
         Console(highlight=False).print(check_table(checks))
     if wrong := sum(found.wrong > 0 for found in checks):
-        raise CheckFailed(f"{wrong} of {len(checks)} checks found something wrong; rows behind are computed by: entropylong run")
+        raise CheckFailedError(
+            f"{wrong} of {len(checks)} checks found something wrong; rows behind are computed by: entropylong run"
+        )
 
 
 def refresh(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from entropylong.core.stage import Stage
-from entropylong.errors import QuarantineExceeded
+from entropylong.errors import QuarantineExceededError
 from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.schemas import ERROR, OK
 
@@ -65,7 +65,7 @@ class RunResult:
 
 
 def require_few_errors(stage: str, counts: Counts, limit: float) -> None:
-    """Raise QuarantineExceeded where more than this share of a stage's rows are errors."""
+    """Raise QuarantineExceededError where more than this share of a stage's rows are errors."""
     total = sum(counts.outcomes.values())
     if total and counts.errors / total > limit:
         of_errors = {code: n for (outcome, code), n in sorted(counts.outcomes.items()) if outcome == ERROR}
@@ -75,7 +75,7 @@ def require_few_errors(stage: str, counts: Counts, limit: float) -> None:
             if CONTAMINATED in of_errors
             else "to go on without them, or mend the input and take a new workspace"
         )
-        raise QuarantineExceeded(
+        raise QuarantineExceededError(
             f"{stage}: {counts.errors} of {total} rows refused ({codes}), above quarantine.max_rate {limit}; "
             f"see them with `entropylong quarantine` and the same arguments; raise quarantine.max_rate {way_out}"
         )

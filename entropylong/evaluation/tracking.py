@@ -17,7 +17,7 @@ def track(config: Config, result: Result, *pictures: Path) -> None:
     """Log scores, once: the same answers again are the same run, also if it was broken off before it was remembered.
 
     Raises:
-        EnvironmentProblem: the store cannot be reached.
+        SetupError: the store cannot be reached.
     """
     if kept_run(result.folder, config.tracking) is not None:
         return

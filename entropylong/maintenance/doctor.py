@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from entropylong.config import Config
-from entropylong.errors import EntropyLongError, EnvironmentProblem, ModelError
+from entropylong.errors import EntropyLongError, ModelError, SetupError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -196,9 +196,7 @@ def _mlflow(config: Config) -> Finding:
     try:
         requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
     except requests.RequestException as error:
-        raise EnvironmentProblem(
-            f"{redact(uri)} does not answer ({type(error).__name__}); start it, or mend tracking.uri"
-        ) from None
+        raise SetupError(f"{redact(uri)} does not answer ({type(error).__name__}); start it, or mend tracking.uri") from None
     return Finding("MLflow", "pass", redact(uri))
 
 
@@ -214,9 +212,7 @@ def _sqlite(uri: str) -> Finding:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
-        raise EnvironmentProblem(
-            f"{file} is not a database that can be read ({error}); move it away, or set tracking.uri"
-        ) from None
+        raise SetupError(f"{file} is not a database that can be read ({error}); move it away, or set tracking.uri") from None
     return Finding("MLflow", "pass", uri)
 
 
@@ -232,7 +228,7 @@ def _spark(config: Config) -> Finding:
         rows = spark.range(4).mapInArrow(lambda batches: batches, "id BIGINT")
         rows.write.format("delta").save(f"file://{folder}/table")
         if spark.read.format("delta").load(f"file://{folder}/table").count() != 4:
-            raise EnvironmentProblem("a Delta table of four rows came back with another number of rows")
+            raise SetupError("a Delta table of four rows came back with another number of rows")
     delta = importlib.metadata.version("delta-spark")
     return Finding("Spark and Delta", "pass", f"{found}, Delta {delta}; a table was written by a Python worker and read back")
 

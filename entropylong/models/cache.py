@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from entropylong.errors import EnvironmentProblem, ModelError
+from entropylong.errors import ModelError, SetupError
 from entropylong.models.prepare import ModelSpec, prepare
 
 
@@ -43,7 +43,7 @@ def load(model: WorkerModel) -> Any:
 
     Raises:
         ModelError: this node's files are not those that the driver fingerprinted.
-        EnvironmentProblem: Spark names a GPU that this process cannot see.
+        SetupError: Spark names a GPU that this process cannot see.
     """
     import torch
 
@@ -66,7 +66,7 @@ def task_device() -> str | None:
         None where there is no GPU.
 
     Raises:
-        EnvironmentProblem: that GPU is not among those that this process sees.
+        SetupError: that GPU is not among those that this process sees.
     """
     import torch
 
@@ -77,7 +77,7 @@ def task_device() -> str | None:
         return f"cuda:{os.getpid() % seen}" if seen else None
     number = int(assigned.addresses[0])
     if number >= seen:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"Spark assigned GPU {number}, this Python worker sees {seen}; is CUDA_VISIBLE_DEVICES set for executors, "
             "or does spark.executor.resource.gpu.discoveryScript name GPUs that are not there?"
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from entropylong.errors import NothingToDo, UsageError, WorkspaceError
+from entropylong.errors import NothingToDoError, UsageError, WorkspaceError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -131,7 +131,7 @@ class OpenWorkspace:
         """The page that `entropylong report` writes.
 
         Raises:
-            NothingToDo: nothing is packed under this config.
+            NothingToDoError: nothing is packed under this config.
         """
         from entropylong.reporting.report.write import report_html
 
@@ -244,6 +244,6 @@ def _dbutils() -> Any:
     return None if shell is None else shell.user_ns.get("dbutils")
 
 
-def not_yet(what: str) -> NothingToDo:
+def not_yet(what: str) -> NothingToDoError:
     """What to raise where a run has left nothing to look at."""
-    return NothingToDo(f"{what} under this config yet; run: entropylong run, with the same arguments")
+    return NothingToDoError(f"{what} under this config yet; run: entropylong run, with the same arguments")

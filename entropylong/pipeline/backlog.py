@@ -12,7 +12,7 @@ from entropylong.core.results import Counts
 from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
 from entropylong.corpus.sources.base import TableSource, Unit
 from entropylong.corpus.sources.registry import SOURCES, all_units, sources_in_order
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import step_writing
 
@@ -50,24 +50,28 @@ def is_whole(state: PipelineState, stage: Stage) -> bool:
 
 
 def require_whole(state: PipelineState, stage: Stage) -> None:
-    """Raise NothingToDo where a step would compute from half of a table what could not be told from a result later."""
+    """Raise NothingToDoError where a step would compute from half of a table what could not be told from a result later."""
     for table in stage.needs_whole:
         feeder = step_writing(table)
         if not is_whole(state, feeder):
-            raise NothingToDo(f"{stage.name}: stage {feeder.name} is not finished; run it first: entropylong run {feeder.name} ...")
+            raise NothingToDoError(
+                f"{stage.name}: stage {feeder.name} is not finished; run it first: entropylong run {feeder.name} ..."
+            )
     if stage.choice(state.context) is not None and state.config.roots.limit and not is_whole(state, step_writing("documents")):
-        raise NothingToDo(f"{stage.name}: roots.limit chooses among all documents; finish them first: entropylong run ingest ...")
+        raise NothingToDoError(
+            f"{stage.name}: roots.limit chooses among all documents; finish them first: entropylong run ingest ..."
+        )
 
 
 def require_input(state: PipelineState, stage: Stage, found: Counts) -> None:
-    """Raise NothingToDo where nothing feeds a step."""
+    """Raise NothingToDoError where nothing feeds a step."""
     if isinstance(stage, RowStage) and found.rows_in == 0:
         if stage.only_unmeasured and state.frames(stage)[stage.reads[0]].head(1):
             return
-        raise NothingToDo(why_empty(state, stage))
+        raise NothingToDoError(why_empty(state, stage))
     if isinstance(stage, FileStage) and found.left == 0 and found.rows_out == 0:
         said = ", ".join(f"{n} {code}" for (_, code), n in found.outcomes.items())
-        raise NothingToDo(f"{stage.name}: the sources hold no usable document ({said or 'no record at all'})")
+        raise NothingToDoError(f"{stage.name}: the sources hold no usable document ({said or 'no record at all'})")
 
 
 def key_counts(stage: RowStage, ctx: StageContext, frames: Frames, output: DataFrame) -> tuple[int, int]:

@@ -22,7 +22,7 @@ def make_context(config: Config, spark: SparkSession) -> StageContext:
         SourceError: an evaluation set of corpus.exclude cannot be read.
         ModelError: a model is not there, or is not of its kind.
         ConfigError: a root with a context does not fit the model's window.
-        EnvironmentProblem: the models do not fit where Spark would load them.
+        SetupError: the models do not fit where Spark would load them.
     """
     cache, model = str(config.cache_folder), config.model
     specs, prepared = prepare_models(config)

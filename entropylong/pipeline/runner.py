@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from entropylong.config import Config
 from entropylong.core.results import Counts, RunResult, StepResult, require_few_errors
 from entropylong.core.stage import RowStage, Stage, WholeStage
-from entropylong.errors import ConfigError, NothingToDo, TableError
+from entropylong.errors import ConfigError, NothingToDoError, TableError
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import backlog
 from entropylong.pipeline.drivers.dispatch import drive
@@ -111,7 +111,7 @@ class Runner:
         if counts is None and isinstance(step, WholeStage) and step.pins_at_start:
             counts = Counts(1, 1)
         if counts is None:
-            raise NothingToDo(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
+            raise NothingToDoError(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
         if counts.left:
             backlog.require_whole(state, step)
         backlog.require_input(state, step, counts)

@@ -17,7 +17,7 @@ from entropylong.core.context import Frames
 from entropylong.core.stage import Stage
 from entropylong.corpus.exclusion import EXCLUDE
 from entropylong.corpus.selection import is_chosen
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from entropylong.packing.stage import PACK
 from entropylong.pipeline.context_factory import make_context
 from entropylong.pipeline.resolve import body_dtype, root_threshold
@@ -78,11 +78,11 @@ class PipelineState:
         """Resolve the artifact of a step that a run starts, and pin what it is computed from.
 
         Raises:
-            NothingToDo: an earlier stage has not run.
+            NothingToDoError: an earlier stage has not run.
         """
         artifact = self.artifact(stage) or self._resolve(stage, stage.snapshot(self))
         if artifact is None:
-            raise NothingToDo(f"{stage.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
+            raise NothingToDoError(f"{stage.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
         self.new_generation = False  # from now on it is the generation that is begun here
         return artifact
 

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from entropylong.core.balance import partition_salts
 from entropylong.core.context import StageContext
 from entropylong.core.udf import Rows, map_rows
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from entropylong.retrieval.cells import Cells
 from entropylong.retrieval.grid import Grid, from_bytes, grid_from_bytes, to_grid
 from entropylong.retrieval.scoring import Exclusions, Ints, Nearest, Vectors, nearest
@@ -101,7 +101,7 @@ def probes_needed(ctx: StageContext, cells: DataFrame, centroids: Grid, sample: 
         .toArrow()
     )
     if not found.num_rows:
-        raise NothingToDo("index: no chunk has a neighbour with another text; give more corpus text")
+        raise NothingToDoError("index: no chunk has a neighbour with another text; give more corpus text")
     return Cells(centroids).ranks(queries.astype(np.float32)[found["query"].to_numpy()], found["cell_id"].to_numpy())
 
 

@@ -15,7 +15,7 @@ from entropylong.core.context import CHARS_A_TOKEN, Frames, StageContext
 from entropylong.core.handles import IndexHandle
 from entropylong.core.stage import Driver, Resource, State, StreamStage, UnitStage, WholeStage
 from entropylong.core.udf import Row, Rows, map_rows, map_stream
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from entropylong.models.cache import load
 from entropylong.retrieval import build
 from entropylong.retrieval.grid import from_bytes, to_grid
@@ -156,14 +156,14 @@ class Index(WholeStage):
         many commits it came.
 
         Raises:
-            NothingToDo: there is no chunk.
+            NothingToDoError: there is no chunk.
         """
         frames = state.frames(self)
         total = F.sum(F.xxhash64("chunk_id").cast("decimal(38,0)"))
         rows = build.snapshot(frames["chunks"], frames["chunk_vectors"])
         count, content = rows.agg(F.count(F.lit(1)), total).collect()[0]
         if not count:
-            raise NothingToDo("index: there is no chunk to retrieve from; give a source with role corpus or both")
+            raise NothingToDoError("index: there is no chunk to retrieve from; give a source with role corpus or both")
         return {"chunks": count, "content": str(content), "cells": cell_count(count, state.config.retrieval.cells)}
 
     def handles(self, state: State, fingerprint: str) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from entropylong.errors import EnvironmentProblem, UsageError
+from entropylong.errors import SetupError, UsageError
 
 GIB = 1 << 30
 # A Python worker's own: torch, transformers, the rows and activations of a batch.
@@ -59,7 +59,7 @@ def check_layout(conf: Mapping[str, str], slots: int, model_bytes: int, gpu_byte
         gpu_bytes: memory of each GPU of this machine (local mode; executors know their own).
 
     Raises:
-        EnvironmentProblem: one line that names the setting and a value that works.
+        SetupError: one line that names the setting and a value that works.
     """
     if is_local(conf):
         _check_local(slots, model_bytes, gpu_bytes)
@@ -71,11 +71,11 @@ def check_layout(conf: Mapping[str, str], slots: int, model_bytes: int, gpu_byte
         if a_task != 1:
             said = f"{a_task:g}" if GPU_A_TASK in conf else "not set"
             what = "a task would wait for GPUs it never uses" if a_task > 1 else "several tasks would load a model onto one GPU"
-            raise EnvironmentProblem(f"{GPU_A_TASK} is {said}: {what}; set it to 1")
+            raise SetupError(f"{GPU_A_TASK} is {said}: {what}; set it to 1")
         at_once = min(at_once, gpus)
     needed = at_once * (model_bytes + WORKER_BYTES)
     if (room := _python_room(conf)) is not None and room < needed:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"{at_once} Python workers an executor need about {needed / GIB:.1f} GiB for the models and themselves, {OVERHEAD} "
             f"leaves {room / GIB:.1f}; set it to {math.ceil(needed / GIB)}g, or raise spark.task.cpus for fewer tasks an executor"
         )
@@ -89,9 +89,7 @@ def _check_local(slots: int, model_bytes: int, gpu_bytes: list[int]) -> None:
         return
     said = f"{workers} Python workers need about {needed / GIB:.1f} GiB for the models and themselves, {where} has {room / GIB:.1f}"
     fit = room // (model_bytes + WORKER_BYTES) * max(1, len(gpu_bytes))
-    raise EnvironmentProblem(
-        f"{said}; " + (f"set spark.master=local[{fit}]" if fit else "take smaller models, or model.dtype=bfloat16")
-    )
+    raise SetupError(f"{said}; " + (f"set spark.master=local[{fit}]" if fit else "take smaller models, or model.dtype=bfloat16"))
 
 
 def _python_room(conf: Mapping[str, str]) -> int | None:

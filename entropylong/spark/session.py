@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from entropylong.config import Config
-from entropylong.errors import EntropyLongError, EnvironmentProblem
+from entropylong.errors import EntropyLongError, SetupError
 from entropylong.utils.log import is_shown
 
 # SPARK_* traps: without PYSPARK_PYTHON a UDF in a virtual environment finds another Python.
@@ -71,7 +71,7 @@ def session(config: Config):  # type: ignore[no-untyped-def]
     """The active session, or a new one with Delta for `spark.master`.
 
     Raises:
-        EnvironmentProblem: Java is missing or of another version than 17 or 21.
+        SetupError: Java is missing or of another version than 17 or 21.
     """
     from pyspark.sql import SparkSession
 
@@ -116,7 +116,7 @@ def require_delta(spark) -> None:  # type: ignore[no-untyped-def]
     """Raise where the JVM lacks Delta's jars: spark-submit brings those it is told to, the Python package holds none.
 
     Raises:
-        EnvironmentProblem: they are not on its classpath.
+        SetupError: they are not on its classpath.
     """
     from importlib.metadata import version
 
@@ -125,7 +125,7 @@ def require_delta(spark) -> None:  # type: ignore[no-untyped-def]
     # What py4j finds no class for is a package to it.
     if isinstance(spark._jvm.io.delta.tables.DeltaTable, JavaPackage):
         jars = f"io.delta:delta-spark_2.13:{version('delta-spark')}"
-        raise EnvironmentProblem(f"Spark has no Delta; give spark-submit --packages {jars}, or its jars by --jars")
+        raise SetupError(f"Spark has no Delta; give spark-submit --packages {jars}, or its jars by --jars")
 
 
 def require_classic(spark) -> None:  # type: ignore[no-untyped-def]
@@ -134,16 +134,16 @@ def require_classic(spark) -> None:  # type: ignore[no-untyped-def]
     Streams are driven, tables are versioned and GPUs are told apart through the JVM, which such a session does not show.
 
     Raises:
-        EnvironmentProblem: the session is one of Spark Connect, or of Spark 3.
+        SetupError: the session is one of Spark Connect, or of Spark 3.
     """
     runtime = os.environ.get("DATABRICKS_RUNTIME_VERSION", "")
     wanted = "take classic compute with dedicated access (in a job: a job cluster with data_security_mode: SINGLE_USER)"
     if type(spark).__module__.startswith("pyspark.sql.connect"):
         is_serverless = os.environ.get("IS_SERVERLESS", "").lower() == "true" or runtime.startswith("client.")
         where = "serverless compute" if is_serverless else "a cluster with standard access" if runtime else "Spark Connect"
-        raise EnvironmentProblem(f"{where} runs Python apart from Spark; {wanted}, runtime 17.3 LTS ML")
+        raise SetupError(f"{where} runs Python apart from Spark; {wanted}, runtime 17.3 LTS ML")
     if int(spark.version.partition(".")[0]) < 4:
-        raise EnvironmentProblem(f"runtime {runtime or '?'} has Spark {spark.version}, 4.0 is needed; take runtime 17.3 LTS ML")
+        raise SetupError(f"runtime {runtime or '?'} has Spark {spark.version}, 4.0 is needed; take runtime 17.3 LTS ML")
 
 
 def java_options(node_cache: Path) -> list[str]:
@@ -181,20 +181,20 @@ def check_java() -> str:
     """Version and place of the Java that Spark will start; one clear line where Spark would print a stack trace.
 
     Raises:
-        EnvironmentProblem: there is none, or it is of another version than 17 or 21.
+        SetupError: there is none, or it is of another version than 17 or 21.
     """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     wanted = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
     if java is None or not Path(java).exists():
-        raise EnvironmentProblem(f"Java is not installed; {wanted}")
+        raise SetupError(f"Java is not installed; {wanted}")
     try:
         printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     except OSError as error:
-        raise EnvironmentProblem(f"Java at {java} cannot be started ({error.strerror}); {wanted}") from None
+        raise SetupError(f"Java at {java} cannot be started ({error.strerror}); {wanted}") from None
     found = re.search(r'version "(\d+)', printed)
     if found is None or found.group(1) not in ("17", "21"):
-        raise EnvironmentProblem(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
+        raise SetupError(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
     return f"{found.group(1)} at {java}"
 
 
@@ -202,7 +202,7 @@ class _quiet_start:
     """Ivy and the JVM print dozens of lines at start, on both streams: a log has them, which stays only if the start fails.
 
     Raises:
-        EnvironmentProblem: the start failed; with the line of the log that says why, and its place.
+        SetupError: the start failed; with the line of the log that says why, and its place.
     """
 
     def __enter__(self) -> None:
@@ -226,7 +226,7 @@ class _quiet_start:
             return
         # Where there never was a JVM, the log has the reason; else the exception has it.
         said = file.read_text(errors="replace") if "JAVA_GATEWAY_EXITED" in str(value) else str(value)
-        raise EnvironmentProblem(f"Spark does not start: {why_not(said)}; all that it printed: {file}") from value
+        raise SetupError(f"Spark does not start: {why_not(said)}; all that it printed: {file}") from value
 
 
 def why_not(printed: str) -> str:

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config.section import CATALOG_SCHEMA
-from entropylong.errors import ConcurrentRun, TableError, WorkerDied
+from entropylong.errors import ConcurrentRunError, TableError, WorkerDiedError
 from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
@@ -130,7 +130,7 @@ class Store:
 
         Raises:
             TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
-            ConcurrentRun: what this write has read was added to by another run meanwhile; nothing of it is visible.
+            ConcurrentRunError: what this write has read was added to by another run meanwhile; nothing of it is visible.
         """
         schema = TABLES[table]
         self.create(table)
@@ -142,7 +142,7 @@ class Store:
             writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
         except (PySparkException, Py4JJavaError) as error:
             if "Python worker exited unexpectedly" in str(error):
-                raise WorkerDied(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
+                raise WorkerDiedError(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
             if _CONFLICT.search(str(error)):
                 raise _concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
@@ -215,8 +215,8 @@ def _literal(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _concurrent(table: str) -> ConcurrentRun:
-    return ConcurrentRun(
+def _concurrent(table: str) -> ConcurrentRunError:
+    return ConcurrentRunError(
         f"table {table}: a run on another machine commits to the same rows; nothing of this write is visible; "
         "let one run finish, then run the same command again"
     )

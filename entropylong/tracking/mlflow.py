@@ -20,7 +20,7 @@ import entropylong
 from entropylong.config import Config
 from entropylong.config.schema import Tracking, walk
 from entropylong.core.results import Counts
-from entropylong.errors import EnvironmentProblem
+from entropylong.errors import SetupError
 from entropylong.storage.artifacts import Artifact
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
@@ -40,7 +40,7 @@ def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
     """A client of the store, and the id of the experiment, made if it is not there.
 
     Raises:
-        EnvironmentProblem: the store cannot be reached.
+        SetupError: the store cannot be reached.
     """
     # MLflow reports its use to its makers unless told not to; a data team's cluster should not.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -56,7 +56,7 @@ def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
         return client, known.experiment_id if known else client.create_experiment(tracking.experiment, place)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise EnvironmentProblem(f"MLflow store {redact(tracking.uri)}: {redact(reason)}; mend tracking.uri") from error
+        raise SetupError(f"MLflow store {redact(tracking.uri)}: {redact(reason)}; mend tracking.uri") from error
 
 
 def kept_run(folder: Path, tracking: Tracking) -> str | None:
@@ -90,7 +90,7 @@ def log_once(
         params, metrics, files: of the result; they must be the same each time.
 
     Raises:
-        EnvironmentProblem: the store cannot be reached.
+        SetupError: the store cannot be reached.
     """
     client, experiment = connect(tracking)
     run = run_of(client, experiment, tag, value, name, kind)
@@ -106,7 +106,7 @@ def attach(tracking: Tracking, run_id: str, file: Path) -> str | None:
     """Log a file to the parent run of a pipeline run; gives the MLflow run's id, None where the store has no such run.
 
     Raises:
-        EnvironmentProblem: the store cannot be reached.
+        SetupError: the store cannot be reached.
     """
     client, experiment = connect(tracking)
     runs = client.search_runs([experiment], f"tags.`entropylong.run_id` = '{run_id}'", max_results=100)

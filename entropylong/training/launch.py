@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from entropylong.errors import EnvironmentProblem, TrainingError
+from entropylong.errors import SetupError, TrainingError
 from entropylong.spark.session import settings_of, task_threads
 from entropylong.training.steps import STOP, read_log
 
@@ -62,11 +62,11 @@ def check_cluster(conf: Mapping[str, str], slots: int, ranks: int) -> None:
     """
     of_executor, of_task = (conf.get(f"spark.{part}.resource.gpu.amount", "0") for part in ("executor", "task"))
     if (of_executor != "0" or of_task != "0") and float(of_task) != 1:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"train.launch cluster: a rank takes one GPU, spark.task.resource.gpu.amount is {of_task}; start Spark with it at 1"
         )
     if conf.get("spark.dynamicAllocation.enabled") != "true" and ranks > slots:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"train.launch cluster: {ranks} ranks run at once, the executors have room for {slots} tasks; "
             "lower train.ranks or add executors"
         )
@@ -84,7 +84,7 @@ def launch(spark: SparkSession, settings: Path, ranks: int, mode: str, on_entry:
 
     Raises:
         TrainingError: a rank failed; what it said, or which signal ended it.
-        EnvironmentProblem: the cluster has no room for them.
+        SetupError: the cluster has no room for them.
     """
     from pyspark.ml.torch.distributor import TorchDistributor
 

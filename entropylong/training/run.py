@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from entropylong.config import Config
 from entropylong.config.schema import Train
-from entropylong.errors import ConfigError, EntropyLongError, EnvironmentProblem, ModelError, WorkspaceError
+from entropylong.errors import ConfigError, EntropyLongError, ModelError, SetupError, WorkspaceError
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
 from entropylong.models.shape import shape_of
@@ -80,7 +80,7 @@ class Prepared:
 def require_reader() -> None:
     """Raise where the reader of the feeds is not installed: the ETL does without it."""
     if importlib.util.find_spec("petastorm") is None:
-        raise EnvironmentProblem(
+        raise SetupError(
             "train reads its data with Petastorm, which is not installed; it comes with the extra: pip install 'entropylong[train]'"
         )
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from entropylong.cli.app import call
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from tests import tiny
 from tests.conftest import CONF, MakeConfig, OpenRunner
 
@@ -96,5 +96,5 @@ def test_commands_on_a_finished_workspace(
 
 def test_roots_that_are_too_short_are_told(tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "short.jsonl", [{"text": "one"}, {"text": "two words here"}])
-    with pytest.raises(NothingToDo, match=r"anchors: no root was scored; lower roots\.min_tokens .* 2 TOO_SHORT"):
+    with pytest.raises(NothingToDoError, match=r"anchors: no root was scored; lower roots\.min_tokens .* 2 TOO_SHORT"):
         open_runner(tmp_path / "w", source=source).run(["ingest", "score", "anchors"])

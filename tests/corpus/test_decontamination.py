@@ -18,7 +18,7 @@ from entropylong.config import Config
 from entropylong.corpus.decontamination import GRAM, Grams, Shared, gram_hashes, words_of
 from entropylong.corpus.exclusion import open_excluded, prepare_excluded
 from entropylong.entropy.scoring import Refusal, score_texts
-from entropylong.errors import ExcludedFileError, QuarantineExceeded, SourceError
+from entropylong.errors import ExcludedFileError, QuarantineExceededError, SourceError
 from entropylong.maintenance.quarantine import quarantine_rows, retry_rows
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.steps import step_writing
@@ -204,5 +204,5 @@ def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner,
     same = open_runner(tmp_path / "workspace", f"corpus.exclude=[{moved}]", source=corpus)
     assert same.state.fingerprint("chunks") == runner.state.fingerprint("chunks") != plain.state.fingerprint("chunks")
     assert same.state.fingerprint("documents") == plain.state.fingerprint("documents")
-    with pytest.raises(QuarantineExceeded, match=r"1 CONTAMINATED.*share text with a set of corpus\.exclude"):
+    with pytest.raises(QuarantineExceededError, match=r"1 CONTAMINATED.*share text with a set of corpus\.exclude"):
         same.run(["chunk"])

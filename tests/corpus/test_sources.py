@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from entropylong.config import load_config
-from entropylong.errors import NothingToDo, QuarantineExceeded, UsageError
+from entropylong.errors import NothingToDoError, QuarantineExceededError, UsageError
 from tests import tiny
 from tests.conftest import CONF, OpenRunner, rows_of
 
@@ -93,7 +93,7 @@ def test_a_mended_file_is_read_again_and_the_old_row_stays(tmp_path: Path, open_
 def test_too_many_errors_fail_the_run(tmp_path: Path, open_runner: OpenRunner) -> None:
     rows = [{"doc_id": str(i), "text": f"text {i}" if i else None} for i in range(10)]
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
-    with pytest.raises(QuarantineExceeded, match=r"1 of 10 rows refused \(1 NO_TEXT\)"):
+    with pytest.raises(QuarantineExceededError, match=r"1 of 10 rows refused \(1 NO_TEXT\)"):
         open_runner(tmp_path / "w", source=source).run(["ingest"])
     assert len(rows_of(open_runner(tmp_path / "w", source=source), "documents", ["doc_id"])) == 10
 
@@ -124,7 +124,7 @@ def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRun
 )
 def test_a_corpus_without_text_is_told(rows: list[dict[str, object]], said: str, tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
-    with pytest.raises(NothingToDo, match=said):
+    with pytest.raises(NothingToDoError, match=said):
         open_runner(tmp_path / "w", source=source).run(["ingest"])
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from entropylong.cli import app
 from entropylong.config import load_config
-from entropylong.errors import EnvironmentProblem
+from entropylong.errors import SetupError
 from entropylong.maintenance import doctor
 from entropylong.spark.session import check_java, why_not
 
@@ -39,7 +39,7 @@ def test_doctor_passes_here_and_says_what_to_mend(
     wrong = {part for part, one in found.items() if one.state == "fix"}
     assert wrong >= {"libraries", "Java", "disk", "models", "input", "MLflow"}
     (tmp_path / "mlflow.db").write_text("no database, but long enough for a header that says so " * 9)
-    with pytest.raises(EnvironmentProblem, match="is not a database"):
+    with pytest.raises(SetupError, match="is not a database"):
         doctor._mlflow(load_config("small", [f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]))
     assert "Java is not installed" in found["Java"].remedy and "secret" not in found["MLflow"].remedy
     assert "no_such_library cannot be imported" in found["libraries"].found
@@ -109,7 +109,7 @@ def test_java_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "java").write_text("not executable")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(EnvironmentProblem, match=r"cannot be started \(Permission denied\); install Java 17"):
+    with pytest.raises(SetupError, match=r"cannot be started \(Permission denied\); install Java 17"):
         check_java()
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from entropylong.config import load_config
 from entropylong.entropy.anchors import find_anchors
-from entropylong.errors import NothingToDo, UsageError, WorkspaceError
+from entropylong.errors import NothingToDoError, UsageError, WorkspaceError
 from entropylong.notebook import arguments, open_pair, open_workspace, views
 from entropylong.notebook.charts import comparing, costs, dependencies, entropy, pictures
 from entropylong.notebook.views import OpenWorkspace
@@ -319,6 +319,6 @@ def test_prices_are_those_of_the_plan(
         costs.by_stage(plan, 0, 0.1)
     table = costs.over(here, known, asked, "retrieval.top_k", [4, 8], (2.0, 0.0))
     assert table.loc[8, "exact"] == pytest.approx(ways["exact"]) and table.loc[4, "exact"] < ways["exact"]
-    with pytest.raises(NothingToDo, match="nothing is packed under this config yet"):
+    with pytest.raises(NothingToDoError, match="nothing is packed under this config yet"):
         costs.measured(OpenWorkspace(opened.state, "demo", (), None).state.__class__(
             make_config(finished, corpus, "accept.epsilon=0.77"), opened.state.spark))  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from entropylong.core.results import RunResult
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.metrics.compute import compute_figures
 from entropylong.pipeline.runner import Runner
@@ -186,7 +186,7 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
     looked.state.resolve_roots()
     assert looked.state.context.root_threshold is not None
     for stage in ("score", "index"):
-        with pytest.raises(NothingToDo, match="ingest"):
+        with pytest.raises(NothingToDoError, match="ingest"):
             open_five().run([stage])
     shutil.copytree(corpus, folder, dirs_exist_ok=True)
     ingest_and_die()
@@ -195,7 +195,7 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
     whole.run(["chunk", "score"])
     first = rows_of(whole, "scored_documents", ["root_id"])
     assert len(first) == 5
-    with pytest.raises(NothingToDo, match="stage embed is not finished"):
+    with pytest.raises(NothingToDoError, match="stage embed is not finished"):
         open_five().run(["index"])
     new = [{"doc_id": f"new-{i}", "text": row["text"]} for i, row in enumerate(tiny.documents(6, seed=5))]
     tiny.write_jsonl(folder / "part-9.jsonl", new)

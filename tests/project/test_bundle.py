@@ -19,7 +19,7 @@ from entropylong.cli.options import split_words
 from entropylong.config import Config, load_config
 from entropylong.core.stage import Resource
 from entropylong.core.stage_names import STAGE_NAMES
-from entropylong.errors import ConfigError, EnvironmentProblem
+from entropylong.errors import ConfigError, SetupError
 from entropylong.pipeline.steps import STEPS
 from entropylong.spark.session import require_classic
 from tests.conftest import CONF
@@ -177,7 +177,7 @@ def connected(version: str = "4.0.0") -> Any:
 def test_a_session_apart_from_spark_is_refused(serverless: str, runtime: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IS_SERVERLESS", serverless)
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
-    with pytest.raises(EnvironmentProblem) as caught:
+    with pytest.raises(SetupError) as caught:
         require_classic(connected())
     assert str(caught.value) == (
         f"{said} runs Python apart from Spark; take classic compute with dedicated access (in a job: a job cluster with "
@@ -188,7 +188,7 @@ def test_a_session_apart_from_spark_is_refused(serverless: str, runtime: str, sa
 def test_an_older_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "16.4")
     classic = type("SparkSession", (), {"__module__": "pyspark.sql.session", "version": "3.5.2"})()
-    with pytest.raises(EnvironmentProblem, match=r"^runtime 16\.4 has Spark 3\.5\.2, 4\.0 is needed; take runtime 17\.3 LTS ML$"):
+    with pytest.raises(SetupError, match=r"^runtime 16\.4 has Spark 3\.5\.2, 4\.0 is needed; take runtime 17\.3 LTS ML$"):
         require_classic(classic)
 
 

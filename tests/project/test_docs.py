@@ -16,7 +16,7 @@ from scripts.reference import PAGES
 
 ROOT = Path(__file__).parents[2]
 # What a row's code is given to.
-_REFUSING = {"refuse", "_refuse", "refused", "Refusal", "Refused", "Damaged", "Record", "Outcome"}
+_REFUSING = {"refuse", "_refuse", "refused", "Refusal", "RefusedError", "Damaged", "Record", "Outcome"}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -14,7 +14,7 @@ import yaml
 from cffconvert import Citation
 
 import entropylong
-from entropylong.errors import EnvironmentProblem
+from entropylong.errors import SetupError
 from entropylong.training.run import require_reader
 from tests.conftest import ON_RUNTIME
 
@@ -51,5 +51,5 @@ def test_the_environment_is_the_one_that_is_meant() -> None:
     """All of it is tested with the pins of the extra `train`; the ETL once more with neither, as on a Databricks runtime."""
     has_petastorm, major = importlib.util.find_spec("petastorm") is not None, int(pa.__version__.split(".")[0])
     assert (has_petastorm, major > 14) == (not ON_RUNTIME, ON_RUNTIME), pa.__version__
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'entropylong\[train\]'") if ON_RUNTIME else nullcontext():
+    with pytest.raises(SetupError, match=r"pip install 'entropylong\[train\]'") if ON_RUNTIME else nullcontext():
         require_reader()

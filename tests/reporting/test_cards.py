@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard
 import entropylong
 from entropylong.cli.app import call
 from entropylong.config import Config
-from entropylong.errors import NothingToDo, UsageError
+from entropylong.errors import NothingToDoError, UsageError
 from entropylong.evaluation.results import Result
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.pipeline.steps import STEPS
@@ -154,7 +154,7 @@ def check_model_card(config: Config, done: Prepared, tmp_path: Path) -> None:
     assert "**None is stated.**" in of_model.model_card(of_model.gather_facts(config, done.folder.name))
     with pytest.raises(UsageError, match=rf"name the run with --run, one of: {done.folder.name} \(verified\)"):
         of_model.gather_facts(config, "another")
-    with pytest.raises(NothingToDo, match="no training run of this config"):
+    with pytest.raises(NothingToDoError, match="no training run of this config"):
         of_model.gather_facts(config.with_keys(train={"learning_rate": 3e-3}))
 
 

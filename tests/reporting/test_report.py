@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from entropylong.errors import NothingToDo, UsageError
+from entropylong.errors import NothingToDoError, UsageError
 from entropylong.models.causal_lm import CausalLM
 from entropylong.reporting.report.gallery import gallery
 from entropylong.reporting.report.gather import ENTROPY_BIN, GAIN_BIN, Rate, gather
@@ -167,7 +167,7 @@ def _looked_at(page: str, folder: Path) -> None:
 
 
 def test_nothing_packed_and_nowhere_to_write(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
-    with pytest.raises(NothingToDo, match="report: nothing is packed under this config yet; run: entropylong run"):
+    with pytest.raises(NothingToDoError, match="report: nothing is packed under this config yet; run: entropylong run"):
         gather(open_runner(copied, "accept.epsilon=0.77").state)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="report: cannot write"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from entropylong.errors import RecallTooLow
+from entropylong.errors import RecallTooLowError
 from entropylong.pipeline.drivers import index
 from entropylong.retrieval.grid import SCALE, from_bytes, to_grid
 from entropylong.retrieval.index import INDEX_FILES
@@ -110,12 +110,14 @@ def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_pat
 
 def test_recall_is_measured_and_a_low_one_stops_the_run(copied: Path, open_runner: OpenRunner, messages: list[str]) -> None:
     low = [key for key in CELLS if "recall" not in key]
-    with pytest.raises(RecallTooLow, match=r"recall@3 is 0\.\d+ at retrieval.nprobe 1, below retrieval.min_recall 0.95; nprobe \d"):
+    with pytest.raises(
+        RecallTooLowError, match=r"recall@3 is 0\.\d+ at retrieval.nprobe 1, below retrieval.min_recall 0.95; nprobe \d"
+    ):
         open_runner(copied, *low, "retrieval.nprobe=1").run(["index"])
     runner = open_runner(copied, *low, "retrieval.nprobe=6")
     runner.run(SEARCH)
     assert any("recall@3 1.000 at nprobe 6" in line for line in messages)
-    with pytest.raises(RecallTooLow, match="nprobe 1,"):
+    with pytest.raises(RecallTooLowError, match="nprobe 1,"):
         open_runner(copied, *low, "retrieval.nprobe=1").run(["search"])
     # The measure itself, against a search of everything.
     directory = runner.state.workspace.index(runner.state.fingerprint("index") or "-")

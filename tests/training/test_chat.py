@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from entropylong.config import load_config
-from entropylong.training.data.chat import Refused, encode_conversation, parse_conversation
+from entropylong.training.data.chat import RefusedError, encode_conversation, parse_conversation
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -42,7 +42,7 @@ def said(*contents: object) -> str:
 )
 def test_refused_by_code(line: str, code: str, tiny_lm: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         encode_conversation(tokenizer, parse_conversation(line), template=TEMPLATE, assistant_only=False)
     assert caught.value.code == code
 
@@ -52,7 +52,7 @@ def test_a_template_that_rewrites_earlier_messages_has_no_assistant_spans(tiny_l
     messages = parse_conversation(said("a", "b", "c", "d"))
     last = "{{ messages | length }}" + TEMPLATE
     assert len(encode_conversation(tokenizer, messages, template=last, assistant_only=False)[0]) > 4
-    with pytest.raises(Refused, match="changes earlier messages"):
+    with pytest.raises(RefusedError, match="changes earlier messages"):
         encode_conversation(tokenizer, messages, template=last, assistant_only=True)
 
 

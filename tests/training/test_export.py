@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import Row
 
-from entropylong.errors import EnvironmentProblem, FeedError, UsageError
+from entropylong.errors import FeedError, SetupError, UsageError
 from entropylong.training.data.export import export_sequences, mds_sample
 from tests.conftest import OpenRunner, skip_on_runtime
 
@@ -93,7 +93,7 @@ def test_what_an_export_refuses(finished: Path, open_runner: OpenRunner, tmp_pat
         export_sequences(runner.state, tmp_path, "parquet")
     with pytest.raises(UsageError, match="split paths of MDS data at @ and #"):
         export_sequences(runner.state, tmp_path / "a@2", "mds")
-    with pytest.raises(EnvironmentProblem, match=r"pip install --no-deps -r requirements-mds\.lock"):
+    with pytest.raises(SetupError, match=r"pip install --no-deps -r requirements-mds\.lock"):
         export_sequences(runner.state, tmp_path / "mds", "mds")
     with pytest.raises(FeedError, match="no sequences to export"):
         export_sequences(open_runner(finished, "accept.epsilon=0.9").state, tmp_path / "none", "parquet")

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from entropylong.config import load_config
-from entropylong.errors import ConfigError, EnvironmentProblem, ModelError
+from entropylong.errors import ConfigError, ModelError, SetupError
 from entropylong.models.attention_mask import check_kernel, segmented, varlen
 from entropylong.training.describe import describe, description_table
 from entropylong.training.export import write_weights
@@ -263,11 +263,11 @@ def test_executors_that_would_not_run_all_ranks_on_gpus() -> None:
     check_cluster({}, 8, 8)
     check_cluster(gpus, 8, 8)
     for amount in ("4", "0.25"):
-        with pytest.raises(EnvironmentProblem, match=f"gpu.amount is {amount}; start Spark with it at 1"):
+        with pytest.raises(SetupError, match=f"gpu.amount is {amount}; start Spark with it at 1"):
             check_cluster({**gpus, "spark.task.resource.gpu.amount": amount}, 8, 8)
-    with pytest.raises(EnvironmentProblem, match=r"gpu\.amount is 0"):
+    with pytest.raises(SetupError, match=r"gpu\.amount is 0"):
         check_cluster({"spark.executor.resource.gpu.amount": "4"}, 8, 8)
-    with pytest.raises(EnvironmentProblem, match="8 ranks run at once, the executors have room for 4 tasks"):
+    with pytest.raises(SetupError, match="8 ranks run at once, the executors have room for 4 tasks"):
         check_cluster({}, 4, 8)
     check_cluster({"spark.dynamicAllocation.enabled": "true"}, 4, 8)
 

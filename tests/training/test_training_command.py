@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from entropylong.config import Config
-from entropylong.errors import ConfigError, EnvironmentProblem, FeedError, ModelError, QuarantineExceeded, SourceError
+from entropylong.errors import ConfigError, FeedError, ModelError, QuarantineExceededError, SetupError, SourceError
 from entropylong.models.cache import WorkerModel
 from entropylong.pipeline.runner import Runner
 from entropylong.training.data.reader import Feed
@@ -140,7 +140,7 @@ def test_what_cannot_work_is_told_before_any_rank_starts(
         with pytest.raises(error, match=said):
             run_training(config_of(*overrides), spark)
     monkeypatch.undo()
-    with pytest.raises(EnvironmentProblem, match="4 ranks run at once, the executors have room for 2 tasks"):
+    with pytest.raises(SetupError, match="4 ranks run at once, the executors have room for 2 tasks"):
         run_training(config_of("train.ranks=4", "train.batch=4", "train.launch=cluster"), spark)
 
 
@@ -276,9 +276,9 @@ def test_broken_conversations_are_listed_or_stop_the_run(
         "[1]",
     ]
     path.write_text(path.read_text() + "\n".join(bad) + "\n")
-    with pytest.raises(QuarantineExceeded, match=r"5 of 46 records are refused \(1 CUT, 1 NOT_JSON, 4 NO_MESSAGES\)"):
+    with pytest.raises(QuarantineExceededError, match=r"5 of 46 records are refused \(1 CUT, 1 NOT_JSON, 4 NO_MESSAGES\)"):
         feeds_of(config_of(*keys), spark)
-    with pytest.raises(QuarantineExceeded, match="NOT_RENDERED"):
+    with pytest.raises(QuarantineExceededError, match="NOT_RENDERED"):
         feeds_of(config_of(*keys[:3], "train.chat_template=\"{{ raise_exception('no') }}\""), spark)
 
 

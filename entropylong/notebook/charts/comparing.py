@@ -90,7 +90,7 @@ def by_root(state: PipelineState) -> pd.DataFrame:
     Of more than `MOST_ROOTS` so many by hash, the same in every run.
 
     Raises:
-        NothingToDo: none is verified.
+        NothingToDoError: none is verified.
     """
     passes = F.col(RULES[state.config.accept.rule].column)
     kinds = (RETRIEVED, SAME_ROOT, RANDOM)

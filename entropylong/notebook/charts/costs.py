@@ -25,7 +25,7 @@ def measured(state: PipelineState) -> dict[str, float]:
     """The keys of `plan` that a finished run knows better than the defaults do.
 
     Raises:
-        NothingToDo: nothing is verified.
+        NothingToDoError: nothing is verified.
     """
     figures = latest_figures(state)
     if not figures.get("roots") or not figures.get("cells_retrieved"):

@@ -50,7 +50,7 @@ def steps(state: PipelineState) -> list[Step]:
     """The report's funnel.
 
     Raises:
-        NothingToDo: nothing is packed.
+        NothingToDoError: nothing is packed.
     """
     figures = latest_figures(state)
     if not figures:
@@ -62,7 +62,7 @@ def judged(state: PipelineState, most: int = MOST_ROOTS) -> Judged:
     """The cells of the chosen roots, of at most so many.
 
     Raises:
-        NothingToDo: none is verified.
+        NothingToDoError: none is verified.
     """
     roots = state.frames(PACK)["anchors"].orderBy(sampled(state), "root_id").limit(most).select("root_id")
     cells = state.readings().join(roots, "root_id", how="left_semi").toPandas()
@@ -131,7 +131,7 @@ def strongest(state: PipelineState, count: int = 5) -> View:
     """The dependencies with the largest gains, of different roots: the anchor in its text beside its context.
 
     Raises:
-        NothingToDo: none was accepted.
+        NothingToDoError: none was accepted.
     """
     best = Window.partitionBy("root_id").orderBy(F.desc("gain"), "position", "chunk_id")
     accepted = state.readings().where("accepted").withColumn("place", F.row_number().over(best)).where("place = 1")

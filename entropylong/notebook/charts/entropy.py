@@ -62,7 +62,7 @@ def profiles(state: PipelineState, most: int = MOST_ROOTS) -> list[Profile]:
     """Profiles of the chosen roots, at most so many.
 
     Raises:
-        NothingToDo: none is scored.
+        NothingToDoError: none is scored.
     """
     scored = state.frames(PACK)["scored_documents"].orderBy(sampled(state), "root_id").limit(most)
     rows = scored.select("root_id", "input_ids", "entropy").collect()
@@ -125,7 +125,7 @@ def measured_anchors(state: PipelineState, found: Sequence[Profile]) -> pd.DataF
     """A row a measured anchor of these roots: how far above its root's mean (in standard deviations), and what was accepted there.
 
     Raises:
-        NothingToDo: none is verified.
+        NothingToDoError: none is verified.
     """
     names = [one.root_id for one in found]
     is_in = F.col("root_id").isin(names)

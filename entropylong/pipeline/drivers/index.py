@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.stage import WholeStage
-from entropylong.errors import IndexFileError, NothingToDo
+from entropylong.errors import IndexFileError, NothingToDoError
 from entropylong.pipeline.drivers.partitioned_search import check_recall, recall
 from entropylong.pipeline.state import PipelineState
 from entropylong.retrieval import build
@@ -77,7 +77,7 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
 
 def _check_collisions(rows: DataFrame, n: int) -> None:
     if (distinct := rows.agg(F.countDistinct("chunk_id")).collect()[0][0]) != n:
-        raise NothingToDo(
+        raise NothingToDoError(
             f"index: {n - distinct} chunks share a chunk_id with another (a hash collision); change a doc_id of each such pair"
         )
 

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.stage import RowStage
-from entropylong.errors import RecallTooLow
+from entropylong.errors import RecallTooLowError
 from entropylong.pipeline.drivers import units
 from entropylong.pipeline.drivers.units import commit_units, left_of
 from entropylong.pipeline.state import PipelineState
@@ -29,7 +29,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     """Search for the queries that have no candidates yet.
 
     Raises:
-        RecallTooLow: a search would miss more than the config allows.
+        RecallTooLowError: a search would miss more than the config allows.
     """
     index = state.context.fingerprints["index"]
     check_recall(state, index)
@@ -46,12 +46,12 @@ def recall(directory: Path, nprobe: int) -> float:
 
 
 def check_recall(state: PipelineState, value: str) -> None:
-    """Raise RecallTooLow where a search would miss more than the config allows."""
+    """Raise RecallTooLowError where a search would miss more than the config allows."""
     retrieval, directory = state.config.retrieval, state.workspace.index(value)
     if (found := recall(directory, retrieval.nprobe)) < retrieval.min_recall:
         needed = read_array(directory / "probes_needed.npy", INDEX_FILES, np.int64, None)
         enough = int(np.quantile(needed, retrieval.min_recall, method="higher"))
-        raise RecallTooLow(
+        raise RecallTooLowError(
             f"index: recall@{retrieval.top_k} is {found:.3f} at retrieval.nprobe {retrieval.nprobe}, below retrieval.min_recall "
             f"{retrieval.min_recall}; nprobe {enough} would reach it, or lower retrieval.min_recall to go on with less"
         )

@@ -32,7 +32,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     known = checkpoint.is_dir()
     try:
         _stream(state, stage, artifact.fingerprint, checkpoint, progress)
-    except _CheckpointUseless as error:
+    except _CheckpointUselessError as error:
         if not known:
             raise TableError(f"{stage.name}: {error}") from error
     if known and progress.left > 0:
@@ -42,11 +42,11 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
         shutil.rmtree(checkpoint)
         try:
             _stream(state, stage, artifact.fingerprint, checkpoint, progress)
-        except _CheckpointUseless as error:
+        except _CheckpointUselessError as error:
             raise TableError(f"{stage.name}: {error}") from error
 
 
-class _CheckpointUseless(Exception):
+class _CheckpointUselessError(Exception):
     """A stream failed by itself, not in the work on a batch."""
 
 
@@ -84,7 +84,7 @@ def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path,
         query[0].awaitTermination()
     except PySparkException as error:
         if not failure:
-            raise _CheckpointUseless(root_cause(error)) from error
+            raise _CheckpointUselessError(root_cause(error)) from error
         if isinstance(failure[0], EntropyLongError):
             raise failure[0] from error
         raise TableError(f"{stage.name}: {root_cause(failure[0])}") from error

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.core.stage import RowStage
-from entropylong.errors import EnvironmentProblem, WorkerDied
+from entropylong.errors import SetupError, WorkerDiedError
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.schemas import NAMES
 from entropylong.utils.isolation import refused
@@ -43,11 +43,11 @@ def append_or_isolate(
         transaction: of the unit; each part has one of its own by it, so nothing lands twice.
 
     Raises:
-        EnvironmentProblem: workers die at too many rows.
+        SetupError: workers die at too many rows.
     """
     try:
         state.store.append(stage.writes, build(rows), value, transaction)
-    except WorkerDied:
+    except WorkerDiedError:
         logger.info("%s: a Python worker died; looking for the row that did it", stage.name)
         found = [0]
         _halves(state, stage, value, rows, build, transaction, 0, "", found)
@@ -67,13 +67,13 @@ def _halves(
         name = (f"{transaction[0]}-{path}{bit}", transaction[1])
         try:
             state.store.append(stage.writes, build(half), value, name)
-        except WorkerDied:
+        except WorkerDiedError:
             if size > 1 and depth < 63:
                 _halves(state, stage, value, half, build, transaction, depth + 1, f"{path}{bit}", found)
                 continue
             found[0] += 1
             if found[0] > MOST_ROWS:
-                raise EnvironmentProblem(
+                raise SetupError(
                     f"{stage.name}: Python workers die at more than {MOST_ROWS} rows of a unit; is their memory too small? "
                     "(run.batch_tokens, spark.executor.memoryOverhead; the system's log names what it killed)"
                 ) from None

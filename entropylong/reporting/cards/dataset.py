@@ -69,7 +69,7 @@ def gather_facts(state: PipelineState) -> DatasetFacts:
     """All of it, under the current config.
 
     Raises:
-        NothingToDo: nothing is packed under this config.
+        NothingToDoError: nothing is packed under this config.
     """
     config, figures = state.config, packed_figures(state, "card dataset")
     sequences = state.fingerprint("sequences") or ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import entropylong
 from entropylong.config import Config
-from entropylong.errors import EvaluationError, NothingToDo, UsageError
+from entropylong.errors import EvaluationError, NothingToDoError, UsageError
 from entropylong.evaluation.benchmarks import BENCHMARKS
 from entropylong.evaluation.results import SCORES
 from entropylong.models.prepare import ModelSpec, prepare
@@ -86,13 +86,13 @@ def gather_facts(config: Config, run: str | None = None) -> ModelFacts:
         run: the run's folder, by name, where several runs of this config ended: on other data.
 
     Raises:
-        NothingToDo: there is none.
+        NothingToDoError: there is none.
         UsageError: there are several, or none of that name.
     """
     workspace = Workspace(config.workspace)
     found = {Path(settings.folder).name: settings for settings in _runs(config, workspace)}
     if not found:
-        raise NothingToDo(
+        raise NothingToDoError(
             f"card model: no training run of this config is at its end in {config.workspace}; "
             "run: entropylong train, with the same arguments"
         )

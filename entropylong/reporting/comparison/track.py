@@ -23,7 +23,7 @@ def track(config: Config, runs: Sequence[Run], compared: Sequence[Compared], pag
     """Log a comparison, once.
 
     Raises:
-        EnvironmentProblem: the store cannot be reached.
+        SetupError: the store cannot be reached.
     """
     metrics: dict[str, float] = {}
     for pair in compared:

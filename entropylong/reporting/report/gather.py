@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.errors import NothingToDo
+from entropylong.errors import NothingToDoError
 from entropylong.maintenance.quarantine import quarantine_rows
 from entropylong.packing.stage import PACK
 from entropylong.pipeline.metrics.compute import latest_figures
@@ -89,7 +89,7 @@ def gather(state: PipelineState) -> Gathered:
     """All of it, under the current config.
 
     Raises:
-        NothingToDo: nothing is packed under this config.
+        NothingToDoError: nothing is packed under this config.
     """
     value, figures = state.fingerprint("sequences"), packed_figures(state, "report")
     frames, cells = state.frames(PACK), state.readings()
@@ -120,12 +120,12 @@ def packed_figures(state: PipelineState, command: str) -> dict[str, float]:
     """The figures of the run that packed the current sequences.
 
     Raises:
-        NothingToDo: nothing is packed under this config.
+        NothingToDoError: nothing is packed under this config.
     """
     value = state.fingerprint("sequences")
     figures = latest_figures(state) if value and state.registry.is_complete(value) else {}
     if not figures:
-        raise NothingToDo(f"{command}: nothing is packed under this config yet; run: entropylong run, with the same arguments")
+        raise NothingToDoError(f"{command}: nothing is packed under this config yet; run: entropylong run, with the same arguments")
     return figures
 
 

@@ -30,7 +30,7 @@ def report_html(state: PipelineState, telling: Callable[[str], AbstractContextMa
         telling: gets what is at work, and is open as long as it is.
 
     Raises:
-        NothingToDo: nothing is packed under this config.
+        NothingToDoError: nothing is packed under this config.
     """
     with telling("report, 1 of 2: counting what is in the tables"):
         found = gather(state)
@@ -43,7 +43,7 @@ def write_report(state: PipelineState, out: Path | None = None) -> Path:
     """Write it; for `out` None beside the figures of the run that packed.
 
     Raises:
-        NothingToDo: nothing is packed under this config.
+        NothingToDoError: nothing is packed under this config.
         UsageError: it cannot be written there.
     """
     text = report_html(state, phase)

@@ -16,7 +16,7 @@ SPECIAL_TOKEN = "SPECIAL_TOKEN"
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A record that cannot be trained on.
 
     Attributes:
@@ -36,20 +36,20 @@ def parse_conversation(line: str) -> list[Message]:
     """The messages of one line of JSON in UltraChat's shape: {"messages": [{"role": ..., "content": ...}, ...]}.
 
     Raises:
-        Refused: it is no JSON object, or its messages are not of that shape, or none is the assistant's.
+        RefusedError: it is no JSON object, or its messages are not of that shape, or none is the assistant's.
     """
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise Refused(NOT_JSON, str(error)) from None
+        raise RefusedError(NOT_JSON, str(error)) from None
     messages = record.get("messages") if isinstance(record, dict) else None
     if not isinstance(messages, list) or not messages:
-        raise Refused(NO_MESSAGES, "has no list `messages`")
+        raise RefusedError(NO_MESSAGES, "has no list `messages`")
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise Refused(NO_MESSAGES, f"message {number}: needs a role and a content, both text")
+            raise RefusedError(NO_MESSAGES, f"message {number}: needs a role and a content, both text")
     if not any(message["role"] == "assistant" for message in messages):
-        raise Refused(NO_MESSAGES, "no message of the assistant")
+        raise RefusedError(NO_MESSAGES, "no message of the assistant")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
@@ -66,11 +66,11 @@ def encode_conversation(
             the assistant said and its end. Else all tokens.
 
     Raises:
-        Refused: the template refuses it, or marks nothing and does not render a conversation's beginning as that of its whole.
+        RefusedError: the template refuses it, or marks nothing and does not render a conversation's beginning as that of its whole.
     """
     planted = [token for token in tokenizer.all_special_tokens if any(token in message["content"] for message in messages)]
     if planted:
-        raise Refused(SPECIAL_TOKEN, f"a message holds {planted[0]!r}, which would end or begin one")
+        raise RefusedError(SPECIAL_TOKEN, f"a message holds {planted[0]!r}, which would end or begin one")
     try:
         if assistant_only and _MARK.search(template or tokenizer.get_chat_template()):
             marked = tokenizer.apply_chat_template(
@@ -81,10 +81,10 @@ def encode_conversation(
         text = _render(tokenizer, messages, template)
         spans = _assistant_spans(tokenizer, messages, template, text) if assistant_only else [(0, len(text))]
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    except Refused:
+    except RefusedError:
         raise
     except Exception as error:  # a template may raise whatever it wants
-        raise Refused(
+        raise RefusedError(
             NOT_RENDERED, f"the chat template or the tokenizer refuses it: {' '.join(str(error).split())[:200]}"
         ) from None
     ids = np.array(encoded["input_ids"], np.int32)
@@ -110,6 +110,6 @@ def _assistant_spans(tokenizer: Any, messages: list[Message], template: str | No
         before = _render(tokenizer, messages[:number], template, is_open=True)
         through = _render(tokenizer, messages[: number + 1], template)
         if not (text.startswith(through) and through.startswith(before)):
-            raise Refused(NOT_RENDERED, "the chat template changes earlier messages: take loss_on all, or another template")
+            raise RefusedError(NOT_RENDERED, "the chat template changes earlier messages: take loss_on all, or another template")
         spans.append((len(before), len(through)))
     return spans

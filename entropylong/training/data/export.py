@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.errors import EnvironmentProblem, FeedError, UsageError
+from entropylong.errors import FeedError, SetupError, UsageError
 from entropylong.pipeline.state import PipelineState
 from entropylong.training.data.rows import sequence_arrays
 from entropylong.training.data.segments import runs
@@ -38,7 +38,7 @@ def export_sequences(state: PipelineState, folder: Path, to: Literal["parquet", 
     Raises:
         UsageError: the folder is there, or its name is one that MDS readers take apart.
         FeedError: there is no sequence.
-        EnvironmentProblem: mosaicml-streaming is not installed.
+        SetupError: mosaicml-streaming is not installed.
     """
     folder = folder.expanduser().absolute()
     if folder.exists():
@@ -47,7 +47,7 @@ def export_sequences(state: PipelineState, folder: Path, to: Literal["parquet", 
         if any(mark in str(folder) for mark in "@#"):
             raise UsageError(f"{folder}: trainers split paths of MDS data at @ and #; choose a path without them")
         if importlib.util.find_spec("streaming") is None:
-            raise EnvironmentProblem(
+            raise SetupError(
                 "export --to mds needs mosaicml-streaming; its own pins contradict ours, so install it beside them: "
                 "pip install --no-deps -r requirements-mds.lock"
             )

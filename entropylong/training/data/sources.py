@@ -26,7 +26,7 @@ from entropylong.corpus.selection import has_canaries, is_canary, is_held_out
 from entropylong.corpus.sources.base import Damaged
 from entropylong.corpus.sources.jsonl import JSONL, json_lines
 from entropylong.corpus.stage import unit_frame, units_of
-from entropylong.errors import ConfigError, FeedError, QuarantineExceeded
+from entropylong.errors import ConfigError, FeedError, QuarantineExceededError
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.pipeline.state import PipelineState
@@ -34,7 +34,7 @@ from entropylong.storage.artifacts import Registry
 from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.store import Store
 from entropylong.storage.workspace import Workspace
-from entropylong.training.data.chat import CUT, Refused, encode_conversation, parse_conversation
+from entropylong.training.data.chat import CUT, RefusedError, encode_conversation, parse_conversation
 from entropylong.training.data.manifest import MANIFEST, FeedManifest, read_manifest
 from entropylong.training.data.rows import DDL, Item, feed_table, pack_items, sequence_arrays
 from entropylong.training.data.seal import seal_feed
@@ -225,7 +225,7 @@ class Feeds:
         file.write_text("".join(json.dumps(row.asDict(), ensure_ascii=False) + "\n" for row in told))
         said = ", ".join(f"{n:,} {code}" for code, n in sorted(noted.items()))
         if refused > self.config.quarantine.max_rate * total:
-            raise QuarantineExceeded(
+            raise QuarantineExceededError(
                 f"train.data {name}: {refused:,} of {total:,} records are refused ({said}), more than quarantine.max_rate allows; "
                 f"they are listed in {file}"
             )
@@ -315,7 +315,7 @@ def _conversation_items(tokenizer: WorkerModel, template: str | None, assistant_
             try:
                 messages = parse_conversation(line)
                 ids, targets = encode_conversation(words, messages, template=template, assistant_only=assistant_only)
-            except Refused as refused:
+            except RefusedError as refused:
                 return _item(xxhash64(line), code=refused.code, detail=f"{refused.detail}: {line[:80]}")
             cut = {"code": CUT, "detail": f"{len(ids)} tokens: {line[:80]}"} if len(ids) > length else {}
             return _item(xxhash64(line), ids[:length], targets[:length].tobytes(), **cut)
