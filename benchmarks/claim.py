@@ -35,7 +35,7 @@ from entropylong.training.data.reader import FeedRow, FeedState
 from entropylong.training.settings import RESULT, TrainSettings
 from entropylong.utils.hashing import file_sha256, share_threshold, xxhash64
 from entropylong.verification.measuring import Pair, measure
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.acceptance import ReadingKind, Readings, judge
 from entropylong.verification.rules.base import Rule
 
 LENGTH, BATCH, STEPS, ROPE = 16384, 4, 30, 5.0e5
@@ -206,16 +206,22 @@ def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> list[Any]:
             base[root] = {p: (float(h), float(n)) for p, h, n, _ in values}
         else:
             for (p, h, n, copy), (_, rank, score) in zip(values, anchors, strict=True):
-                own = RETRIEVED if rank is not None else RANDOM if kind == RANDOM else SAME_ROOT
+                own = (
+                    ReadingKind.RETRIEVED
+                    if rank is not None
+                    else ReadingKind.RANDOM
+                    if kind == ReadingKind.RANDOM
+                    else ReadingKind.SAME_ROOT
+                )
                 cells.setdefault(root, []).append((chunk, p, own, rank, score, float(h), float(n), int(copy)))
     seen: list[Any] = []
     for root, rows in sorted(cells.items()):
         chunk, position, kind, rank, score, h_with, n_with, copy = (list(column) for column in zip(*rows, strict=True))
         h, n = (np.array([base[root][p][i] for p in position], np.float64) for i in (0, 1))
-        verdicts = judge(Cells(np.array(position, np.int32), np.array(kind, object), h, n, np.array(h_with, np.float64),
+        verdicts = judge(Readings(np.array(position, np.int32), np.array(kind, object), h, n, np.array(h_with, np.float64),
                                np.array(n_with, np.float64), np.array(copy, np.int32)), RULE)  # fmt: skip
         for i in range(len(rows)):
-            if kind[i] == RETRIEVED and copy[i] <= RULE.max_copy_tokens:
+            if kind[i] == ReadingKind.RETRIEVED and copy[i] <= RULE.max_copy_tokens:
                 accepted, gain = bool(verdicts.accepted[i]), round(float(verdicts.gain[i]), 4)
                 seen.append([root, chunk[i], position[i], rank[i], round(score[i], 4), round(float(h[i]), 3), accepted, gain])
     return seen

@@ -17,7 +17,7 @@ from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.calibration import recall_bound
 from entropylong.verification.measuring import Pair, PairReading, measure
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.acceptance import ReadingKind, Readings, judge
 from entropylong.verification.rules.base import Rule
 from entropylong.verification.screens.base import Candidate, Screen
 from entropylong.verification.screens.left_window import RECORD, LeftWindow
@@ -38,9 +38,9 @@ def dependencies(root: Root, readings: dict[int, PairReading], rule: Rule) -> se
     """The chunks that the rule accepts at an anchor that retrieved them."""
     cells = [(chunk, i) for chunk in readings for i in range(len(root.anchors))]
     at = np.array([root.anchors[i] for _, i in cells], np.int32)
-    kinds = [RETRIEVED if chunk in root.hits[root.anchors[i]] else SAME_ROOT for chunk, i in cells]
+    kinds = [ReadingKind.RETRIEVED if chunk in root.hits[root.anchors[i]] else ReadingKind.SAME_ROOT for chunk, i in cells]
     accepted = judge(
-        Cells(
+        Readings(
             position=at,
             kind=np.array(kinds, object),
             entropy=root.entropy[at].astype(np.float64),

@@ -27,7 +27,7 @@ from entropylong.training.describe import describe
 from entropylong.training.loop import train
 from entropylong.training.loss import IGNORED, blockwise_cross_entropy
 from entropylong.training.settings import TrainSettings
-from entropylong.training.steps import StepFigures
+from entropylong.training.steps import StepMetrics
 
 SHAPE = KNOWN["HuggingFaceTB/SmolLM2-135M"]
 STEP_TOKENS, STEPS = 256, 6
@@ -131,7 +131,7 @@ def the_wait(folder: Path, model: Path) -> None:
         batch=1, steps=STEPS, learning_rate=1e-5, final_rate=0.0, warmup=0.0, weight_decay=0.1, clip=1.0, rope_base=None,
         dtype="float32", seed=0, checkpoint_activations=False, save_every=STEPS, node_cache=str(folder),
     )  # fmt: skip
-    steps: list[StepFigures] = []
+    steps: list[StepMetrics] = []
     train(settings, steps.append)
     record("data_wait", [statistics.median(step.data_wait_share for step in steps[1:])], [], unit="share", tokens=STEP_TOKENS)
 

@@ -106,10 +106,10 @@ def run(
         return
     runner = open_runner(config, overrides, input_path, names)
     result = runner.run(names)
-    from entropylong.pipeline.metrics.compute import figures_table, latest_figures
+    from entropylong.pipeline.metrics.compute import latest_metrics, metrics_table
 
-    if runner.state.fingerprint("sequences") is not None and (figures := result.figures or latest_figures(runner.state)):
-        Console().print(figures_table(figures))
+    if runner.state.fingerprint("sequences") is not None and (figures := result.figures or latest_metrics(runner.state)):
+        Console().print(metrics_table(figures))
     if not result.steps:
         print("Nothing was behind; no table changed.")
     print(where_next(runner, ["--config", config, *(["--input", input_path] if input_path else []), *overrides]))

@@ -81,7 +81,7 @@ def init(
     from entropylong.config import load_config
     from entropylong.config.sources import Source, input_source
     from entropylong.corpus.init_config import config_text, what_was_seen
-    from entropylong.corpus.sampling import look_at, sample_source
+    from entropylong.corpus.sampling import profile_corpus, sample_source
     from entropylong.corpus.sources.files import FileSource
     from entropylong.corpus.sources.registry import SOURCES
     from entropylong.spark.session import session
@@ -98,9 +98,9 @@ def init(
     if isinstance(SOURCES[source["kind"]], FileSource) and "://" not in path:
         source["path"] = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (absolute() keeps ..)
     sample = sample_source(Source(**source), lambda: session(base))
-    look = look_at(sample, source["kind"], base.ingest.max_chars, text, doc_id)
+    profile = profile_corpus(sample, source["kind"], base.ingest.max_chars, text, doc_id)
     workspace = file.absolute().parent / "runs" / name
-    lines = config_text(name, source, look, base, extends, workspace, path)
+    lines = config_text(name, source, profile, base, extends, workspace, path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, lines)
@@ -108,7 +108,7 @@ def init(
         raise UsageError(f"cannot write {file}: {error.strerror}") from None
     load_config(file)
     table = Table(title=escape(f"{path} ({source['kind']})"), show_header=False)
-    for label, value in what_was_seen(look, base):
+    for label, value in what_was_seen(profile, base):
         table.add_row(label, escape(value))
     Console().print(table)
     print(f"Wrote {file}; what is made of the corpus goes to {workspace}. Next:")

@@ -45,10 +45,10 @@ def train(
         overrides = ["train.data.chat.kind=chat", f"train.data.chat.path={json.dumps(input_path)}", *overrides]
     loaded = load_config(config, overrides)
     if describe:
-        from entropylong.training.describe import describe as figures_of
+        from entropylong.training.describe import describe as metrics_of
         from entropylong.training.describe import description_table
 
-        Console(highlight=False).print(description_table(figures_of(loaded), loaded))
+        Console(highlight=False).print(description_table(metrics_of(loaded), loaded))
         return
     from entropylong.spark.session import session
     from entropylong.training.launch import torchrun_line

@@ -56,7 +56,7 @@ class StageContext:
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None
     index: IndexHandle | None = None
-    kept: list[DataFrame] = field(default_factory=list)
+    cached: list[DataFrame] = field(default_factory=list)
 
     def sized(self, keys: int) -> StageContext:
         """The context of a unit of so many keys: several tasks a core, so that uneven work evens out and progress is
@@ -68,15 +68,15 @@ class StageContext:
         """What forwarding a causal sequence costs, in tokens without attention."""
         return tokens * (1 + tokens / (2 * self.shape.attention_span))
 
-    def keep(self, frame: DataFrame) -> DataFrame:
+    def cache(self, frame: DataFrame) -> DataFrame:
         """The frame, computed once however often a plan reads it."""
-        self.kept.append(frame.persist(StorageLevel.DISK_ONLY))
-        return self.kept[-1]
+        self.cached.append(frame.persist(StorageLevel.DISK_ONLY))
+        return self.cached[-1]
 
     def release(self) -> None:
         """Give back what was kept; what is written by now needs it no more."""
-        while self.kept:
-            self.kept.pop().unpersist()
+        while self.cached:
+            self.cached.pop().unpersist()
 
     def with_(self, **changes: object) -> StageContext:
         return replace(self, **changes)  # type: ignore[arg-type]

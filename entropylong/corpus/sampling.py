@@ -43,7 +43,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Look:
+class CorpusProfile:
     """What a sample says.
 
     Attributes:
@@ -88,7 +88,7 @@ def sample_source(source: Source, session: Callable[[], SparkSession]) -> Sample
     return sample
 
 
-def look_at(sample: Sample, kind: str, max_chars: int, text: str | None = None, doc_id: str | None = None) -> Look:
+def profile_corpus(sample: Sample, kind: str, max_chars: int, text: str | None = None, doc_id: str | None = None) -> CorpusProfile:
     """Choose the columns, and count what a run would refuse.
 
     Args:
@@ -129,7 +129,7 @@ def look_at(sample: Sample, kind: str, max_chars: int, text: str | None = None, 
     if conflicts := _conflicts(records):
         refused["CONFLICTING_ID"] += conflicts
         errors += conflicts
-    return Look(sample, chosen, identity, [len(t) for t in usable], len(usable) - len(set(usable)), refused, errors)
+    return CorpusProfile(sample, chosen, identity, [len(t) for t in usable], len(usable) - len(set(usable)), refused, errors)
 
 
 def _conflicts(records: Sequence[Record]) -> int:

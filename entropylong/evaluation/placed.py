@@ -14,7 +14,7 @@ from entropylong.errors import EvaluationError
 from entropylong.evaluation.in_place import Placed
 from entropylong.models.cache import WorkerModel, load
 from entropylong.models.causal_lm import Ids, encode_plain
-from entropylong.packing.sequences import CONTEXT, ROOT
+from entropylong.packing.sequences import SegmentKind
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import struct_of
 
@@ -45,8 +45,8 @@ def sample_placed(state: PipelineState, count: int) -> tuple[list[tuple[Ids, Seq
     found: list[tuple[Ids, Sequence[Placed]]] = []
     for name, own in groupby(chosen, key=lambda row: row.sequence_id):
         row = by_id[name]
-        contexts = {s.chunk_id: (s.start, s.end) for s in row.segments if s.kind == CONTEXT}
-        roots = {s.root_id: s.start for s in row.segments if s.kind == ROOT}
+        contexts = {s.chunk_id: (s.start, s.end) for s in row.segments if s.kind == SegmentKind.CONTEXT}
+        roots = {s.root_id: s.start for s in row.segments if s.kind == SegmentKind.ROOT}
         placed = [
             Placed(f"{name}/{d.root_id}/{d.chunk_id}/{d.anchor}", d.anchor, roots[d.root_id], contexts[d.chunk_id], d.gain)
             for d in own

@@ -1,4 +1,4 @@
-"""Claim A: verification selects real links. Arms of links over the same judged cells, against gold, and at a distance. Pure numpy.
+"""Claim A: verification selects real links. Arms over the same judged readings, against gold, and at a distance. Pure numpy.
 
 Gold comes from structure (planted facts, "See Also"), never from the model. Against the winner's curse what counts is the NLL of
 the tokens *after* an anchor, which took no part in the choice, with distractors between the context and the root.
@@ -37,8 +37,8 @@ class Link:
 
 
 @dataclass(frozen=True)
-class JudgedCell:
-    """A retrieved cell: its link, rank and score, and what the two rules say."""
+class JudgedReading:
+    """A retrieved reading: its link, rank and score, and what the two rules say."""
 
     link: Link
     rank: int
@@ -48,21 +48,21 @@ class JudgedCell:
     accepted: bool
 
 
-def arms(cells: Sequence[JudgedCell], max_copy: int | None) -> dict[str, list[Link]]:
+def arms(readings: Sequence[JudgedReading], max_copy: int | None) -> dict[str, list[Link]]:
     """The links of each arm.
 
     verified: accepted. paper's rule: gain > epsilon. noverify: per root as many chunks as verified, by (rank, -score). permuted:
     the verified anchors with another root's verified chunks.
 
     Args:
-        cells: retrieved ones of all roots.
+        readings: retrieved ones of all roots.
         max_copy: the copy limit, which holds in each arm.
     """
-    verified = [cell.link for cell in cells if cell.accepted]
-    allowed = [cell for cell in cells if max_copy is None or cell.copy_len <= max_copy]
+    verified = [reading.link for reading in readings if reading.accepted]
+    allowed = [reading for reading in readings if max_copy is None or reading.copy_len <= max_copy]
     return {
         VERIFIED: verified,
-        PAPER: [cell.link for cell in allowed if cell.passes_paper],
+        PAPER: [reading.link for reading in allowed if reading.passes_paper],
         NOVERIFY: _by_rank(allowed, verified),
         PERMUTED: _permuted(verified),
     }
@@ -75,17 +75,17 @@ def _chunks(links: Sequence[Link]) -> dict[str, list[int]]:
     return {root: list(chunks) for root, chunks in found.items()}
 
 
-def _by_rank(cells: Sequence[JudgedCell], verified: Sequence[Link]) -> list[Link]:
+def _by_rank(readings: Sequence[JudgedReading], verified: Sequence[Link]) -> list[Link]:
     chosen: set[tuple[str, int]] = set()
     for root, wanted in _chunks(verified).items():
         best: dict[int, tuple[int, float]] = {}
-        for cell in cells:
-            if cell.link.root_id == root:
-                place = (cell.rank, -cell.score)
-                best[cell.link.chunk_id] = min(place, best.get(cell.link.chunk_id, place))
+        for reading in readings:
+            if reading.link.root_id == root:
+                place = (reading.rank, -reading.score)
+                best[reading.link.chunk_id] = min(place, best.get(reading.link.chunk_id, place))
         ranked = sorted(best, key=lambda chunk: (best[chunk], chunk))
         chosen.update((root, chunk) for chunk in ranked[: len(wanted)])
-    return [cell.link for cell in cells if (cell.link.root_id, cell.link.chunk_id) in chosen]
+    return [reading.link for reading in readings if (reading.link.root_id, reading.link.chunk_id) in chosen]
 
 
 def _permuted(verified: Sequence[Link]) -> list[Link]:
@@ -168,7 +168,7 @@ def far_drops(
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A ratio over roots with its 95 % interval, by bootstrap over roots."""
 
     value: float
@@ -213,7 +213,7 @@ def drops_of(links: Sequence[Link], drops: Mapping[Link, tuple[float, int]], roo
     return Sums(np.array([part[r] for r in roots]), np.array([whole[r] for r in roots], np.float64))
 
 
-def figure(sums: Sums, minus: Sums | None = None, seed: int = 0) -> Figure | None:
+def estimate(sums: Sums, minus: Sums | None = None, seed: int = 0) -> Estimate | None:
     """A ratio of sums over roots, or the difference of two, resampled together; None where there is nothing to divide by.
 
     Args:
@@ -230,4 +230,4 @@ def figure(sums: Sums, minus: Sums | None = None, seed: int = 0) -> Figure | Non
         return own - ratio(*others, axis=axis) if others else own
 
     samples = [column for s in each for column in (s.part, s.whole)]
-    return Figure(float(ratio(*samples, axis=-1)), *bootstrap_interval(samples, ratio, draws=RESAMPLES, paired=True, seed=seed))
+    return Estimate(float(ratio(*samples, axis=-1)), *bootstrap_interval(samples, ratio, draws=RESAMPLES, paired=True, seed=seed))

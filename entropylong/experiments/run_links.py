@@ -22,14 +22,26 @@ from entropylong.corpus.sources.registry import SOURCES
 from entropylong.errors import EvaluationError
 from entropylong.evaluation.results import Result
 from entropylong.experiments import links as claim
-from entropylong.experiments.links import ARMS, NOVERIFY, PAPER, PERMUTED, VERIFIED, Figure, JudgedCell, Link, Sums, Text, figure
+from entropylong.experiments.links import (
+    ARMS,
+    NOVERIFY,
+    PAPER,
+    PERMUTED,
+    VERIFIED,
+    Estimate,
+    JudgedReading,
+    Link,
+    Sums,
+    Text,
+    estimate,
+)
 from entropylong.experiments.see_also import choose, linked
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.pipeline.steps import step_writing
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest, xxhash64
-from entropylong.verification.rules.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.runner import Runner
@@ -46,13 +58,13 @@ class Material:
     """What the arms are judged on.
 
     Attributes:
-        cells: retrieved ones.
+        readings: retrieved ones.
         texts: by root id.
         chunks: ids by chunk id; doc_of: the document of each.
         targets: gold documents by root id; gold: their chunks.
     """
 
-    cells: list[JudgedCell]
+    readings: list[JudgedReading]
     texts: dict[str, Text]
     chunks: dict[int, Any]
     doc_of: dict[int, str]
@@ -99,9 +111,12 @@ def gather(runner: Runner) -> Material:
     """What the arms need, from the tables of a finished verification."""
     frames = runner.state.frames(step_writing("sequences"))
     doc_of = {row.chunk_id: row.doc_id for row in frames["chunks"].select("chunk_id", "doc_id").collect()}
-    cells = [
-        JudgedCell(Link(c.root_id, c.chunk_id, c.position), c.rank, c.score, c.copy_len, c.passes_paper, c.accepted)
-        for c in runner.state.readings().where(F.col("kind") == RETRIEVED).orderBy("root_id", "position", "rank").collect()
+    readings = [
+        JudgedReading(Link(c.root_id, c.chunk_id, c.position), c.rank, c.score, c.copy_len, c.passes_paper, c.accepted)
+        for c in runner.state.readings()
+        .where(F.col("kind") == ReadingKind.RETRIEVED)
+        .orderBy("root_id", "position", "rank")
+        .collect()
     ]
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
@@ -116,7 +131,7 @@ def gather(runner: Runner) -> Material:
         far = [c for c in sorted(chunks, key=lambda c: (xxhash64("far", root, c), c)) if c not in gold[root] and doc_of[c] != root]
         between, stand_in = far[: claim.DISTRACTORS], far[claim.DISTRACTORS]
         texts[root] = Text(root_ids, frozenset(anchors.get(root, ())), tuple(chunks[c] for c in between), chunks[stand_in])
-    return Material(cells, texts, chunks, doc_of, targets, gold)
+    return Material(readings, texts, chunks, doc_of, targets, gold)
 
 
 def run_links(config: Config, open_: Callable[[Config], Runner]) -> tuple[Result, Table]:
@@ -129,7 +144,7 @@ def run_links(config: Config, open_: Callable[[Config], Runner]) -> tuple[Result
     runner = open_(config)
     runner.run(MEASURED)
     material = gather(runner)
-    chosen = claim.arms(material.cells, config.accept.max_copy_tokens)
+    chosen = claim.arms(material.readings, config.accept.max_copy_tokens)
     every = list(dict.fromkeys(link for links in chosen.values() for link in links))
     logger.info(
         f"far readings: {len({(k.root_id, k.chunk_id) for k in every})} of contexts, {claim.DISTRACTORS} distractors in between"
@@ -162,15 +177,15 @@ def _sums(
     }
 
 
-def decision(sums: Mapping[tuple[str, str], Mapping[str, Sums]]) -> tuple[bool, dict[str, Figure | None]]:
+def decision(sums: Mapping[tuple[str, str], Mapping[str, Sums]]) -> tuple[bool, dict[str, Estimate | None]]:
     """Whether claim A holds: both intervals exclude 0. Verified contexts are gold more often than those of NoVerify, and lower
     the NLL behind the anchor by more than permuted ones."""
     own = sums["all roots", VERIFIED]
     found = {
-        "precision, verified - noverify": figure(own["precision"], sums["all roots", NOVERIFY]["precision"]),
-        "NLL fall, verified - permuted": figure(own["drop"], sums["all roots", PERMUTED]["drop"]),
-        "precision, verified - paper's rule": figure(own["precision"], sums["all roots", PAPER]["precision"]),
-        "NLL fall, verified - noverify": figure(own["drop"], sums["all roots", NOVERIFY]["drop"]),
+        "precision, verified - noverify": estimate(own["precision"], sums["all roots", NOVERIFY]["precision"]),
+        "NLL fall, verified - permuted": estimate(own["drop"], sums["all roots", PERMUTED]["drop"]),
+        "precision, verified - paper's rule": estimate(own["precision"], sums["all roots", PAPER]["precision"]),
+        "NLL fall, verified - noverify": estimate(own["drop"], sums["all roots", NOVERIFY]["drop"]),
     }
     decide = [found["precision, verified - noverify"], found["NLL fall, verified - permuted"]]
     return all(f is not None and f.low > 0 for f in decide), found
@@ -178,7 +193,9 @@ def decision(sums: Mapping[tuple[str, str], Mapping[str, Sums]]) -> tuple[bool, 
 
 def _result(runner: Runner, sums: Mapping[tuple[str, str], Mapping[str, Sums]], chosen: Mapping[str, Sequence[Link]]) -> Result:
     holds, differences = decision(sums)
-    figures = {f"{half}.{arm}.{name}": found for (half, arm), of in sums.items() for name, s in of.items() if (found := figure(s))}
+    figures = {
+        f"{half}.{arm}.{name}": found for (half, arm), of in sums.items() for name, s in of.items() if (found := estimate(s))
+    }
     config = runner.config
     facts = {
         "benchmark": "experiment_links", "model": config.model.name, "model_hash": runner.state.context.causal_lm.fingerprint,
@@ -208,8 +225,8 @@ def links_table(
     for half, roots in halves.items():
         for arm in ARMS:
             links = _of(chosen[arm], roots)
-            cells = [_shown(figure(sums[half, arm][name])) for name, _ in _FIGURES]
-            table.add_row(f"{half} ({len(roots)})" if arm == VERIFIED else "", arm, f"{len(links):,}", *cells)
+            row = [_shown(estimate(sums[half, arm][name])) for name, _ in _FIGURES]
+            table.add_row(f"{half} ({len(roots)})" if arm == VERIFIED else "", arm, f"{len(links):,}", *row)
         table.add_section()
     holds, differences = decision(sums)
     lines = [f"{name}: {_shown(found)}" for name, found in differences.items()]
@@ -220,5 +237,5 @@ def links_table(
     return table
 
 
-def _shown(found: Figure | None) -> str:
+def _shown(found: Estimate | None) -> str:
     return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"

@@ -31,7 +31,7 @@ from entropylong.training.run import run_training, trained_model
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
 from entropylong.utils.log import muted
-from entropylong.verification.planning import CANDIDATE
+from entropylong.verification.planning import PairKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.runner import Runner
@@ -114,7 +114,7 @@ def _require_pairs(config: Config, runner: Runner) -> int:
     """Candidates between held-out documents: what verification, which is nearly all of the cost, can find links among."""
     frames = runner.state.frames(step_writing("sequences"))
     roots, chunks = (frames[name].where(_unseen(config)) for name in ("scored_documents", "chunks"))
-    pairs = frames["pairs"].where(F.col("kind") == CANDIDATE).join(roots, "root_id", how="left_semi")
+    pairs = frames["pairs"].where(F.col("kind") == PairKind.CANDIDATE).join(roots, "root_id", how="left_semi")
     found = pairs.join(chunks, "chunk_id", how="left_semi").count()
     if not found:
         raise EvaluationError(
@@ -136,12 +136,12 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
     scored = frames["scored_documents"].where(unseen).select("root_id", "doc_id", "input_ids")
     unpacked = frames["chunks"].where(unseen).select("chunk_id")
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}
-    cells = runner.state.readings().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
-    accepted = cells.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
+    readings = runner.state.readings().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
+    accepted = readings.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
     doc_of = {row.chunk_id: row.doc_id for row in frames["chunks"].select("chunk_id", "doc_id").collect()}
-    links = [(cell.root_id, cell.chunk_id, cell.position) for cell in accepted]
+    links = [(reading.root_id, reading.chunk_id, reading.position) for reading in accepted]
     items = claim.held_items(links, roots, chunks, doc_of, config.experiment.items, config.experiment.distance)
     separator = tuple(encode_plain(_words(runner), config.separator))
     if not items:

@@ -161,7 +161,7 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     Its cost is that of the start of the sweep that finished it: a later one, which finds all done, takes it from the file. What a
     start that was broken off within the variant had done by then is in no variant's cost.
     """
-    from entropylong.pipeline.metrics.compute import latest_figures
+    from entropylong.pipeline.metrics.compute import latest_metrics
 
     runner = open_(config)
     first = None if variant.base else first_stage([key for key, _ in variant.values])
@@ -170,7 +170,7 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     before = _passes(runner)
     with muted("pipeline"):
         result = runner.run(names)
-    figures = dict(result.figures or latest_figures(runner.state))
+    figures = dict(result.figures or latest_metrics(runner.state))
     rule = config.accept.rule
     picked = {"control_rate": f"pass_rate_random_{rule}", "fdr": f"fdr_{rule}"}
     figures |= {name: figures[source] for name, source in picked.items() if source in figures}

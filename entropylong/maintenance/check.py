@@ -17,7 +17,7 @@ from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.recipes import recipe_of
 from entropylong.packing.recipes.base import DocumentRunRecipe
-from entropylong.packing.sequences import CONTEXT, FILLER, PAD, ROOT, SEPARATOR, START
+from entropylong.packing.sequences import SegmentKind
 from entropylong.packing.stage import content_tokens, packable
 from entropylong.pipeline.backlog import counts
 from entropylong.pipeline.steps import STEPS, step_writing
@@ -132,7 +132,7 @@ def reassembled(state: PipelineState, sequences: DataFrame) -> Check:
     """The ids of every segment are those of the root, chunk, separator, start or padding that it names."""
     config, words = state.config, load(state.context.causal_lm.tokenizer())
     start, pad = pad_and_start(words, config.model.document_start_id)
-    fixed = {START: list(start), SEPARATOR: encode_plain(words, config.separator)}
+    fixed = {SegmentKind.START: list(start), SegmentKind.SEPARATOR: encode_plain(words, config.separator)}
     frames, recipe = state.frames(step_writing("sequences")), recipe_of(config)
     if isinstance(recipe, DocumentRunRecipe):
         return _document_runs_reassembled(state, recipe, sequences)
@@ -145,12 +145,14 @@ def reassembled(state: PipelineState, sequences: DataFrame) -> Check:
         .join(chunks, "chunk_id", how="left")
     )
     kind = F.col("kind")
-    expected = F.when(kind == ROOT, F.col("root_ids")).when(kind.isin(CONTEXT, FILLER), F.col("chunk_ids"))
+    expected = F.when(kind == SegmentKind.ROOT, F.col("root_ids")).when(
+        kind.isin(SegmentKind.CONTEXT, SegmentKind.FILLER), F.col("chunk_ids")
+    )
     for name, ids in fixed.items():
         expected = expected.when(kind == name, F.array(*map(F.lit, ids)).cast("array<int>"))
-    is_padding = (kind == PAD) & (F.array_distinct("piece") == F.array(F.lit(pad)))
+    is_padding = (kind == SegmentKind.PAD) & (F.array_distinct("piece") == F.array(F.lit(pad)))
     # What fills a rest is cut to it, and so is a context that was swapped with a shorter one.
-    may_be_cut = (kind == FILLER) | ((kind == CONTEXT) & F.lit(recipe.swap is not None))
+    may_be_cut = (kind == SegmentKind.FILLER) | ((kind == SegmentKind.CONTEXT) & F.lit(recipe.swap is not None))
     is_right = F.coalesce(is_padding | (F.col("piece") == expected) | (may_be_cut & _begins(expected)), F.lit(False))
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), "kind", F.col("start").cast("string"))
     return _counted("sequences: every segment reassembles", pieces, ~is_right, place)
@@ -168,7 +170,7 @@ def _document_runs_reassembled(state: PipelineState, recipe: DocumentRunRecipe, 
     known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
     pieces = (
         sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
-        .where(F.col("s.kind").isin(ROOT, CONTEXT))
+        .where(F.col("s.kind").isin(SegmentKind.ROOT, SegmentKind.CONTEXT))
         .select("sequence_id", "s.*", F.slice("input_ids", F.col("s.start") + 1, F.col("s.end") - F.col("s.start")).alias("piece"))
     )
     same = [pieces[name].eqNullSafe(known[name]) for name in ("root_id", "chunk_id")]
@@ -182,7 +184,11 @@ def _document_runs_reassembled(state: PipelineState, recipe: DocumentRunRecipe, 
 def _no_canary(state: PipelineState, sequences: DataFrame) -> Check:
     """Nothing that was planted is in a sequence."""
     planted = state.frames(step_writing("sequences"))["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id")
-    held = sequences.select(F.explode("segments").alias("s")).select("s.*").where(F.col("kind").isin(ROOT, CONTEXT, FILLER))
+    held = (
+        sequences.select(F.explode("segments").alias("s"))
+        .select("s.*")
+        .where(F.col("kind").isin(SegmentKind.ROOT, SegmentKind.CONTEXT, SegmentKind.FILLER))
+    )
     is_planted = is_canary(F.coalesce("root_id", F.lit(""))) | F.col("planted")
     marked = held.join(planted.withColumn("planted", F.lit(True)), "chunk_id", how="left").fillna(False, ["planted"])
     return _counted("sequences: no canary among them", marked, is_planted, F.coalesce("root_id", F.col("chunk_id").cast("string")))
@@ -195,9 +201,9 @@ def _dependencies(state: PipelineState, sequences: DataFrame) -> list[Check]:
     chunks = state.ok_rows("chunks").select("chunk_id", F.lit(True).alias("known"))
     exists = links.join(chunks, "chunk_id", how="left")
     is_placed = F.expr(
-        f"exists(segments, s -> s.kind = '{CONTEXT}' AND s.chunk_id = chunk_id AND s.end = context_end) AND "
-        f"exists(segments, s -> s.kind = '{ROOT}' AND s.root_id = root_id AND s.start <= anchor AND anchor < s.end) AND "
-        "distance = anchor - context_end AND distance >= 0"
+        f"exists(segments, s -> s.kind = '{SegmentKind.CONTEXT}' AND s.chunk_id = chunk_id AND s.end = context_end) AND "
+        f"exists(segments, s -> s.kind = '{SegmentKind.ROOT}' AND s.root_id = root_id "
+        "AND s.start <= anchor AND anchor < s.end) AND distance = anchor - context_end AND distance >= 0"
     )
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), "root_id", F.col("chunk_id").cast("string"))
     return [

@@ -38,10 +38,10 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(module: nn.Module) -> int:
-    """Replace the module's float32 CPU linear layers by packed ones, if that pays here; the number replaced."""
+    """Replace the module's float32 CPU linear layers by packed ones, where it is worthwhile; return how many."""
     replaced = 0
     for name, child in list(module.named_children()):
-        if type(child) is nn.Linear and pays(child.weight):
+        if type(child) is nn.Linear and is_worthwhile(child.weight):
             setattr(module, name, PackedLinear(child.weight, child.bias))
             replaced += 1
         else:
@@ -51,12 +51,12 @@ def pack_linears(module: nn.Module) -> int:
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """The fastest `x -> x W^T + b` on this machine for a weight of any dtype; only float32 on the CPU is ever packed."""
-    if pays(weight):
+    if is_worthwhile(weight):
         return PackedLinear(weight, bias)
     return lambda x: nn.functional.linear(x, weight, bias)
 
 
-def pays(weight: torch.Tensor) -> bool:
+def is_worthwhile(weight: torch.Tensor) -> bool:
     """Whether a packed layer of this kind is faster here, by a trial on a layer of at most 1,536 x 1,536."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False

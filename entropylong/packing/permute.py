@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from entropylong.packing.groups import Group
-from entropylong.packing.sequences import CONTEXT, FILLER, ROOT, PackedSequence, PackRule, Piece, write
+from entropylong.packing.sequences import PackedSequence, PackRule, Piece, SegmentKind, write
 from entropylong.utils.hashing import xxhash64
 
 # Contexts of the next lengths that are tried as partners.
@@ -25,16 +25,16 @@ def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]],
         groups: of each, its roots with all that was verified for them.
         rule: as they were packed.
     """
-    contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == CONTEXT] for q in packed]
-    fillers = [{s.chunk_id or 0 for s in q.segments if s.kind == FILLER} for q in packed]
+    contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == SegmentKind.CONTEXT] for q in packed]
+    fillers = [{s.chunk_id or 0 for s in q.segments if s.kind == SegmentKind.FILLER} for q in packed]
     found = []
     for sequence, placed in zip(packed, swapped(contexts, groups, fillers), strict=True):
-        at = {p.number: Piece(CONTEXT, None, p.chunk_id, p.ids) for p in placed}
+        at = {p.number: Piece(SegmentKind.CONTEXT, None, p.chunk_id, p.ids) for p in placed}
         numbers = iter(range(len(sequence.segments)))
         pieces = [
-            at.get(next(numbers)) if s.kind == CONTEXT else Piece(s.kind, s.root_id, s.chunk_id, sequence.ids_of(s))
+            at.get(next(numbers)) if s.kind == SegmentKind.CONTEXT else Piece(s.kind, s.root_id, s.chunk_id, sequence.ids_of(s))
             for s in sequence.segments
-            if s.kind in (CONTEXT, ROOT, FILLER)
+            if s.kind in (SegmentKind.CONTEXT, SegmentKind.ROOT, SegmentKind.FILLER)
         ]
         ids, segments = write([piece for piece in pieces if piece is not None], rule)
         found.append(PackedSequence(sequence.sequence_id, ids, segments, ()))

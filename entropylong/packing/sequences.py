@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,16 @@ import numpy.typing as npt
 from entropylong.packing.groups import ContextChunk, Group, fit_group, merge_copies, order_contexts
 from entropylong.utils.hashing import xxhash64
 
-START, CONTEXT, ROOT, SEPARATOR, FILLER, PAD = "start", "context", "root", "separator", "filler", "pad"
+
+class SegmentKind(StrEnum):
+    """What a span of a sequence holds."""
+
+    START = "start"
+    CONTEXT = "context"
+    ROOT = "root"
+    SEPARATOR = "separator"
+    FILLER = "filler"
+    PAD = "pad"
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,11 @@ class PackedSequence:
     @property
     def loss_mask(self) -> bytes | None:
         """One byte a token, 0 on padding; None where every token counts."""
-        if not any(s.kind == PAD for s in self.segments):
+        if not any(s.kind == SegmentKind.PAD for s in self.segments):
             return None
         mask = np.ones(len(self.input_ids), np.uint8)
         for segment in self.segments:
-            if segment.kind == PAD:
+            if segment.kind == SegmentKind.PAD:
                 mask[segment.start : segment.end] = 0
         return mask.tobytes()
 
@@ -180,12 +190,12 @@ def write(pieces: Sequence[Piece], rule: PackRule) -> tuple[npt.NDArray[np.int32
             segments.append(Segment(kind, root_id, chunk_id, len(ids), len(ids) + len(tokens)))
             ids.extend(tokens)
 
-    add(START, rule.start_ids)
+    add(SegmentKind.START, rule.start_ids)
     for number, piece in enumerate(pieces):
         if number:
-            add(SEPARATOR, rule.separator_ids)
+            add(SegmentKind.SEPARATOR, rule.separator_ids)
         add(piece.kind, piece.ids, piece.root_id, piece.chunk_id)
-    add(PAD, [rule.pad_id] * (rule.length - len(ids)))
+    add(SegmentKind.PAD, [rule.pad_id] * (rule.length - len(ids)))
     return np.array(ids, np.int32), tuple(segments)
 
 
@@ -198,7 +208,7 @@ def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[Piece]:
         for context in contexts:
             if context.chunk_id not in seen:
                 seen.add(context.chunk_id)
-                pieces.append(Piece(CONTEXT, root_id, context.chunk_id, context.ids))
+                pieces.append(Piece(SegmentKind.CONTEXT, root_id, context.chunk_id, context.ids))
 
     if rule.layout == "spread":
         owner = {c.chunk_id: g.root_id for g in reversed(groups) for c in g.contexts}
@@ -208,11 +218,11 @@ def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[Piece]:
             shuffled.sort(key=lambda c: (xxhash64(rule.seed, c.chunk_id), c.chunk_id))
         for context in shuffled:
             add_contexts([context], owner[context.chunk_id])
-        pieces += [Piece(ROOT, g.root_id, None, g.root_ids) for g in groups]
+        pieces += [Piece(SegmentKind.ROOT, g.root_id, None, g.root_ids) for g in groups]
     else:
         for group in groups:
             add_contexts(group.contexts, group.root_id)
-            pieces.append(Piece(ROOT, group.root_id, None, group.root_ids))
+            pieces.append(Piece(SegmentKind.ROOT, group.root_id, None, group.root_ids))
     return pieces
 
 
@@ -232,18 +242,18 @@ def _with_filler(pieces: list[Piece], groups: Sequence[Group], rule: PackRule, s
             continue
         taken.add(chunk.ids)
         ids = chunk.ids[:room]
-        chosen.append(Piece(FILLER, None, chunk.chunk_id, ids))
+        chosen.append(Piece(SegmentKind.FILLER, None, chunk.chunk_id, ids))
         space = room - len(ids)
     if rule.layout == "grouped":
         return chosen + pieces
-    roots_from = next(i for i, p in enumerate(pieces) if p.kind == ROOT)
+    roots_from = next(i for i, p in enumerate(pieces) if p.kind == SegmentKind.ROOT)
     front = sorted(pieces[:roots_from] + chosen, key=lambda p: (xxhash64(rule.seed, p.chunk_id or 0), p.chunk_id or 0))
     return (front if rule.order == "shuffle" else chosen + pieces[:roots_from]) + pieces[roots_from:]
 
 
 def _place(groups: Sequence[Group], segments: Sequence[Segment]) -> tuple[PlacedDependency, ...]:
-    context_end = {s.chunk_id: s.end for s in segments if s.kind == CONTEXT}
-    root_start = {s.root_id: s.start for s in segments if s.kind == ROOT}
+    context_end = {s.chunk_id: s.end for s in segments if s.kind == SegmentKind.CONTEXT}
+    root_start = {s.root_id: s.start for s in segments if s.kind == SegmentKind.ROOT}
     return tuple(
         PlacedDependency(
             root_id=group.root_id,

@@ -1,4 +1,4 @@
-"""Spark stage `pack`: judged cells -> groups -> sequences. A full, deterministic recompute over a pinned snapshot."""
+"""Spark stage `pack`: judged readings -> groups -> sequences. A full, deterministic recompute over a pinned snapshot."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from entropylong.packing.recipes import recipe_of
 from entropylong.packing.recipes.base import DocumentRunRecipe, GroupedRecipe, Recipe
 from entropylong.packing.recipes.shared import within_budget
 from entropylong.packing.recipes.verified import RECORD as VERIFIED
-from entropylong.packing.sequences import PAD, PackedSequence, PackRule, Piece, Swap, pack_groups
+from entropylong.packing.sequences import PackedSequence, PackRule, Piece, SegmentKind, Swap, pack_groups
 from entropylong.storage.schemas import OK, SEQUENCES
 from entropylong.utils.hashing import digest
-from entropylong.verification.planning import RANDOM
-from entropylong.verification.readings import cells
+from entropylong.verification.planning import PairKind
+from entropylong.verification.readings import readings
 
 # What a chunk may be to a root: the attributes of a group.
 _USES = ("contexts", "fillers", "capped")
@@ -72,7 +72,7 @@ def content_digest(frames: Frames, with_documents: bool) -> str:
         with_documents: Whether the corpus counts too, from which a baseline takes its documents.
     """
     parts = []
-    read = [frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), cells(frames)]
+    read = [frames["pairs"].select("pair_id", "root_id", "chunk_id", "kind"), readings(frames)]
     if with_documents:
         read.append(frames["documents"].select("doc_id", "text_hash"))
     for frame in read:
@@ -83,7 +83,7 @@ def content_digest(frames: Frames, with_documents: bool) -> str:
 
 def content_tokens(sequences: DataFrame) -> int:
     """All tokens but padding."""
-    spans = sequences.select(F.explode("segments").alias("s")).where(F.col("s.kind") != PAD)
+    spans = sequences.select(F.explode("segments").alias("s")).where(F.col("s.kind") != SegmentKind.PAD)
     return int(spans.agg(F.sum(F.col("s.end") - F.col("s.start"))).collect()[0][0] or 0)
 
 
@@ -172,7 +172,7 @@ def group_rows(ctx: StageContext, recipe: GroupedRecipe, frames: Frames) -> Data
 
 def filler_chunks(planned: DataFrame, wanted: DataFrame, filler: str) -> DataFrame:
     """(root_id, chunk_id) that `pack.filler` may draw for the roots that are packed: pairs of its kind that no recipe wants."""
-    kind = {"none": F.lit(False), "rejected": F.col("kind") != RANDOM, "random": F.col("kind") == RANDOM}[filler]
+    kind = {"none": F.lit(False), "rejected": F.col("kind") != PairKind.RANDOM, "random": F.col("kind") == PairKind.RANDOM}[filler]
     of_packed = planned.where(kind).join(wanted.select("root_id").distinct(), "root_id", how="left_semi")
     return of_packed.join(wanted, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
 

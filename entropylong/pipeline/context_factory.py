@@ -11,7 +11,7 @@ from entropylong.corpus.exclusion import prepare_excluded
 from entropylong.models.cache import WorkerModel, gpu_memory
 from entropylong.models.shape import shape_of, weight_bytes
 from entropylong.pipeline.preflight import prepare_models
-from entropylong.spark.resources import check_layout
+from entropylong.spark.resources import check_resources
 from entropylong.spark.session import settings_of, task_threads
 
 
@@ -29,7 +29,7 @@ def make_context(config: Config, spark: SparkSession) -> StageContext:
     # The type that `auto` settles on is not known yet: float32 is the larger one.
     body = "float32" if model.dtype == "auto" else model.dtype
     sizes = [weight_bytes(found.path, None if name == "encoder" else body) for name, found in prepared.items()]
-    check_layout(settings_of(spark), spark.sparkContext.defaultParallelism, sum(sizes), gpu_memory())
+    check_resources(settings_of(spark), spark.sparkContext.defaultParallelism, sum(sizes), gpu_memory())
     threads = task_threads(spark)
     causal_lm = WorkerModel(
         "causal_lm", specs["model"], prepared["model"].fingerprint, cache, model.dtype, model.document_start_id, threads

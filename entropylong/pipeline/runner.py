@@ -20,7 +20,7 @@ from entropylong.errors import ConfigError, NothingToDoError, TableError
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import backlog
 from entropylong.pipeline.drivers.dispatch import drive
-from entropylong.pipeline.metrics.compute import figures_by_stage, keep_figures, latest_figures, write_figures
+from entropylong.pipeline.metrics.compute import latest_metrics, metrics_by_stage, save_metrics, write_metrics
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import steps_of
 from entropylong.retrieval.stage import INDEX
@@ -99,10 +99,10 @@ class Runner:
             state.store.refresh_views(state.context.fingerprints)
             # A kill after packing leaves sequences without figures: they are made up for.
             if steps[-1] is PACK:
-                if known := {} if result.steps else latest_figures(state):
-                    keep_figures(state, known)
+                if known := {} if result.steps else latest_metrics(state):
+                    save_metrics(state, known)
                 else:
-                    result.figures = self.figures_of_run(result, tracker)
+                    result.figures = self.metrics_of_run(result, tracker)
         return result
 
     def _run_step(self, step: Stage, tracker: Tracker) -> StepResult | None:
@@ -174,8 +174,8 @@ class Runner:
         written = state.fingerprint(step.writes) if step.has_table else None
         return inputs, [Dataset(step.writes, written, None)] if written else []
 
-    def figures_of_run(self, result: RunResult, tracker: Tracker) -> dict[str, float]:
+    def metrics_of_run(self, result: RunResult, tracker: Tracker) -> dict[str, float]:
         """Compute the figures of a run, and keep them in the workspace and in MLflow."""
-        figures = write_figures(self.state, result.run_id, figures_by_stage(self.state, result))
-        tracker.figures(figures)
+        figures = write_metrics(self.state, result.run_id, metrics_by_stage(self.state, result))
+        tracker.log_metrics(figures)
         return figures

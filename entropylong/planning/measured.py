@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from entropylong.verification.rules.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
@@ -22,7 +22,12 @@ def measured(state: PipelineState, figures: Mapping[str, float]) -> dict[str, fl
     """
     documents = state.ok_rows("documents")
     roots = figures["roots"]
-    pairs = state.readings().where(F.col("kind") == RETRIEVED).groupBy("root_id", "chunk_id").agg(F.max("accepted").alias("yes"))
+    pairs = (
+        state.readings()
+        .where(F.col("kind") == ReadingKind.RETRIEVED)
+        .groupBy("root_id", "chunk_id")
+        .agg(F.max("accepted").alias("yes"))
+    )
     counted = pairs.agg(F.count(F.lit(1)).alias("pairs"), F.count_if("yes").alias("accepted")).collect()[0]
     chars = documents.agg(F.avg("n_chars")).collect()[0][0]
     return {

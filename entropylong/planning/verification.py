@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from entropylong.config import Config
 from entropylong.models.shape import ModelShape
 from entropylong.planning.sizes import Sizes
-from entropylong.verification.reuse import pays, shared_cost, whole_cost
+from entropylong.verification.reuse import is_worthwhile, shared_cost, whole_cost
 from entropylong.verification.screens import SCREENS
 from entropylong.verification.screens.base import Screen, ScreenReading
 from entropylong.verification.screens.left_window import LeftWindow
@@ -149,7 +149,7 @@ def pairs_a_chunk(config: Config, sizes: Sizes) -> float:
 
 
 def _shares(config: Config, sizes: Sizes, shape: ModelShape) -> bool:
-    return pays(shape, sizes.front_tokens, pairs_a_chunk(config, sizes), _cut_root(config, sizes))
+    return is_worthwhile(shape, sizes.front_tokens, pairs_a_chunk(config, sizes), _cut_root(config, sizes))
 
 
 def _sharing(config: Config, sizes: Sizes, shape: ModelShape) -> str:
@@ -160,7 +160,7 @@ def _sharing(config: Config, sizes: Sizes, shape: ModelShape) -> str:
 
 
 def _reused(config: Config, sizes: Sizes, shape: ModelShape, whole: Work) -> Work:
-    """Exact work with keys and values computed once a chunk and unit, where that pays."""
+    """Exact work with keys and values computed once a chunk and unit, where that is worthwhile."""
     if not _shares(config, sizes, shape):
         return whole
     front, root, ratio = sizes.front_tokens, _cut_root(config, sizes), pairs_a_chunk(config, sizes)

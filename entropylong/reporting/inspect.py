@@ -21,7 +21,7 @@ from entropylong.reporting.wording import acceptance_rule as rule_words
 from entropylong.retrieval.windows import window_text
 from entropylong.verification.readings import judged_readings
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RETRIEVED, first_unmet
+from entropylong.verification.rules.acceptance import ReadingKind, first_unmet
 from entropylong.verification.rules.base import Measures, Rule
 
 if TYPE_CHECKING:
@@ -63,17 +63,19 @@ def inspect_root(state: PipelineState, doc_id: str, chunks_shown: int = 3) -> Re
         )
     else:
         parts.append(Text("No anchor: no eligible position exceeds the threshold.", style="yellow"))
-    cells = judged_readings(frames, state.config).where(F.col("kind") == RETRIEVED).orderBy("position", "rank").collect()
-    parts += [_cells_table(cells, unmet(cells, Rule.of(state.config.accept)), tokenizer, scored), _legend(state.config)]
-    accepted = sorted((cell for cell in cells if cell["accepted"]), key=lambda c: -c["gain"])
+    readings = (
+        judged_readings(frames, state.config).where(F.col("kind") == ReadingKind.RETRIEVED).orderBy("position", "rank").collect()
+    )
+    parts += [_readings_table(readings, unmet(readings, Rule.of(state.config.accept)), tokenizer, scored), _legend(state.config)]
+    accepted = sorted((reading for reading in readings if reading["accepted"]), key=lambda c: -c["gain"])
     shown = accepted[:chunks_shown]
     if not accepted:
         parts.append(Text("No candidate was accepted: the root is left out of the verified sequences.", style="yellow"))
     elif len(shown) < len(accepted):
         said = f"{len(shown)} of {len(accepted)} accepted candidates, those with the largest gains"
         parts.append(Text(f"In full: {said} (--contexts {len(accepted)} shows all)."))
-    texts = chunk_texts(state, [cell["chunk_id"] for cell in shown])
-    parts += [_dependency(cell, tokenizer, scored, texts[cell["chunk_id"]]) for cell in shown]
+    texts = chunk_texts(state, [reading["chunk_id"] for reading in shown])
+    parts += [_dependency(reading, tokenizer, scored, texts[reading["chunk_id"]]) for reading in shown]
     return Group(*parts)
 
 
@@ -101,11 +103,11 @@ def _heat(tokenizer: Any, scored: Any, anchors: set[int]) -> Panel:
     return Panel(text, title=escape(scored["root_id"]), subtitle="red = uncertain, underlined = anchor")
 
 
-def unmet(cells: Sequence[Any], rule: Rule) -> list[str]:
-    """Of each judged cell the first condition that it does not meet, as the table's columns name them; "" if it is met all."""
-    columns = [np.array([cell[name] for cell in cells], np.float64) for name in ("gain", "excess_gain", "nll", "nll_with")]
+def unmet(readings: Sequence[Any], rule: Rule) -> list[str]:
+    """Of each judged reading the first condition that it does not meet, as the table's columns name them; "" if it is met all."""
+    columns = [np.array([reading[name] for reading in readings], np.float64) for name in ("gain", "excess_gain", "nll", "nll_with")]
     gain, excess, nll, nll_with = columns
-    copied = np.array([cell["copy_len"] for cell in cells], np.int32)
+    copied = np.array([reading["copy_len"] for reading in readings], np.int32)
     names = {condition.name: condition.column for condition in RULES[rule.rule].conditions}
     return [names.get(name, "") for name in first_unmet(rule, Measures(gain, excess, nll - nll_with, copied)).tolist()]
 
@@ -121,29 +123,29 @@ def _legend(config: Config) -> Text:
     )
 
 
-def _cells_table(cells: Sequence[Any], refused_by: Sequence[str], tokenizer: Any, scored: Any) -> Table:
+def _readings_table(readings: Sequence[Any], refused_by: Sequence[str], tokenizer: Any, scored: Any) -> Table:
     table = Table(title="Anchors and their candidates", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("pos", "token", "H", "rank", "score", "H with", "gain", "excess", "NLL drop", "copy", "accepted"):
         # Where the terminal is narrow the token is cut, not what was measured and decided.
         table.add_column(column, justify="left" if column in ("token", "accepted") else "right", no_wrap=column != "token")
     last = None
-    for cell, reason in zip(cells, refused_by, strict=True):
-        token = repr(tokenizer.decode([scored["input_ids"][cell["position"]]]))
-        first = cell["position"] != last
-        last = cell["position"]
+    for reading, reason in zip(readings, refused_by, strict=True):
+        token = repr(tokenizer.decode([scored["input_ids"][reading["position"]]]))
+        first = reading["position"] != last
+        last = reading["position"]
         table.add_row(
-            str(cell["position"]) if first else "",
+            str(reading["position"]) if first else "",
             Text(token if first else "", no_wrap=True, overflow="ellipsis"),
-            f"{cell['entropy']:.2f}" if first else "",
-            str(cell["rank"]),
-            f"{cell['score']:.2f}",
-            f"{cell['entropy_with']:.2f}",
-            f"{cell['gain']:+.2f}",
-            "n/a" if cell["excess_gain"] is None else f"{cell['excess_gain']:+.2f}",
-            f"{cell['nll'] - cell['nll_with']:+.2f}",
-            str(cell["copy_len"]),
-            "[green]yes[/]" if cell["accepted"] else f"no: {reason}",
-            style="bold" if cell["accepted"] else "dim",
+            f"{reading['entropy']:.2f}" if first else "",
+            str(reading["rank"]),
+            f"{reading['score']:.2f}",
+            f"{reading['entropy_with']:.2f}",
+            f"{reading['gain']:+.2f}",
+            "n/a" if reading["excess_gain"] is None else f"{reading['excess_gain']:+.2f}",
+            f"{reading['nll'] - reading['nll_with']:+.2f}",
+            str(reading["copy_len"]),
+            "[green]yes[/]" if reading["accepted"] else f"no: {reason}",
+            style="bold" if reading["accepted"] else "dim",
         )
     return table
 
@@ -172,25 +174,27 @@ def chunk_texts(state: PipelineState, chunk_ids: list[int]) -> dict[int, str]:
     return found
 
 
-def _dependency(cell: Any, tokenizer: Any, scored: Any, chunk: str) -> Panel:
-    place, context, title = dependency_texts(cell, tokenizer, scored["input_ids"], chunk)
+def _dependency(reading: Any, tokenizer: Any, scored: Any, chunk: str) -> Panel:
+    place, context, title = dependency_texts(reading, tokenizer, scored["input_ids"], chunk)
     return Panel(Group(place, Text("\n").append(context)), title=title)
 
 
-def dependency_texts(cell: Any, tokenizer: Any, ids: list[int], chunk: str) -> tuple[Text, Text, str]:
-    """A cell to read: the anchor in its text, the context, and what was measured, in one line.
+def dependency_texts(reading: Any, tokenizer: Any, ids: list[int], chunk: str) -> tuple[Text, Text, str]:
+    """Put a reading in words: the anchor in its text, the context, and what was measured, in one line.
 
     Args:
-        cell: a judged cell.
+        reading: a judged reading.
         tokenizer: of the causal LM.
         ids: of the root.
         chunk: text of the context.
     """
-    position = cell["position"]
+    position = reading["position"]
     before = window_text(tokenizer, ids, position, window=24, side="left")
     token = tokenizer.decode([ids[position]])
     after = tokenizer.decode(ids[position + 1 : position + 9])
     place = Text("...").append(before).append(token, style=MARKED).append(after).append("...")
     context = Text(chunk if len(chunk) <= 1200 else chunk[:1200] + " ...", style="dim")
-    measured = f"dependency at {position}: gain {cell['gain']:.2f}, H {cell['entropy']:.2f} -> {cell['entropy_with']:.2f} nats"
+    measured = (
+        f"dependency at {position}: gain {reading['gain']:.2f}, H {reading['entropy']:.2f} -> {reading['entropy_with']:.2f} nats"
+    )
     return place, context, measured

@@ -12,7 +12,7 @@ from rich.table import Table
 from entropylong.core.stage import FileStage
 from entropylong.maintenance.tables import Leftover, leftovers, leftovers_table
 from entropylong.pipeline.backlog import counts
-from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.pipeline.metrics.compute import latest_metrics
 from entropylong.pipeline.steps import STEPS
 from entropylong.storage.schemas import ERROR, SKIPPED
 
@@ -70,7 +70,7 @@ def _rates(state: PipelineState) -> dict[str, float]:
     """Keys a second of each step, from the last run that packed."""
     if state.artifact(STEPS[-1]) is None:
         return {}
-    figures = latest_figures(state)
+    figures = latest_metrics(state)
     return {
         step.writes: figures[f"keys_{step.writes}"] / figures[f"seconds_{step.writes}"]
         for step in STEPS

@@ -11,7 +11,7 @@ from entropylong.verification.rules.base import Rule
 from entropylong.verification.screens import SCREENS
 
 
-def shown_figures(recipe: str | None, figures: Mapping[str, float]) -> Mapping[str, float]:
+def shown_metrics(recipe: str | None, figures: Mapping[str, float]) -> Mapping[str, float]:
     """Without those of dependencies where nothing was verified: a link by rank is none."""
     of_links = ("packed_dependencies", "distance_median", "distance_p90")
     known = RECIPES.get(recipe or "")

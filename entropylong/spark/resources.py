@@ -49,7 +49,7 @@ def executor_memory(conf: Mapping[str, str]) -> int:
     return machine_memory() if is_local(conf) else size_bytes(conf.get("spark.executor.memory", "1g"))
 
 
-def check_layout(conf: Mapping[str, str], slots: int, model_bytes: int, gpu_bytes: list[int]) -> None:
+def check_resources(conf: Mapping[str, str], slots: int, model_bytes: int, gpu_bytes: list[int]) -> None:
     """Raise where Spark would load two models onto one GPU, or more models than there is memory for.
 
     Args:

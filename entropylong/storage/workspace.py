@@ -61,7 +61,7 @@ class Workspace:
         """A training run's checkpoints, steps and result."""
         return self.path / "training" / identity
 
-    def figures(self, recipe: str, fingerprint: str) -> Path:
+    def metrics(self, recipe: str, fingerprint: str) -> Path:
         """Where the figures of the run that packed sequences lie."""
         return self.path / "figures" / f"{recipe}-{fingerprint[:8]}"
 

@@ -172,7 +172,7 @@ class Tracker:
             raise
         client.set_terminated(run_id)
 
-    def figures(self, figures: Mapping[str, float]) -> None:
+    def log_metrics(self, figures: Mapping[str, float]) -> None:
         """The figures of the run as metrics of the parent."""
         client = self._open()
         log(client, self._parent, metrics=figures)

@@ -35,7 +35,7 @@ from entropylong.training.model import Batch, TrainingModel, gradients, load_for
 from entropylong.training.optimizer import adamw, schedule, warmup_steps
 from entropylong.training.rope import check_rope
 from entropylong.training.settings import RESULT, TrainSettings, check_ranks, training_flops
-from entropylong.training.steps import STOP, StepFigures
+from entropylong.training.steps import STOP, StepMetrics
 from entropylong.training.ulysses import Ulysses
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def train(
     settings: TrainSettings,
-    on_step: Callable[[StepFigures], None],
+    on_step: Callable[[StepMetrics], None],
     on_resume: Callable[[int], None] = lambda step: None,
 ) -> bool:
     """Train to the end, from the newest whole checkpoint if there is one. Every rank calls it; callbacks run on the first.
@@ -119,7 +119,7 @@ class _Run:
         self.tell(f"goes on after step {known['step']}")
         return int(known["step"])
 
-    def to_the_end(self, on_step: Callable[[StepFigures], None]) -> bool:
+    def to_the_end(self, on_step: Callable[[StepMetrics], None]) -> bool:
         """All steps that are left; False where the run was asked to stop before."""
         steps = self.settings.steps
         with _stop_asked(Path(self.settings.folder)) as asked:
@@ -144,7 +144,7 @@ class _Run:
         consumed = FeedState(state.seed, done * self.settings.batch, state.feeds, state.weights)
         self.checkpoints.save(done, self.model, self.optimizer, {"feed": consumed.as_json()})
 
-    def step(self, step: int) -> StepFigures:
+    def step(self, step: int) -> StepMetrics:
         """One optimizer step over a global batch."""
         began = time.perf_counter()
         rows = next(self._batches)
@@ -166,7 +166,7 @@ class _Run:
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - began
         tokens = self.settings.batch * self.settings.length
-        return StepFigures(
+        return StepMetrics(
             step=step + 1,
             loss=float(loss),
             rate=rate,

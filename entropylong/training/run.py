@@ -30,7 +30,7 @@ from entropylong.training.describe import model_of
 from entropylong.training.launch import default_ranks, launch, rank_threads
 from entropylong.training.model import check_trainable
 from entropylong.training.settings import RESULT, TrainSettings, check_ranks
-from entropylong.training.steps import StepFigures, is_whole
+from entropylong.training.steps import StepMetrics, is_whole
 from entropylong.training.track import TrainingRun
 from entropylong.utils.hashing import digest
 from entropylong.utils.locks import locked
@@ -203,7 +203,7 @@ def _run(config: Config, spark: SparkSession, prepared: Prepared) -> Prepared:
                 if "said" in entry:
                     shown.line(entry["said"])
                 else:
-                    shown.step(StepFigures(**entry))
+                    shown.step(StepMetrics(**entry))
                     tracked.steps()
 
             launch(spark, prepared.file, prepared.ranks, config.train.launch, on_entry)
@@ -244,7 +244,7 @@ class _Shown:
             return
         self._console.print(f"  {text}", highlight=False, soft_wrap=True)
 
-    def step(self, figures: StepFigures) -> None:
+    def step(self, figures: StepMetrics) -> None:
         left = (self._steps - figures.step) * figures.seconds
         rate = f"{figures.tokens_per_second:,.0f} tokens/s"
         self.line(

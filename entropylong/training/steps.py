@@ -18,7 +18,7 @@ STEPS, STOP = "steps.jsonl", "stop"
 
 
 @dataclass(frozen=True)
-class StepFigures:
+class StepMetrics:
     """What one step shows.
 
     Attributes:
@@ -87,6 +87,6 @@ def is_whole(settings: TrainSettings) -> bool:
     return (folder / RESULT).is_dir() and bool(steps) and steps[-1].step == settings.steps
 
 
-def read_steps(folder: Path) -> list[StepFigures]:
+def read_steps(folder: Path) -> list[StepMetrics]:
     """The steps of a run."""
-    return [StepFigures(**entry) for entry in read_log(folder) if "step" in entry]
+    return [StepMetrics(**entry) for entry in read_log(folder) if "step" in entry]

@@ -12,7 +12,7 @@ from entropylong.config import Config
 from entropylong.config.schema import walk
 from entropylong.tracking.mlflow import Dataset, connect, dataset, keep_run, kept_run, log
 from entropylong.training.data.sources import SealedFeed
-from entropylong.training.steps import StepFigures, read_steps
+from entropylong.training.steps import StepMetrics, read_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,7 +70,7 @@ class TrainingRun:
             return False
         return True
 
-    def _log(self, new: Sequence[StepFigures]) -> None:
+    def _log(self, new: Sequence[StepMetrics]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)

@@ -20,12 +20,12 @@ def recall_bound(found: int, positives: int) -> float:
     return float(binomtest(found, positives, alternative="greater").proportion_ci(0.95, method="wilson").low)
 
 
-def screen_figures(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mapping[str, float]:
+def screen_metrics(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mapping[str, float]:
     """Figures of a screen from committed rows.
 
     Args:
         gains: all rows of `gains` under its fingerprint that this selection wrote.
-        judged: judged cells of the current roots.
+        judged: judged readings of the current roots.
         screen: the screen.
 
     Returns:

@@ -14,7 +14,7 @@ from entropylong.entropy.engine import Reading, Request, read_after, read_stream
 from entropylong.models.causal_lm import CausalLM
 from entropylong.utils.prefetch import prefetch
 from entropylong.verification.copying import copy_lengths
-from entropylong.verification.reuse import pays
+from entropylong.verification.reuse import is_worthwhile
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ def measure(
         pairs: what to measure; with `reuse`, pairs of one chunk in a row.
         separator_ids: what joins chunk and root.
         batch_tokens: tokens of a forward batch, padding included.
-        reuse: compute keys and values of a chunk once for its roots, where that pays.
+        reuse: compute keys and values of a chunk once for its roots, where that is worthwhile.
 
     Yields:
         Each pair with its reading, in an order of its own.
@@ -120,7 +120,7 @@ def _measure_alone(model: CausalLM, requests: Iterable[Request], batch_tokens: i
 def _shares(model: CausalLM, group: Sequence[Request]) -> bool:
     front = group[0].tag.front
     roots = [request.length - front for request in group]
-    return front > 1 and pays(model.shape, front, len(group), sum(roots) / len(roots))
+    return front > 1 and is_worthwhile(model.shape, front, len(group), sum(roots) / len(roots))
 
 
 def _measure_group(model: CausalLM, group: Sequence[Request], batch_tokens: int) -> Iterator[tuple[Pair, PairReading]]:

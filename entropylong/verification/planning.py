@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-CANDIDATE, RANDOM = "candidate", "random"
+
+class PairKind(StrEnum):
+    """Why a chunk is put before a root: an anchor retrieved it, or it is a control drawn at random."""
+
+    CANDIDATE = "candidate"
+    RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -54,5 +60,5 @@ def plan_root(
     for chunk, retrieved in sorted(found.items()):
         read = [anchor for anchor in everywhere if scope == "all" or anchor.position in retrieved]
         ranked = [Anchor(a.position, a.entropy, a.nll, *retrieved.get(a.position, (None, None))) for a in read]
-        pairs.append(PlannedPair(chunk, CANDIDATE, ranked))
-    return pairs + [PlannedPair(chunk, RANDOM, everywhere) for chunk in random]
+        pairs.append(PlannedPair(chunk, PairKind.CANDIDATE, ranked))
+    return pairs + [PlannedPair(chunk, PairKind.RANDOM, everywhere) for chunk in random]

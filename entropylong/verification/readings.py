@@ -1,4 +1,4 @@
-"""Cells in Spark: every (anchor, chunk) reading of the current roots, joined once, judged once.
+"""Readings in Spark: every (anchor, chunk) reading of the current roots, joined once, judged once.
 
 Packing, the figures and `inspect` all start from here, so they cannot disagree about what was accepted.
 """
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from entropylong.config import Config
 from entropylong.core.context import Frames
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge, verdict_columns
+from entropylong.verification.rules.acceptance import ReadingKind, Readings, judge, verdict_columns
 from entropylong.verification.rules.base import Rule
 
 _CELL = (
@@ -22,36 +22,36 @@ _CELL = (
 
 
 def judged_readings(frames: Frames, config: Config) -> DataFrame:
-    """Cells with gains and verdicts. Executors: pure numpy, one root at a time."""
+    """Readings with gains and verdicts. Executors: pure numpy, one root at a time."""
     rule = Rule.of(config.accept)
 
     def run(table: pa.Table) -> pa.Table:
-        cells = Cells(
+        readings = Readings(
             position=table["position"].to_numpy(),
             kind=np.array(table["kind"].to_pylist(), dtype=object),
             copy_len=table["copy_len"].to_numpy(),
             **{name: table[name].to_numpy().astype(np.float64) for name in ("entropy", "nll", "entropy_with", "nll_with")},
         )
-        verdicts = judge(cells, rule)
+        verdicts = judge(readings, rule)
         for name, values in verdicts.columns().items():
             # Without a control there is no excess: null, not NaN, which SQL would count as the largest number.
             table = table.append_column(name, pa.array(values, from_pandas=True))
         return table
 
-    return cells(frames).groupBy("root_id").applyInArrow(run, judged_schema())
+    return readings(frames).groupBy("root_id").applyInArrow(run, judged_schema())
 
 
 def judged_schema() -> str:
-    """Columns of judged cells, as DDL."""
+    """Columns of judged readings, as DDL."""
     return ", ".join([_CELL, *(f"{name} {kind}" for name, kind in verdict_columns().items())])
 
 
-def cells(frames: Frames) -> DataFrame:
+def readings(frames: Frames) -> DataFrame:
     """Readings of the planned pairs at the planned anchors, with rank and score where the anchor retrieved the chunk.
 
     Gains are shared by all settings; what another one read beyond this one's plan is left out.
     """
-    readings = (
+    measured = (
         frames["gains"]
         .select("pair_id", F.explode("readings").alias("r"))
         .select("pair_id", F.col("r.position").alias("position"), "r")
@@ -66,9 +66,9 @@ def cells(frames: Frames) -> DataFrame:
         .select("pair_id", "root_id", "chunk_id", "planned_as", "a.*")
     )
     kind = (
-        F.when(F.col("rank").isNotNull(), RETRIEVED)
-        .when(F.col("planned_as") == RANDOM, RANDOM)
-        .otherwise(SAME_ROOT)
+        F.when(F.col("rank").isNotNull(), ReadingKind.RETRIEVED)
+        .when(F.col("planned_as") == ReadingKind.RANDOM, ReadingKind.RANDOM)
+        .otherwise(ReadingKind.SAME_ROOT)
     )  # fmt: skip
     columns = [c.strip().split(" ")[0] for c in _CELL.split(",")]
-    return planned.join(readings, ["pair_id", "position"], how="inner").withColumn("kind", kind).select(*columns)
+    return planned.join(measured, ["pair_id", "position"], how="inner").withColumn("kind", kind).select(*columns)

@@ -26,7 +26,7 @@ def shared_cost(shape: ModelShape, chunk: float, roots: float, root: float) -> f
     return shape.weight(chunk, chunk * chunk / 2) + roots * shape.weight(root, root * (chunk + root))
 
 
-def pays(shape: ModelShape, chunk: float, roots: float, root: float) -> bool:
+def is_worthwhile(shape: ModelShape, chunk: float, roots: float, root: float) -> bool:
     """Whether the roots of one chunk should share its keys and values."""
     return roots > 1 and shared_cost(shape, chunk, roots, root) < (1 - LEAST_SAVING) * roots * whole_cost(shape, chunk, root)
 
@@ -60,7 +60,9 @@ def decide(shape: ModelShape, chunks: list[tuple[int, float, float]]) -> Decisio
     """From (pairs, chunk tokens, mean root tokens up to the last anchor) of each chunk of a unit."""
     plain = sum(pairs * whole_cost(shape, chunk, root) for pairs, chunk, root in chunks)
     best = sum(
-        shared_cost(shape, chunk, pairs, root) if pays(shape, chunk, pairs, root) else pairs * whole_cost(shape, chunk, root)
+        shared_cost(shape, chunk, pairs, root)
+        if is_worthwhile(shape, chunk, pairs, root)
+        else pairs * whole_cost(shape, chunk, root)
         for pairs, chunk, root in chunks
     )
     return Decision(sum(pairs for pairs, _, _ in chunks), len(chunks), 1 - best / plain if plain else 0.0)

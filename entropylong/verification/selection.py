@@ -13,7 +13,7 @@ import numpy as np
 
 from entropylong.models.causal_lm import CausalLM
 from entropylong.verification.measuring import Ints, Pair, PairReading, measure
-from entropylong.verification.planning import CANDIDATE
+from entropylong.verification.planning import PairKind
 from entropylong.verification.rules.base import Rule
 from entropylong.verification.screens import SCREENS
 from entropylong.verification.screens.base import Candidate, Screen
@@ -134,7 +134,7 @@ def _screen(
     places, candidates = [], []
     for i, (work, visit) in enumerate(wave):
         retrieved = [anchor for anchor in visit.anchors if anchor.rank is not None]
-        if visit.kind == CANDIDATE and retrieved:
+        if visit.kind == PairKind.CANDIDATE and retrieved:
             positions = np.array([anchor.position for anchor in retrieved], np.int32)
             entropy = np.array([anchor.entropy for anchor in retrieved])
             places.append(i)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from entropylong.verification.measuring import PairReading
-from entropylong.verification.planning import RANDOM as RANDOM_PAIR
-from entropylong.verification.planning import Anchor
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.planning import Anchor, PairKind
+from entropylong.verification.rules.acceptance import ReadingKind, Readings, judge
 from entropylong.verification.rules.base import Rule
 
 # Candidates of a wave: what a root measures beyond its budget at most, and enough for full batches with its neighbours.
@@ -71,8 +70,8 @@ class RootWaves:
     """
 
     def __init__(self, visits: Sequence[Visit], rule: Rule, budget: int | None) -> None:
-        controls = [visit for visit in visits if visit.kind == RANDOM_PAIR]
-        candidates = sorted((visit for visit in visits if visit.kind != RANDOM_PAIR), key=lambda visit: visit.order)
+        controls = [visit for visit in visits if visit.kind == PairKind.RANDOM]
+        candidates = sorted((visit for visit in visits if visit.kind != PairKind.RANDOM), key=lambda visit: visit.order)
         size = WAVE if budget is not None else max(1, len(candidates))
         first, *later = [candidates[start : start + size] for start in range(0, len(candidates), size)] or [[]]
         self._waves = [controls + first, *later]
@@ -98,16 +97,16 @@ class RootWaves:
                 if anchor.position in visit.known]  # fmt: skip
         if not rows:
             return 0
-        cells = Cells(
+        readings = Readings(
             position=np.array([anchor.position for _, anchor, _ in rows], np.int32),
-            kind=np.array([_cell_kind(visit, anchor) for visit, anchor, _ in rows], object),
+            kind=np.array([_reading_kind(visit, anchor) for visit, anchor, _ in rows], object),
             entropy=np.array([anchor.entropy for _, anchor, _ in rows]),
             nll=np.array([anchor.nll for _, anchor, _ in rows]),
             entropy_with=np.array([found.entropy_with for _, _, found in rows]),
             nll_with=np.array([found.nll_with for _, _, found in rows]),
             copy_len=np.array([found.copy_len for _, _, found in rows], np.int32),
         )
-        accepted = judge(cells, self._rule).accepted
+        accepted = judge(readings, self._rule).accepted
         chunks = {visit.key: visit.tokens for (visit, _, _), yes in zip(rows, accepted.tolist(), strict=True) if yes}
         return sum(chunks.values())
 
@@ -116,7 +115,7 @@ class RootWaves:
         return [visit for wave in self._waves for visit in wave if visit.unread]
 
 
-def _cell_kind(visit: Visit, anchor: Anchor) -> str:
-    if visit.kind == RANDOM_PAIR:
-        return RANDOM
-    return SAME_ROOT if anchor.rank is None else RETRIEVED
+def _reading_kind(visit: Visit, anchor: Anchor) -> str:
+    if visit.kind == PairKind.RANDOM:
+        return ReadingKind.RANDOM
+    return ReadingKind.SAME_ROOT if anchor.rank is None else ReadingKind.RETRIEVED

@@ -17,7 +17,7 @@ import zstandard
 from entropylong.cli import app
 from entropylong.config import load_config
 from entropylong.config.sources import Source
-from entropylong.corpus.sampling import look_at, sample_source
+from entropylong.corpus.sampling import profile_corpus, sample_source
 from entropylong.corpus.sources.base import Extent, Sample
 from entropylong.corpus.sources.demo import demo_documents
 from entropylong.corpus.sources.registry import SOURCES
@@ -59,9 +59,9 @@ def test_columns_are_found_in_each_kind(ending: str, tmp_path: Path) -> None:
         packed = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.ZstdCompressor().compress}
         file.write_bytes(packed[ending](data))
     kind = "parquet" if ending == ".parquet" else "jsonl"
-    look = look_at(sample_files(kind, str(tmp_path)), kind, MAX)
-    assert (look.text.column, look.doc_id.column) == ("body", "url")
-    assert len(look.chars) == 40 and not look.refused and look.sample.documents == pytest.approx(40, rel=0.05)
+    profile = profile_corpus(sample_files(kind, str(tmp_path)), kind, MAX)
+    assert (profile.text.column, profile.doc_id.column) == ("body", "url")
+    assert len(profile.chars) == 40 and not profile.refused and profile.sample.documents == pytest.approx(40, rel=0.05)
 
 
 def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
@@ -80,16 +80,16 @@ def test_text_files_have_their_path_as_id(tmp_path: Path) -> None:
     for number, row in enumerate(rows(5)):
         (tmp_path / f"{number}.txt").write_text(str(row["body"]))
     (tmp_path / "broken.txt").write_bytes(b"caf\xe9 au lait")
-    look = look_at(sample_files("text", str(tmp_path)), "text", MAX)
-    assert look.doc_id.column is None and len(look.chars) == 5 and look.refused == {"INVALID_UTF8": 1}
+    profile = profile_corpus(sample_files("text", str(tmp_path)), "text", MAX)
+    assert profile.doc_id.column is None and len(profile.chars) == 5 and profile.refused == {"INVALID_UTF8": 1}
 
 
 def test_damage_is_counted_as_a_run_would(tmp_path: Path) -> None:
     file = tmp_path / "docs.jsonl"
     broken = b'{"body": nul\n[1]\n' + lines([{"body": None}, {"body": " "}, {"body": ["x"]}]) + b'{"body": "\xff"}\n'
     file.write_bytes(lines(rows()) + broken)
-    look = look_at(sample_files("jsonl", str(file)), "jsonl", MAX)
-    assert look.refused == {"INVALID_JSON": 2, "NO_TEXT": 2, "BLANK_TEXT": 1, "INVALID_UTF8": 1}
+    profile = profile_corpus(sample_files("jsonl", str(file)), "jsonl", MAX)
+    assert profile.refused == {"INVALID_JSON": 2, "NO_TEXT": 2, "BLANK_TEXT": 1, "INVALID_UTF8": 1}
 
 
 def test_ids_must_be_set_and_unique() -> None:
@@ -106,9 +106,9 @@ def test_ids_must_be_set_and_unique() -> None:
 def test_columns_half_null_are_taken_and_what_stops_a_run_is_told() -> None:
     from entropylong.corpus.init_config import what_was_seen
 
-    look = look_at_rows([{"body": "a text " * 9 if i % 2 else None, "url": f"http://x/{i}"} for i in range(10)])
-    assert (look.text.column, look.doc_id.column, look.refused, look.errors) == ("body", "url", {"NO_TEXT": 5}, 5)
-    said = dict(what_was_seen(look, load_config("small")))
+    profile = look_at_rows([{"body": "a text " * 9 if i % 2 else None, "url": f"http://x/{i}"} for i in range(10)])
+    assert (profile.text.column, profile.doc_id.column, profile.refused, profile.errors) == ("body", "url", {"NO_TEXT": 5}, 5)
+    said = dict(what_was_seen(profile, load_config("small")))
     assert "over 5% are refused" in said["mind"] and "a run would find no root" in said["long enough for a root"]
 
 
@@ -116,14 +116,14 @@ def test_what_is_damaged_in_a_file_costs_only_that(tmp_path: Path) -> None:
     """A gzip file that breaks off, one longer line than is read at first, a parquet cell that is not UTF-8."""
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines(rows()))[:-20])
     sample = sample_files("jsonl", str(tmp_path / "cut.jsonl.gz"))
-    assert len(sample.records) >= 39 and look_at(sample, "jsonl", MAX).refused == {"UNREADABLE_FILE": 1}
+    assert len(sample.records) >= 39 and profile_corpus(sample, "jsonl", MAX).refused == {"UNREADABLE_FILE": 1}
     (tmp_path / "book.jsonl").write_bytes(lines([{"text": "word " * Extent.n_bytes}]))
-    assert look_at(sample_files("jsonl", str(tmp_path / "book.jsonl")), "jsonl", 5 * MAX).median_chars == 5 * Extent.n_bytes
+    assert profile_corpus(sample_files("jsonl", str(tmp_path / "book.jsonl")), "jsonl", 5 * MAX).median_chars == 5 * Extent.n_bytes
     cells = pa.array([b"fine", b"caf\xe9"]).cast(pa.large_binary())
     text = pa.LargeStringArray.from_buffers(2, cells.buffers()[1], cells.buffers()[2])
     pq.write_table(pa.table({"text": text}), tmp_path / "docs.parquet")
-    look = look_at(sample_files("parquet", str(tmp_path / "docs.parquet")), "parquet", MAX)
-    assert look.chars == [4] and look.refused == {"INVALID_UTF8": 1}
+    profile = profile_corpus(sample_files("parquet", str(tmp_path / "docs.parquet")), "parquet", MAX)
+    assert profile.chars == [4] and profile.refused == {"INVALID_UTF8": 1}
 
 
 def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
 
 
 def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[no-untyped-def]
-    return look_at(Sample(list(some), float(len(some))), "jsonl", MAX, **named)
+    return profile_corpus(Sample(list(some), float(len(some))), "jsonl", MAX, **named)
 
 
 @pytest.mark.parametrize(("some", "said"), [

@@ -13,7 +13,7 @@ from entropylong.config import Config, load_config
 from entropylong.config.sources import SOURCE_ENDINGS, TABLE_SOURCES, Columns, Source, SourceKind
 from entropylong.corpus import sources
 from entropylong.corpus.init_config import config_text
-from entropylong.corpus.sampling import look_at, sample_source
+from entropylong.corpus.sampling import profile_corpus, sample_source
 from entropylong.corpus.sources.base import RECORD_COLUMNS, Extent, SourceReader, TableSource
 from entropylong.corpus.sources.registry import SOURCES, all_units, unit_source
 from entropylong.errors import SourceError
@@ -91,9 +91,9 @@ def test_one_more_kind_is_looked_at_and_sized(dummy: Config) -> None:
     source = dummy.sources["docs"]
     sample = sample_source(source, no_spark)  # type: ignore[arg-type]
     assert (sample.files, sample.documents, sample.others) == (2, 4, {"text": 1})
-    look = look_at(sample, "dummy", 10**6)
-    assert (look.text.column, look.refused) == ("text", {"BLANK_TEXT": 1, "INVALID_UTF8": 1})
-    lines = config_text("docs", {"kind": "dummy", "path": source.path}, look, dummy, "small", Path("runs"), "docs")
+    profile = profile_corpus(sample, "dummy", 10**6)
+    assert (profile.text.column, profile.refused) == ("text", {"BLANK_TEXT": 1, "INVALID_UTF8": 1})
+    lines = config_text("docs", {"kind": "dummy", "path": source.path}, profile, dummy, "small", Path("runs"), "docs")
     assert "kind: dummy" in lines and "columns:" in lines
     size = corpus_size(dummy, no_spark)  # type: ignore[arg-type]
     assert (size.documents, size.chars) == (2, (len(TEXTS[0]) + len(TEXTS[2])) / 2)

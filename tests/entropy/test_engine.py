@@ -89,7 +89,7 @@ def test_head_needs_less_than_a_gigabyte_at_any_size() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_packed_layers_equal_torchs(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "pays", lambda weight: True)
+    monkeypatch.setattr(linear, "is_worthwhile", lambda weight: True)
     torch.manual_seed(1)
     module = torch.nn.Sequential(torch.nn.Linear(96, 80, bias), torch.nn.SiLU(), torch.nn.Sequential(torch.nn.Linear(80, 33, bias)))
     x = torch.randn(3, 17, 96)
@@ -100,14 +100,14 @@ def test_packed_layers_equal_torchs(bias: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_packing_is_tried_only_where_it_can_serve() -> None:
-    assert not linear.pays(torch.zeros(512, 512, dtype=torch.bfloat16))
-    assert not linear.pays(torch.zeros(8, 8))
-    assert linear.pays(torch.randn(600, 600)) == linear._trial(600, 600, torch.get_num_threads())
+    assert not linear.is_worthwhile(torch.zeros(512, 512, dtype=torch.bfloat16))
+    assert not linear.is_worthwhile(torch.zeros(8, 8))
+    assert linear.is_worthwhile(torch.randn(600, 600)) == linear._trial(600, 600, torch.get_num_threads())
 
 
 def test_packed_model_reads_the_same(model: CausalLM, tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = requests(model, 6)
-    monkeypatch.setattr(linear, "pays", lambda weight: True)
+    monkeypatch.setattr(linear, "is_worthwhile", lambda weight: True)
     packed = CausalLM(tiny_lm, document_start_id=0, device="cpu")
     assert any(isinstance(m, linear.PackedLinear) for m in packed.body.modules())
     assert_same(read(packed, asked, 100), read(model, asked, 100))

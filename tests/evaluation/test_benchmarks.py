@@ -17,7 +17,7 @@ from entropylong.cli import evaluate
 from entropylong.cli.app import call
 from entropylong.evaluation.benchmarks import BENCHMARKS, comparisons
 from entropylong.evaluation.benchmarks.record import Benchmark, Comparison, Outcome, Pairing, Request
-from entropylong.evaluation.benchmarks.section import Cell, Group, Row, Scored, Section, figure_rows
+from entropylong.evaluation.benchmarks.section import Cell, Group, Row, Scored, Section, metric_rows
 from entropylong.evaluation.results import Result
 from entropylong.reporting.cards.model import ModelFacts, evaluations_of, model_card
 from entropylong.reporting.comparison.collect import collect
@@ -25,7 +25,7 @@ from entropylong.reporting.comparison.page import page
 from entropylong.reporting.comparison.sections import compared, judged
 from entropylong.storage.workspace import Workspace
 from entropylong.training.settings import TrainSettings
-from entropylong.training.steps import StepFigures
+from entropylong.training.steps import StepMetrics
 from tests.conftest import CONF, MakeConfig
 
 
@@ -51,7 +51,7 @@ def run(
 
 def table(results: Sequence[Scored | None]) -> Section | None:
     """Right guesses, and a published one."""
-    rows = figure_rows(results, [("right", "riddles_v1.right", "{:.0f}")])
+    rows = metric_rows(results, [("right", "riddles_v1.right", "{:.0f}")])
     published = Row("published, Sphinx", [Cell("0") for _ in results], kind="published")
     return Section("Riddles of old", range(len(results)), [Group([*rows, published])]) if rows else None
 
@@ -102,7 +102,7 @@ def test_a_new_benchmark_is_its_record(
     assert re.search(r"Riddles +-88\.89", capsys.readouterr().out)
 
     settings = TrainSettings("m", (), (), "run", 1024, 2, 1, 1e-4, 0.1, 0.1, 0.1, 1.0, None, "float32", 1, "cache")
-    step = StepFigures(1, 2.0, 1e-4, 1.0, 2048, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
+    step = StepMetrics(1, 2.0, 1e-4, 1.0, 2048, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
     evaluations = list(evaluations_of(Workspace(str(tmp_path / "a")), "abc"))
     card = model_card(ModelFacts("run", settings, [step], [], "abc", evaluations, "pretrain"))
     assert "Riddles (guesses 9)\n\n| figure | value |\n|---|---|\n| `riddles_v1.right` | 8 |\n" in card

@@ -18,7 +18,7 @@ from entropylong.errors import EvaluationError
 from entropylong.evaluation.ruler.material import Material, keys, prompts
 from entropylong.evaluation.ruler.parts import Counter, prepare
 from entropylong.evaluation.ruler.prepare import LENGTHS, Row, rows_of, runnable
-from entropylong.evaluation.ruler.run import _figures
+from entropylong.evaluation.ruler.run import _metrics
 from entropylong.evaluation.ruler.score import TaskScore, cleaned, row_score, task_scores
 from entropylong.evaluation.ruler.tasks import _DEPTHS, TASKS, Setting, _chain, _example_lines
 
@@ -215,9 +215,9 @@ def test_prompts_are_made_once_for_a_tokenizer(material: Material, count: Count,
 def test_the_papers_average_is_of_all_that_it_averages() -> None:
     """Five lengths, thirteen tasks; of fewer there is none, whatever the name would say."""
     scores = [TaskScore(task, length, 50.0, (40.0, 60.0), 4, 0) for length in LENGTHS for task in TASKS]
-    assert _figures(scores)["ruler.average_8k_128k"] == 50.0
+    assert _metrics(scores)["ruler.average_8k_128k"] == 50.0
     for fewer in (scores[1:], scores[13:], [s for s in scores if s.task != "vt"]):
-        assert not any("average" in name for name in _figures(fewer))
+        assert not any("average" in name for name in _metrics(fewer))
 
 
 def test_the_examples_size_is_found_line_by_line(count: Count) -> None:

@@ -1,4 +1,4 @@
-"""Claim A: gold from structure, arms over judged cells, figures with intervals; and the whole command with the real models."""
+"""Claim A: gold from structure, arms over judged readings, figures with intervals; and the whole command with the real models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ from entropylong.corpus.sources.demo import demo_documents
 from entropylong.entropy.engine import Reading, entropy_at
 from entropylong.errors import EvaluationError, SourceError
 from entropylong.experiments import links as claim
-from entropylong.experiments.links import ARMS, JudgedCell, Link, Sums, Text, after, arms, drops_of, far_drops, figure, precision
+from entropylong.experiments.links import (
+    ARMS,
+    JudgedReading,
+    Link,
+    Sums,
+    Text,
+    after,
+    arms,
+    drops_of,
+    estimate,
+    far_drops,
+    precision,
+)
 from entropylong.experiments.run_links import _result, gold_documents, run_links, write_roots
 from entropylong.experiments.see_also import choose, linked, see_also
 from entropylong.maintenance.check import check_workspace
@@ -59,9 +71,9 @@ def test_canaries_are_counted_whatever_a_budget_left_out(spark: SparkSession) ->
         ),
     }
     judged = [(roots[0], 0, True), (roots[0], 10, True), (roots[0], 9, True), (roots[3], 2, False), (roots[4], 0, True)]
-    rows = [(*cell, "retrieved") for cell in judged]
-    cells = spark.createDataFrame(rows, "root_id STRING, chunk_id BIGINT, accepted BOOLEAN, kind STRING")
-    found = _canaries(SimpleNamespace(frames=lambda step: frames), cells)  # type: ignore[arg-type]
+    rows = [(*reading, "retrieved") for reading in judged]
+    readings = spark.createDataFrame(rows, "root_id STRING, chunk_id BIGINT, accepted BOOLEAN, kind STRING")
+    found = _canaries(SimpleNamespace(frames=lambda step: frames), readings)  # type: ignore[arg-type]
     shares = {"canary_recall_retrieval": 3 / 4, "canary_recall_verification": 1 / 3, "canary_precision": 2 / 4}
     by_name = {name: value for figures in found.values() for name, value in figures.items()}
     assert by_name == {"canary_planted": 4} | shares
@@ -79,14 +91,14 @@ def test_see_also_sections() -> None:
     assert "scipy.signal._filter_design.lp2bp" in real["scipy.signal._filter_design.lp2hp"] and len(real) > 50
 
 
-def cell(root: str, chunk: int, position: int, rank: int, accepted: bool, paper: bool = True, copy: int = 0) -> JudgedCell:
-    return JudgedCell(Link(root, chunk, position), rank, 1.0 - rank / 10, copy, paper, accepted)
+def reading(root: str, chunk: int, position: int, rank: int, accepted: bool, paper: bool = True, copy: int = 0) -> JudgedReading:
+    return JudgedReading(Link(root, chunk, position), rank, 1.0 - rank / 10, copy, paper, accepted)
 
 
 CELLS = [
-    cell("a", 1, 40, 2, True), cell("a", 2, 40, 1, False), cell("a", 3, 50, 1, False, paper=False),
-    cell("a", 9, 50, 2, False, copy=99),
-    cell("b", 4, 60, 1, True), cell("b", 5, 60, 2, True), cell("b", 6, 70, 3, False, paper=False),
+    reading("a", 1, 40, 2, True), reading("a", 2, 40, 1, False), reading("a", 3, 50, 1, False, paper=False),
+    reading("a", 9, 50, 2, False, copy=99),
+    reading("b", 4, 60, 1, True), reading("b", 5, 60, 2, True), reading("b", 6, 70, 3, False, paper=False),
 ]  # fmt: skip
 
 
@@ -125,14 +137,14 @@ def test_figures_are_ratios_over_roots_with_intervals_that_cover() -> None:
     gold = {"a": frozenset({1, 2}), "b": frozenset({5})}
     sums = precision(arms(CELLS, 24)["verified"], gold, ["a", "b"])
     assert sums.part.tolist() == [1, 1] and sums.whole.tolist() == [1, 2]
-    found = figure(sums)
+    found = estimate(sums)
     assert found is not None and found.value == pytest.approx(2 / 3) and found.low <= found.value <= found.high
-    assert figure(Sums(np.zeros(2), np.zeros(2))) is None and figure(sums, sums).value == 0  # type: ignore[union-attr]
+    assert estimate(Sums(np.zeros(2), np.zeros(2))) is None and estimate(sums, sums).value == 0  # type: ignore[union-attr]
     rng = np.random.default_rng(1)
     inside = 0
     for trial in range(60):
         part = rng.normal(0.3, 1.0, 40)
-        one = figure(Sums(part, np.ones(40)), seed=trial)
+        one = estimate(Sums(part, np.ones(40)), seed=trial)
         inside += one is not None and one.low <= 0.3 <= one.high
     assert inside >= 51
 

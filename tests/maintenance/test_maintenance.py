@@ -16,7 +16,7 @@ from entropylong.reporting.status import others_table, status_rows
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
 from entropylong.training.settings import TrainSettings
-from entropylong.training.steps import StepFigures, StepLog
+from entropylong.training.steps import StepLog, StepMetrics
 from tests import tiny
 from tests.conftest import OpenRunner, rows_of
 
@@ -48,7 +48,7 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
                                 learning_rate=1.0, final_rate=0.0, warmup=0.0, weight_decay=0.0, clip=1.0, rope_base=None,
                                 dtype="float32", seed=0, node_cache="")  # fmt: skip
             run.write()
-            StepLog(folder).add({**dict.fromkeys((field.name for field in fields(StepFigures)), 1.0), "step": 1})
+            StepLog(folder).add({**dict.fromkeys((field.name for field in fields(StepMetrics)), 1.0), "step": 1})
             (folder / "model").mkdir()
     assert drop_leftovers(runner.state) == found and leftovers(runner.state) == []
     assert mine.is_dir() and begun.is_dir(), "a run that is not at its end needs its feed"

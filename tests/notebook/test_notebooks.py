@@ -256,18 +256,18 @@ def test_entropy_is_that_of_the_tables(opened: OpenWorkspace) -> None:
 def test_reasons_agree_with_the_verdicts(rule: str, finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished, f"accept.rule={rule}", "accept.min_excess=0.01", "accept.min_nll_drop=0.05")
     found = dependencies.judged(runner.state)
-    assert ((found.cells["why"] == "accepted") == found.cells[f"passes_{rule}"]).all()
-    accepted = int(found.cells["accepted"].sum())
+    assert ((found.readings["why"] == "accepted") == found.readings[f"passes_{rule}"]).all()
+    accepted = int(found.readings["accepted"].sum())
     tables = dependencies.by_thresholds(found)
     assert list(tables) == (["epsilon"] if rule == "paper" else ["epsilon", "min_excess", "min_nll_drop"])
     configured = dependencies.by_threshold(found, "epsilon", [runner.config.accept.epsilon, 1.0])
     assert configured["dependencies"].tolist() == [accepted, 0] and accepted > 0
-    of_random = found.cells[found.cells["kind"] == "random"]
+    of_random = found.readings[found.readings["kind"] == "random"]
     assert configured["random"].iloc[0] == pytest.approx(of_random[f"passes_{rule}"].mean())
     assert dependencies.refusals(found).sum().tolist() == pytest.approx([1.0] * 3)
     misses = dependencies.near_misses(found, 3)
     assert len(misses) == 3 and "accepted" not in set(misses["why"])
-    best = found.cells[found.cells["accepted"]].nlargest(1, "gain").iloc[0]
+    best = found.readings[found.readings["accepted"]].nlargest(1, "gain").iloc[0]
     text = repr(dependencies.strongest(runner.state, 2))
     assert best["root_id"] in text and f"gain {best['gain']:.2f}" in text
 
@@ -303,7 +303,7 @@ def test_prices_are_those_of_the_plan(
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(make_config(finished, corpus).model_dump()))
     known = costs.measured(opened.state)
-    figures = dependencies.latest_figures(opened.state)
+    figures = dependencies.latest_metrics(opened.state)
     assert known["plan.anchors_per_root"] == pytest.approx(figures["anchors"] / figures["roots"], abs=0.01), "roots without any too"
     here = OpenWorkspace(opened.state, str(file), (), None)
     asked = ["plan.documents=1000000", "roots.limit=1000", "retrieval.top_k=8"]

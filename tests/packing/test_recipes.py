@@ -86,12 +86,12 @@ def test_permuted_knows_the_links_that_the_cap_took(
     spark: SparkSession, make_config: MakeConfig, tmp_path: Path, recipe: str
 ) -> None:
     config = make_config(tmp_path, tmp_path, f"pack.recipe={recipe}", "pack.max_chunk_uses=1")
-    cells = [{"root_id": root, "chunk_id": chunk, "position": 3, "gain": 0.5, "excess_gain": None, "accepted": True}
+    readings = [{"root_id": root, "chunk_id": chunk, "position": 3, "gain": 0.5, "excess_gain": None, "accepted": True}
              for root, chunk in (("a", 1), ("b", 1), ("a", 2), ("b", 3))]  # fmt: skip
     schema = "root_id STRING, chunk_id BIGINT, position INT, gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
-    pairs = [(c["root_id"], c["chunk_id"], "candidate", [c["chunk_id"]] * 4) for c in cells]
+    pairs = [(c["root_id"], c["chunk_id"], "candidate", [c["chunk_id"]] * 4) for c in readings]
     frames = {
-        "readings": spark.createDataFrame(cells, schema),
+        "readings": spark.createDataFrame(readings, schema),
         "pairs": spark.createDataFrame(pairs, "root_id STRING, chunk_id BIGINT, kind STRING, chunk_ids ARRAY<INT>"),
         "scored_documents": spark.createDataFrame([("a", [7]), ("b", [8])], "root_id STRING, input_ids ARRAY<INT>"),
     }
@@ -195,7 +195,7 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
         other = open_runner(copied, epsilon, f"pack.recipe={recipe}", source=more)
         persisted = other.state.spark.sparkContext._jsc.getPersistentRDDs().size()
         assert [done.step.writes for done in other.run(["pack"]).steps] == ["sequences"]
-        assert other.state.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the cells and nothing else"
+        assert other.state.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the readings and nothing else"
         found = packed_rows(other)
         assert abs(content_of(found) - wanted) <= 0.01 * wanted
         assert {q.recipe for q in found} == {recipe} and not any(q.dependencies for q in found)
@@ -251,13 +251,13 @@ def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
 ) -> None:
     accept = make_config(tmp_path, tmp_path, "accept.max_copy_tokens=24").accept
     # (chunk, pair, position, rank, score, copy, accepted): chunks 1 and 2 say the same; 3 is a copy.
-    cells = [
+    readings = [
         (3, 30, 40, 1, 0.9, 99, False), (1, 10, 40, 2, 0.8, 0, False), (2, 10, 40, 3, 0.8, 0, False), (4, 40, 50, 3, 0.7, 0, False),
         (5, 50, 50, 3, 0.6, 0, False), (7, 70, 60, 4, 0.5, 0, True), (4, 40, 60, 6, 0.4, 0, True),
     ]  # fmt: skip
     names = ("chunk_id", "pair_id", "position", "rank", "score", "copy_len", "accepted")
     rows = [
-        dict(zip(names, c, strict=True)) | {"root_id": "r", "kind": "retrieved", "gain": 0.5, "excess_gain": None} for c in cells
+        dict(zip(names, c, strict=True)) | {"root_id": "r", "kind": "retrieved", "gain": 0.5, "excess_gain": None} for c in readings
     ]
     rows.append(rows[0] | {"root_id": "without", "copy_len": 0})
     schema = (
@@ -287,7 +287,7 @@ def test_check_makes_document_runs_anew_from_what_was_packable(copied: Path, ope
     sequences = _pack_document_runs(ctx, quest, within_budget(ctx, runs, tokens))
     looked = SimpleNamespace(config=config, context=ctx, frames=lambda step: frames, readings=lambda: frames["readings"])
     found = reassembled(looked, sequences)  # type: ignore[arg-type]
-    assert (found.looked_at, found.wrong) == (2, 0) and not ctx.kept
+    assert (found.looked_at, found.wrong) == (2, 0) and not ctx.cached
 
 
 def baseline(name: str) -> DocumentRunRecipe:

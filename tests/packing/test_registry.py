@@ -73,7 +73,7 @@ def test_what_each_recipe_says_of_itself() -> None:
 )
 def test_figures_of_dependencies_are_shown_where_these_stand(recipe: str | None, shown: bool) -> None:
     figures = {"packed_dependencies": 3.0, "distance_median": 9.0, "sequences": 2.0}
-    assert wording.shown_figures(recipe, figures) == (figures if shown else {"sequences": 2.0})
+    assert wording.shown_metrics(recipe, figures) == (figures if shown else {"sequences": 2.0})
 
 
 def test_the_query_model_is_prepared_where_the_recipe_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

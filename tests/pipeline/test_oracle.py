@@ -67,11 +67,11 @@ def test_chain_equals_the_oracle(runner: Runner) -> None:
         assert [a.position for a in anchors.anchors] == found.anchors
         hits = store.read_ok("candidates", value("candidates")).where(of_root).collect()
         assert {row.position: [hit.chunk_id for hit in row.hits] for row in hits} == found.candidates
-        cells = {(c.position, c.chunk_id): c for c in judged if c.root_id == root}
-        assert set(cells) == set(found.entropy_with)
+        readings = {(c.position, c.chunk_id): c for c in judged if c.root_id == root}
+        assert set(readings) == set(found.entropy_with)
         for key, after in found.entropy_with.items():
-            assert abs(cells[key].entropy_with - after) <= 1e-3
-        assert {key for key, c in cells.items() if c.accepted} == found.kept
+            assert abs(readings[key].entropy_with - after) <= 1e-3
+        assert {key for key, c in readings.items() if c.accepted} == found.kept
         checked += len(found.kept)
     assert checked > 0, "the comparison must hold something that was kept"
 

@@ -11,7 +11,7 @@ import pytest
 from entropylong.core.results import RunResult
 from entropylong.errors import NothingToDoError
 from entropylong.pipeline.backlog import counts
-from entropylong.pipeline.metrics.compute import compute_figures
+from entropylong.pipeline.metrics.compute import compute_metrics
 from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import STEPS, step_writing
 from entropylong.storage.schemas import TABLES
@@ -140,7 +140,7 @@ def test_figures_of_anchors_that_another_alpha_found_are_not_this_one_s(copied: 
     open_runner(copied, "anchors.alpha=1.7").run(["anchors", "search"])
     runner = open_runner(copied)
     figures, hits = (
-        compute_figures(runner.state, RunResult(run_id="")),
+        compute_metrics(runner.state, RunResult(run_id="")),
         runner.state.ok_rows("candidates"),
     )
     assert figures["candidates"] == figures["cells_retrieved"] < sum(len(row.hits) for row in hits.collect())

@@ -24,23 +24,23 @@ def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
     keys: list[str], finished: Path, open_runner: OpenRunner
 ) -> None:
     runner = open_runner(finished, *keys)
-    cells = runner.state.readings().where(F.col("kind") == "retrieved").collect()
-    root, accepted = Counter(cell.root_id for cell in cells if cell.accepted).most_common(1)[0]
+    readings = runner.state.readings().where(F.col("kind") == "retrieved").collect()
+    root, accepted = Counter(reading.root_id for reading in readings if reading.accepted).most_common(1)[0]
     out = io.StringIO()
     Console(file=out, width=120).print(inspect_root(runner.state, root, chunks_shown=1))
     said = out.getvalue()
     rule = runner.config.accept
 
-    def reason(cell) -> str:  # type: ignore[no-untyped-def]
-        if not cell.gain > rule.epsilon:
+    def reason(reading) -> str:  # type: ignore[no-untyped-def]
+        if not reading.gain > rule.epsilon:
             return "no: gain"
-        if rule.rule == "specific" and not (cell.excess_gain or -9) > rule.min_excess:
+        if rule.rule == "specific" and not (reading.excess_gain or -9) > rule.min_excess:
             return "no: excess"
-        if rule.rule == "specific" and not cell.nll - cell.nll_with > rule.min_nll_drop:
+        if rule.rule == "specific" and not reading.nll - reading.nll_with > rule.min_nll_drop:
             return "no: NLL drop"
-        return "yes" if rule.max_copy_tokens is None or cell.copy_len <= rule.max_copy_tokens else "no: copy"
+        return "yes" if rule.max_copy_tokens is None or reading.copy_len <= rule.max_copy_tokens else "no: copy"
 
-    wanted = Counter(reason(cell) for cell in cells if cell.root_id == root)
+    wanted = Counter(reason(reading) for reading in readings if reading.root_id == root)
     assert Counter(re.findall(r" (yes|no: (?:gain|excess|NLL drop|copy)) *$", said, re.MULTILINE)) == wanted
     assert wanted["yes"] == accepted > 1
     flat = " ".join(said.split())

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 
 from entropylong.maintenance.quarantine import quarantine_table
-from entropylong.reporting.inspect import _cells_table, _heat
+from entropylong.reporting.inspect import _heat, _readings_table
 from entropylong.reporting.status import status_table
 
 TEXT = "a[bold]b[/]c[/nothing]"
@@ -37,7 +37,7 @@ class Vocabulary:
 def test_inspect() -> None:
     scored = {"root_id": TEXT, "input_ids": [0], "entropy": np.zeros(1, "<f4").tobytes()}
     assert TEXT in printed(_heat(Vocabulary(), scored, set()))
-    cell = {"position": 0, "entropy": 1.0, "rank": 1, "score": 1.0, "entropy_with": 1.0, "gain": 0.0, "excess_gain": None,
+    reading = {"position": 0, "entropy": 1.0, "rank": 1, "score": 1.0, "entropy_with": 1.0, "gain": 0.0, "excess_gain": None,
             "nll": 1.0, "nll_with": 1.0, "copy_len": 0, "accepted": False}  # fmt: skip
-    table = printed(_cells_table([cell], ["copy"], Vocabulary(), scored))
+    table = printed(_readings_table([reading], ["copy"], Vocabulary(), scored))
     assert "'[/]'" in table and "no: copy" in table

@@ -97,14 +97,19 @@ def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunn
     profiles = runner.state.ok_rows("scored_documents").collect()
     values = np.concatenate([np.frombuffer(row.entropy, "<f4")[runner.config.anchors.min_position :] for row in profiles])
     assert found.entropy == dict(Counter(np.floor(values[np.isfinite(values)] / ENTROPY_BIN).astype(int).tolist()))
-    cells = runner.state.readings().collect()
+    readings = runner.state.readings().collect()
     for kind, bins in found.gains.items():
-        gains = [max(-1.0, cell.gain) for cell in cells if cell.kind == kind]
+        gains = [max(-1.0, reading.gain) for reading in readings if reading.kind == kind]
         assert bins == dict(Counter(int(np.floor(gain / GAIN_BIN)) for gain in gains))
-    retrieved = [cell for cell in cells if cell.kind == "retrieved"]
-    for rates, key in ((found.ranks, lambda cell: cell.rank), (found.scores, lambda cell: np.floor(cell.score / 0.05) * 0.05)):
-        assert {round(r.at, 2): r.total for r in rates} == Counter(round(float(key(cell)), 2) for cell in retrieved)
-        assert sum(rate.accepted for rate in rates) == found.figures["dependencies"] == sum(cell.accepted for cell in cells)
+    retrieved = [reading for reading in readings if reading.kind == "retrieved"]
+    for rates, key in (
+        (found.ranks, lambda reading: reading.rank),
+        (found.scores, lambda reading: np.floor(reading.score / 0.05) * 0.05),
+    ):
+        assert {round(r.at, 2): r.total for r in rates} == Counter(round(float(key(reading)), 2) for reading in retrieved)
+        assert (
+            sum(rate.accepted for rate in rates) == found.figures["dependencies"] == sum(reading.accepted for reading in readings)
+        )
     assert sum(found.distances.values()) == found.figures["packed_dependencies"]
     assert json.dumps(found.facts) and found.stages[0].seconds is not None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.pipeline.metrics.compute import latest_metrics
 from entropylong.pipeline.steps import STEPS
 from tests.conftest import OpenRunner
 
@@ -44,7 +44,7 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
     assert runner.state.fingerprint("documents") in seen and runner.state.fingerprint("gains") in seen
     for i in parent.inputs.dataset_inputs:
         assert json.loads(i.dataset.source)["delta_table_version"] >= 0 and json.loads(i.dataset.source)["path"]
-    figures = latest_figures(runner.state)
+    figures = latest_metrics(runner.state)
     for name in ("documents", "anchors_a_root", "passes", "pass_rate_retrieved_paper", "pass_rate_random_paper", "dependencies",
                  "distance_median", "filler_share", "tokens_per_second_gains", "error_rows"):  # fmt: skip
         assert figures[name] == parent.data.metrics[name], name
@@ -55,7 +55,7 @@ def test_a_figure_is_filed_under_its_own_stage(finished: Path, open_runner: Open
     """Names of tables lie in one another: documents in scored_documents, anchors in anchors_a_root."""
     state = open_runner(finished).state
     filed = {row.name: row.stage for row in state.store.read("metrics", state.fingerprint("sequences")).collect()}
-    assert filed.keys() == latest_figures(state).keys()
+    assert filed.keys() == latest_metrics(state).keys()
     for step in STEPS:
         assert filed[f"seconds_{step.writes}"] == filed[f"keys_{step.writes}"] == step.name
     known = {"documents": "ingest", "chunks": "chunk", "roots": "score", "forwarded_tokens_scored_documents": "score",
@@ -67,7 +67,7 @@ def test_a_figure_is_filed_under_its_own_stage(finished: Path, open_runner: Open
 
 def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
-    figures = latest_figures(runner.state)
+    figures = latest_metrics(runner.state)
     value = runner.state.fingerprint("sequences")
     kept = json.loads((finished / "figures" / f"verified-{value[:8]}" / "figures.json").read_text())
     assert kept["figures"] == figures and kept["facts"]["fingerprint"] == value and kept["facts"]["alpha"] == 2.0

@@ -15,7 +15,7 @@ from entropylong.models.shape import KNOWN, ModelShape, shape_of
 from entropylong.verification import measuring
 from entropylong.verification.copying import copy_lengths
 from entropylong.verification.measuring import Pair, measure
-from entropylong.verification.reuse import LEAST_SAVING, decide, pays, shared_cost, whole_cost
+from entropylong.verification.reuse import LEAST_SAVING, decide, is_worthwhile, shared_cost, whole_cost
 from tests import tiny
 
 pytestmark = pytest.mark.runtime
@@ -85,7 +85,7 @@ def test_sharing_is_decided_by_what_it_saves(chunks: list[tuple[int, float, floa
     if all(pairs == 1 for pairs, _, _ in chunks):
         assert decision.saving == 0.0
     for pairs, chunk, root in chunks:
-        if pays(LLAMA, chunk, pairs, root):
+        if is_worthwhile(LLAMA, chunk, pairs, root):
             assert shared_cost(LLAMA, chunk, pairs, root) < 0.85 * pairs * whole_cost(LLAMA, chunk, root)
 
 

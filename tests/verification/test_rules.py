@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from entropylong.config import Config, load_config
 from entropylong.config.schema import RuleName
 from entropylong.notebook.charts import comparing, dependencies
-from entropylong.pipeline.metrics.compute import KINDS, _rates
+from entropylong.pipeline.metrics.compute import _rates
 from entropylong.pipeline.metrics.names import lines
 from entropylong.pipeline.state import PipelineState
 from entropylong.reporting import wording
@@ -24,7 +24,7 @@ from entropylong.reporting.report.page import verdict
 from entropylong.verification import rules
 from entropylong.verification.readings import judged_schema
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge, verdict_columns
+from entropylong.verification.rules.acceptance import ReadingKind, Readings, judge, verdict_columns
 from entropylong.verification.rules.base import AcceptanceRule, Rule
 from tests.verification.variants import comment_above, one_more, records_in
 
@@ -53,9 +53,9 @@ def likelier(tmp_path: Path) -> Iterator[Config]:
         yield config.model_copy(update={"accept": config.accept.model_copy(update={"rule": "likelier"})})
 
 
-def some_cells() -> pd.DataFrame:
-    """Eight cells at one anchor: accepted, refused by the own condition, refused by the shared one, and controls."""
-    kinds = [RETRIEVED] * 3 + [SAME_ROOT] * 3 + [RANDOM] * 2
+def some_readings() -> pd.DataFrame:
+    """Eight readings at one anchor: accepted, refused by the own condition, refused by the shared one, and controls."""
+    kinds = [ReadingKind.RETRIEVED] * 3 + [ReadingKind.SAME_ROOT] * 3 + [ReadingKind.RANDOM] * 2
     nll_with = [1.0, 2.5, 1.0, 3.0, 1.5, 3.0, 1.0, 3.0]
     entropy_with = [1.0, 1.0, 3.5, 4.0, 1.0, 4.0, 4.0, 4.0]
     return pd.DataFrame(
@@ -64,9 +64,11 @@ def some_cells() -> pd.DataFrame:
     )  # fmt: skip
 
 
-def judged(cells: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    columns = {name: cells[name].to_numpy() for name in cells.columns}
-    return cells.assign(root_id="root", nll_drop=cells["nll"] - cells["nll_with"], **judge(Cells(**columns), rule).columns())
+def judged(readings: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    columns = {name: readings[name].to_numpy() for name in readings.columns}
+    return readings.assign(
+        root_id="root", nll_drop=readings["nll"] - readings["nll_with"], **judge(Readings(**columns), rule).columns()
+    )
 
 
 def test_the_config_and_its_comment_name_every_rule() -> None:
@@ -79,14 +81,14 @@ def test_the_config_and_its_comment_name_every_rule() -> None:
 
 def test_another_rule_is_one_file(likelier: Config, spark: SparkSession) -> None:
     rule = Rule.of(likelier.accept)
-    cells = judged(some_cells(), rule)
-    assert cells["passes_likelier"].tolist() == [True, False, False, False, True, False, False, False]
-    assert cells["accepted"].tolist() == [True] + [False] * 7
+    readings = judged(some_readings(), rule)
+    assert readings["passes_likelier"].tolist() == [True, False, False, False, True, False, False, False]
+    assert readings["accepted"].tolist() == [True] + [False] * 7
     assert "passes_paper BOOLEAN, passes_specific BOOLEAN, passes_likelier BOOLEAN, accepted BOOLEAN" in judged_schema()
     # Figures, the lines that people read, and the report.
-    frame = spark.createDataFrame(cells[["root_id", "position", "kind", *verdict_columns()]])
+    frame = spark.createDataFrame(readings[["root_id", "position", "kind", *verdict_columns()]])
     figures = _rates(frame)
-    rates = [figures[f"pass_rate_{kind}_likelier"] for kind in KINDS]
+    rates = [figures[f"pass_rate_{kind}_likelier"] for kind in ReadingKind]
     assert rates == pytest.approx([1 / 3, 1 / 3, 0]) and figures["fdr_likelier"] == 0
     assert figures["band_32_128_retrieved_likelier"] == pytest.approx(1 / 3)
     assert ("pass rate, likelier rule: retrieved", "33.3%") in list(lines(figures))
@@ -101,15 +103,15 @@ def test_another_rule_is_one_file(likelier: Config, spark: SparkSession) -> None
 
 def test_its_words_are_those_of_its_file(likelier: Config) -> None:
     rule = Rule.of(likelier.accept)
-    cells = judged(some_cells(), rule)
+    readings = judged(some_readings(), rule)
     assert wording.acceptance_rule(likelier) == [
         "the true token is likelier by 1 nats",
         "relative fall of entropy (H - H') / H > 0.4",
     ]
     # inspect: the first condition that fails, of those that fail the first in the order of the rule.
-    assert unmet(cells.to_dict("records"), rule) == ["", "NLL drop", "gain", "NLL drop", "", "NLL drop", "gain", "NLL drop"]
+    assert unmet(readings.to_dict("records"), rule) == ["", "NLL drop", "gain", "NLL drop", "", "NLL drop", "gain", "NLL drop"]
     # The notebooks.
-    found = dependencies.Judged(cells.assign(why=dependencies.reasons(cells, rule)), rule)
+    found = dependencies.Judged(readings.assign(why=dependencies.reasons(readings, rule)), rule)
     assert dependencies.refusals(found).index.tolist() == ["not certain", "gain too small", "accepted"]
     tables = dependencies.by_thresholds(found)
     assert list(tables) == ["min_nll_drop", "epsilon"] and tables["min_nll_drop"]["dependencies"].tolist() == [2, 0]

@@ -19,7 +19,7 @@ from entropylong.planning.estimate import make_plan
 from entropylong.reporting import wording
 from entropylong.storage.schemas import GAINS
 from entropylong.verification import screens
-from entropylong.verification.calibration import screen_figures
+from entropylong.verification.calibration import screen_metrics
 from entropylong.verification.planning import Anchor
 from entropylong.verification.screens import SCREENS
 from entropylong.verification.screens.base import ScreenRecord
@@ -111,7 +111,7 @@ def test_its_recall_and_saving_are_counted(by_length: Config, spark: SparkSessio
     ]  # fmt: skip
     gains = spark.createDataFrame(rows, GAINS.struct)
     judged = spark.createDataFrame([("root", 0, 39, True)], "root_id STRING, chunk_id BIGINT, position INT, accepted BOOLEAN")
-    assert screen_figures(gains, judged, screen) == {"screen_positives": 0, "screen_saving": 0.75}
+    assert screen_metrics(gains, judged, screen) == {"screen_positives": 0, "screen_saving": 0.75}
 
 
 def test_a_left_window_costs_what_it_reads() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from entropylong.verification.copying import copy_lengths
 from entropylong.verification.planning import Anchor, plan_root
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, Cells, judge
+from entropylong.verification.rules.acceptance import ReadingKind, Readings, judge
 from entropylong.verification.rules.base import Rule
 
 pytestmark = pytest.mark.runtime
@@ -59,9 +59,9 @@ def retrieved(chunk: int, hits: dict[int, list[int]]) -> list[int]:
     return [position for position, found in hits.items() if chunk in found]
 
 
-cell = st.tuples(
+reading = st.tuples(
     st.integers(0, 2),
-    st.sampled_from([RETRIEVED, SAME_ROOT, RANDOM]),
+    st.sampled_from(list(ReadingKind)),
     st.floats(0.1, 8),
     st.floats(0, 8),
     st.floats(0, 8),
@@ -78,21 +78,21 @@ rules = st.builds(
 )
 
 
-@given(rows=st.lists(cell, max_size=25), rule=rules)
+@given(rows=st.lists(reading, max_size=25), rule=rules)
 def test_acceptance_rule(rows: list[tuple[int, str, float, float, float, float, int]], rule: Rule) -> None:
     columns = [list(c) for c in zip(*rows, strict=True)] or [[] for _ in range(7)]
     position, kind, h, nll, h_with, nll_with, copy = columns
-    cells = Cells(
+    readings = Readings(
         np.array(position, np.int32), np.array(kind, object), np.array(h, float), np.array(nll, float),
         np.array(h_with, float), np.array(nll_with, float), np.array(copy, np.int32),
     )  # fmt: skip
-    verdicts = judge(cells, rule)
+    verdicts = judge(readings, rule)
     gains = [(a - b) / a for a, b in zip(h, h_with, strict=True)]
     for i in range(len(rows)):
         others = [j for j in range(len(rows)) if position[j] == position[i] and j != i]
-        controls = [gains[j] for j in others if kind[j] == SAME_ROOT]
+        controls = [gains[j] for j in others if kind[j] == ReadingKind.SAME_ROOT]
         if len(controls) < 3:
-            controls = [gains[j] for j in others if kind[j] == RANDOM]
+            controls = [gains[j] for j in others if kind[j] == ReadingKind.RANDOM]
         uncopied = rule.max_copy_tokens is None or copy[i] <= rule.max_copy_tokens
         paper = gains[i] > rule.epsilon and uncopied
         specific = bool(
@@ -104,4 +104,4 @@ def test_acceptance_rule(rows: list[tuple[int, str, float, float, float, float, 
         assert verdicts.gain[i] == gains[i]
         assert {name: passes[i] for name, passes in verdicts.passes.items()} == {"paper": paper, "specific": specific}
         chosen = paper if rule.rule == "paper" else specific
-        assert verdicts.accepted[i] == (chosen and kind[i] == RETRIEVED)
+        assert verdicts.accepted[i] == (chosen and kind[i] == ReadingKind.RETRIEVED)

@@ -152,12 +152,12 @@ def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, 
     fewer = open_runner(copied, *budget)
     fewer.run(["verify"])
     tokens = {row.chunk_id: len(row.chunk_ids) for row in fewer.state.frames(step_writing("gains"))["pairs"].collect()}
-    cells, planned = fewer.state.readings().collect(), fewer.state.frames(step_writing("gains"))["pairs"].collect()
-    measured = {(cell.root_id, cell.chunk_id, cell.position) for cell in cells}
+    readings, planned = fewer.state.readings().collect(), fewer.state.frames(step_writing("gains"))["pairs"].collect()
+    measured = {(reading.root_id, reading.chunk_id, reading.position) for reading in readings}
     accepted: dict[str, set[int]] = {}
-    for cell in cells:
-        if cell.accepted:
-            accepted.setdefault(cell.root_id, set()).add(cell.chunk_id)
+    for reading in readings:
+        if reading.accepted:
+            accepted.setdefault(reading.root_id, set()).add(reading.chunk_id)
     left = {p.root_id for p in planned for a in p.anchors if (p.root_id, p.chunk_id, a.position) not in measured}
     assert left and all(sum(tokens[chunk] for chunk in accepted.get(root, ())) >= 40 for root in left)
 

@@ -87,7 +87,7 @@ def _ids(model: CausalLM, content: str | Ids) -> Ids:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A figure of an audit: the mean over `documents`, with its 95 % interval."""
 
     name: str
@@ -98,7 +98,7 @@ class Figure:
     documents: int
 
 
-def figures_of(audited: Sequence[Audited], excludes: bool) -> list[Figure]:
+def metrics_of(audited: Sequence[Audited], excludes: bool) -> list[Estimate]:
     """Means over documents; of a distance, over the documents that are long enough for it.
 
     Args:
@@ -109,20 +109,20 @@ def figures_of(audited: Sequence[Audited], excludes: bool) -> list[Figure]:
     for number, d in enumerate(distances_within(max(doc.tokens for doc in audited))):
         able = [doc.reach for doc in audited if len(doc.reach.asked) > number and doc.reach.asked[number]]
         far, against = ([getattr(r, name)[number] / r.asked[number] for r in able] for name in ("far", "against"))
-        found.append(_figure(f"far_{d}", f"tokens that need context beyond {d:,}", far))
-        found.append(_figure(f"against_{d}", f"tokens that lose by context beyond {d:,} (chance)", against))
-    found.append(_figure("repeated_within", "13-grams that stand earlier in the document", [doc.within for doc in audited]))
+        found.append(_estimate(f"far_{d}", f"tokens that need context beyond {d:,}", far))
+        found.append(_estimate(f"against_{d}", f"tokens that lose by context beyond {d:,} (chance)", against))
+    found.append(_estimate("repeated_within", "13-grams that stand earlier in the document", [doc.within for doc in audited]))
     found.append(
-        _figure("repeated_across", "13-grams that stand in another document of the sample", [doc.across for doc in audited])
+        _estimate("repeated_across", "13-grams that stand in another document of the sample", [doc.across for doc in audited])
     )
     if excludes:
         hits = [float(doc.shared is not None) for doc in audited]
-        found.append(_figure("contaminated", "documents that share 13 words with corpus.exclude", hits))
+        found.append(_estimate("contaminated", "documents that share 13 words with corpus.exclude", hits))
     return found
 
 
-def _figure(name: str, label: str, values: Sequence[float]) -> Figure:
-    return Figure(name, label, float(np.mean(values)), *mean_interval(values), len(values))
+def _estimate(name: str, label: str, values: Sequence[float]) -> Estimate:
+    return Estimate(name, label, float(np.mean(values)), *mean_interval(values), len(values))
 
 
 def farthest_of(audited: Sequence[Audited]) -> dict[int, int]:
@@ -133,7 +133,7 @@ def farthest_of(audited: Sequence[Audited]) -> dict[int, int]:
 
 def keep_audit(
     reader: WorkerModel, dataset: str, sample: Sample, audited: Sequence[Audited], length: int, excluded: str | None, out: Path
-) -> tuple[Result, list[Figure]]:
+) -> tuple[Result, list[Estimate]]:
     """Write audit.json, the scores as of an evaluation, and the picture into a folder of the audit's own.
 
     Args:
@@ -149,7 +149,7 @@ def keep_audit(
         "benchmark": "audit", "dataset": dataset, "rows": sample.total, "samples": len(audited), "content": sample.content,
         "model": reader.spec.name, "model_hash": reader.fingerprint, "dtype": reader.dtype, "length": length, "excluded": excluded,
     }  # fmt: skip
-    figures = figures_of(audited, excluded is not None)
+    figures = metrics_of(audited, excluded is not None)
     values = {f"audit.{f.name}": f.value for f in figures} | {"audit.duplicates": sample.copies / sample.total}
     folder = out / digest(facts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def keep_audit(
     return Result(folder, facts, values).kept([asdict(figure) for figure in figures], items), figures
 
 
-def audit_table(sample: Sample, figures: Sequence[Figure]) -> Table:
+def audit_table(sample: Sample, figures: Sequence[Estimate]) -> Table:
     """The figures for people."""
     table = Table(box=SIMPLE_HEAD, caption="Means over documents; intervals by bootstrap over them.", caption_justify="left")
     for column in ("figure", "share", "95 %", "documents"):
@@ -183,7 +183,7 @@ def audit_table(sample: Sample, figures: Sequence[Figure]) -> Table:
     return table
 
 
-def draw(figures: Sequence[Figure], farthest: dict[int, int], path: Path) -> None:
+def draw(figures: Sequence[Estimate], farthest: dict[int, int], path: Path) -> None:
     """A picture: what share of tokens needs context beyond each distance, beside chance; and how far those tokens reach."""
     from entropylong.utils.chart_style import CHANCE, DPI, FOUND, INK, drawn
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from entropylong.evaluation.benchmarks.record import Benchmark, Comparison, Outcome, Pairing, Request
-from entropylong.evaluation.benchmarks.section import Group, Scored, Section, figure_rows
+from entropylong.evaluation.benchmarks.section import Group, Scored, Section, metric_rows
 
 _FIGURES = (
     ("LongPPL (lower is better)", "longppl.long_ppl", "{:.3f}"),
@@ -49,7 +49,7 @@ def run(
 
 def table(results: Sequence[Scored | None]) -> Section | None:
     """A row a figure; None if no run has one."""
-    rows = figure_rows(results, _FIGURES)
+    rows = metric_rows(results, _FIGURES)
     return Section("LongPPL", range(len(results)), [Group(rows)]) if rows else None
 
 

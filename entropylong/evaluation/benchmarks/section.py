@@ -98,7 +98,7 @@ class Section:
     after: str = ""
 
 
-def figure_rows(results: Sequence[Scored | None], figures: Sequence[tuple[str, str, str]]) -> list[Row]:
+def metric_rows(results: Sequence[Scored | None], figures: Sequence[tuple[str, str, str]]) -> list[Row]:
     """Give a row for each figure that some result has.
 
     Args:

@@ -65,10 +65,10 @@ def evaluate_ruler(
         (scores[part.path],) = task_scores(rows, answers.by_key)
         items |= {row.prompt.key: (row_score(row, answers.by_key[row.prompt.key]), 1.0) for row in rows}
     in_order = [scores[part.path] for part in parts]
-    return Result(folder, facts, _figures(in_order)).kept([asdict(score) for score in in_order], items), in_order
+    return Result(folder, facts, _metrics(in_order)).kept([asdict(score) for score in in_order], items), in_order
 
 
-def _figures(scores: Sequence[TaskScore]) -> dict[str, float]:
+def _metrics(scores: Sequence[TaskScore]) -> dict[str, float]:
     """Flat, as MLflow takes them: ruler.<length>.<task>, ruler.<length>; the paper's average where all of it was asked."""
     by_length = averages(scores)
     found = {f"ruler.{s.length}.{s.task}": s.score for s in scores} | {f"ruler.{n}": v for n, v in by_length.items()}

@@ -17,13 +17,13 @@ from pyspark.sql import functions as F
 from entropylong.core.results import RunResult
 from entropylong.notebook.charts.entropy import sampled
 from entropylong.notebook.views import OpenWorkspace, Page, not_yet
-from entropylong.pipeline.metrics.compute import compute_figures, facts_of, latest_figures
+from entropylong.pipeline.metrics.compute import compute_metrics, facts_of, latest_metrics
 from entropylong.reporting.comparison import sections
 from entropylong.reporting.comparison.collect import Data, Run
 from entropylong.reporting.comparison.page import page
 from entropylong.utils.intervals import DRAWS, percentiles, rao_wu
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
@@ -58,7 +58,7 @@ class Interval:
 def run_of(opened: OpenWorkspace, name: str) -> Run:
     """A workspace as a column of a comparison; of settings that were never packed, what their measurements say."""
     state = opened.state
-    figures = latest_figures(state) or compute_figures(state, RunResult(run_id=""))
+    figures = latest_metrics(state) or compute_metrics(state, RunResult(run_id=""))
     if not figures.get("cells_retrieved"):
         raise not_yet(f"{name}: no candidate is verified")
     place = Path(state.config.workspace)
@@ -78,7 +78,7 @@ def settings_that_differ(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", *(run.name for run in runs)]).set_index("setting")
 
 
-def figures_table(runs: list[Run]) -> pd.DataFrame:
+def metrics_table(runs: list[Run]) -> pd.DataFrame:
     """The figures of the page."""
     rows = [(label, *cells) for label, cells in sections.data_rows(runs)]
     return pd.DataFrame(rows, columns=["figure", *(run.name for run in runs)]).set_index("figure").fillna("")
@@ -93,9 +93,8 @@ def by_root(state: PipelineState) -> pd.DataFrame:
         NothingToDoError: none is verified.
     """
     passes = F.col(RULES[state.config.accept.rule].column)
-    kinds = (RETRIEVED, SAME_ROOT, RANDOM)
-    counts = [F.count_if(F.col("kind") == kind).alias(kind) for kind in kinds]
-    good = [F.count_if((F.col("kind") == kind) & passes).alias(f"passed_{kind}") for kind in kinds]
+    counts = [F.count_if(F.col("kind") == kind).alias(kind) for kind in ReadingKind]
+    good = [F.count_if((F.col("kind") == kind) & passes).alias(f"passed_{kind}") for kind in ReadingKind]
     gain = F.sum(F.when(F.col("accepted"), F.col("gain")).otherwise(0.0)).alias("gain")
     sums = state.readings().groupBy("root_id").agg(*counts, *good, F.count_if("accepted").alias("accepted"), gain)
     found = sums.orderBy(sampled(state), "root_id").limit(MOST_ROOTS).toPandas()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from entropylong.errors import UsageError
 from entropylong.notebook.views import OpenWorkspace, View, not_yet
-from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.pipeline.metrics.compute import latest_metrics
 from entropylong.planning.estimate import Plan, make_plan
 from entropylong.planning.measured import measured as plan_keys
 from entropylong.planning.tables import plan_report
@@ -27,7 +27,7 @@ def measured(state: PipelineState) -> dict[str, float]:
     Raises:
         NothingToDoError: nothing is verified.
     """
-    figures = latest_figures(state)
+    figures = latest_metrics(state)
     if not figures.get("roots") or not figures.get("cells_retrieved"):
         raise not_yet("nothing is packed")
     return plan_keys(state, figures)

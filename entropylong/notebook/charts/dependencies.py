@@ -19,30 +19,30 @@ from entropylong.models.cache import load
 from entropylong.notebook.charts.entropy import MOST_ROOTS, sampled
 from entropylong.notebook.views import View, not_yet
 from entropylong.packing.stage import PACK
-from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.pipeline.metrics.compute import latest_metrics
 from entropylong.reporting.inspect import chunk_texts, dependency_texts
 from entropylong.reporting.report.page import Step, funnel
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT, first_unmet
+from entropylong.verification.rules.acceptance import ReadingKind, first_unmet
 from entropylong.verification.rules.base import Measures, Rule
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
 
-KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
 ACCEPTED = "accepted"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Cells of a sample of roots, retrieved ones and controls, and the rule that they were judged by.
+    """Readings of a sample of roots, retrieved ones and controls, and the rule that they were judged by.
 
     Attributes:
-        cells: a row a cell; `why` is the first condition that it does not meet, or `accepted`, of controls that pass the rule too.
+        readings: a row a reading; `why` is the first condition that it does not meet, or `accepted`,
+            of controls that pass the rule too.
         rule: of the config.
     """
 
-    cells: pd.DataFrame
+    readings: pd.DataFrame
     rule: Rule
 
 
@@ -52,42 +52,42 @@ def steps(state: PipelineState) -> list[Step]:
     Raises:
         NothingToDoError: nothing is packed.
     """
-    figures = latest_figures(state)
+    figures = latest_metrics(state)
     if not figures:
         raise not_yet("nothing is packed")
     return funnel(figures)
 
 
 def judged(state: PipelineState, most: int = MOST_ROOTS) -> Judged:
-    """The cells of the chosen roots, of at most so many.
+    """The readings of the chosen roots, of at most so many.
 
     Raises:
         NothingToDoError: none is verified.
     """
     roots = state.frames(PACK)["anchors"].orderBy(sampled(state), "root_id").limit(most).select("root_id")
-    cells = state.readings().join(roots, "root_id", how="left_semi").toPandas()
-    if cells.empty:
+    readings = state.readings().join(roots, "root_id", how="left_semi").toPandas()
+    if readings.empty:
         raise not_yet("no candidate is verified")
     rule = Rule.of(state.config.accept)
-    cells["nll_drop"] = cells["nll"] - cells["nll_with"]
-    cells["why"] = reasons(cells, rule)
-    return Judged(cells.sort_values(["root_id", "position", "kind", "chunk_id"], ignore_index=True), rule)
+    readings["nll_drop"] = readings["nll"] - readings["nll_with"]
+    readings["why"] = reasons(readings, rule)
+    return Judged(readings.sort_values(["root_id", "position", "kind", "chunk_id"], ignore_index=True), rule)
 
 
-def reasons(cells: pd.DataFrame, rule: Rule) -> npt.NDArray[Any]:
-    """Of each cell the first condition of a rule that it does not meet, in words; `accepted` if it meets all."""
-    gain, excess, drop = (cells[name].to_numpy(np.float64) for name in ("gain", "excess_gain", "nll_drop"))
-    unmet = first_unmet(rule, Measures(gain, excess, drop, cells["copy_len"].to_numpy()))
+def reasons(readings: pd.DataFrame, rule: Rule) -> npt.NDArray[Any]:
+    """Of each reading the first condition of a rule that it does not meet, in words; `accepted` if it meets all."""
+    gain, excess, drop = (readings[name].to_numpy(np.float64) for name in ("gain", "excess_gain", "nll_drop"))
+    unmet = first_unmet(rule, Measures(gain, excess, drop, readings["copy_len"].to_numpy()))
     why = {condition.name: condition.refusal for condition in RULES[rule.rule].conditions}
     return np.array([why.get(name, ACCEPTED) for name in unmet.tolist()], dtype=object)
 
 
 def refusals(found: Judged) -> pd.DataFrame:
-    """Shares of the cells of each kind by what became of them: a row a reason, a column a kind."""
-    counted = pd.crosstab(found.cells["why"], found.cells["kind"], normalize="columns")
+    """Shares of the readings of each kind by what became of them: a row a reason, a column a kind."""
+    counted = pd.crosstab(found.readings["why"], found.readings["kind"], normalize="columns")
     why = [condition.refusal for condition in RULES[found.rule.rule].conditions]
     order = [name for name in (*why, ACCEPTED) if name in counted.index]
-    return counted.reindex(index=order, columns=[kind for kind in KINDS if kind in counted.columns])
+    return counted.reindex(index=order, columns=[kind for kind in ReadingKind if kind in counted.columns])
 
 
 def by_thresholds(found: Judged) -> dict[str, pd.DataFrame]:
@@ -100,29 +100,29 @@ def by_threshold(found: Judged, key: str, values: Sequence[float]) -> pd.DataFra
     """What other values of a threshold would let through, the others as configured.
 
     Args:
-        found: cells and rule.
+        found: readings and rule.
         key: a threshold of `accept`, such as epsilon.
         values: to try.
 
     Returns:
         A row a value: pass rate of each kind, `dependencies`, and `FDR`, the pass rate of random controls by that of candidates.
     """
-    kind, rows = found.cells["kind"].to_numpy(), []
+    kind, rows = found.readings["kind"].to_numpy(), []
     for value in values:
         changed: dict[str, Any] = {key: value}
-        good = reasons(found.cells, replace(found.rule, **changed)) == ACCEPTED
-        row = {name: float(good[kind == name].mean()) if (kind == name).any() else np.nan for name in KINDS}
+        good = reasons(found.readings, replace(found.rule, **changed)) == ACCEPTED
+        row = {name.value: float(good[kind == name].mean()) if (kind == name).any() else np.nan for name in ReadingKind}
         rows.append(
-            {key: value, **row, "dependencies": int(good[kind == RETRIEVED].sum()),
-             "FDR": row[RANDOM] / row[RETRIEVED] if row[RETRIEVED] > 0 else np.nan}
+            {key: value, **row, "dependencies": int(good[kind == ReadingKind.RETRIEVED].sum()),
+             "FDR": row[ReadingKind.RANDOM] / row[ReadingKind.RETRIEVED] if row[ReadingKind.RETRIEVED] > 0 else np.nan}
         )  # fmt: skip
     return pd.DataFrame(rows).set_index(key)
 
 
 def near_misses(found: Judged, count: int = 8) -> pd.DataFrame:
     """Refused candidates with the largest gains, and why they were refused."""
-    cells = found.cells
-    refused = cells[(cells["kind"] == RETRIEVED) & (cells["why"] != ACCEPTED)]
+    readings = found.readings
+    refused = readings[(readings["kind"] == ReadingKind.RETRIEVED) & (readings["why"] != ACCEPTED)]
     shown = ["root_id", "position", "rank", "score", "gain", "excess_gain", "nll_drop", "copy_len", "why"]
     return refused.nlargest(count, "gain")[shown].round(2).reset_index(drop=True)
 
@@ -135,18 +135,18 @@ def strongest(state: PipelineState, count: int = 5) -> View:
     """
     best = Window.partitionBy("root_id").orderBy(F.desc("gain"), "position", "chunk_id")
     accepted = state.readings().where("accepted").withColumn("place", F.row_number().over(best)).where("place = 1")
-    cells = accepted.orderBy(F.desc("gain"), "root_id").limit(count).collect()
-    if not cells:
+    readings = accepted.orderBy(F.desc("gain"), "root_id").limit(count).collect()
+    if not readings:
         raise not_yet("no candidate is accepted")
-    scored = state.frames(PACK)["scored_documents"].where(F.col("root_id").isin([cell.root_id for cell in cells]))
+    scored = state.frames(PACK)["scored_documents"].where(F.col("root_id").isin([reading.root_id for reading in readings]))
     ids = {row.root_id: list(row.input_ids) for row in scored.select("root_id", "input_ids").collect()}
-    chunks = chunk_texts(state, [cell.chunk_id for cell in cells])
+    chunks = chunk_texts(state, [reading.chunk_id for reading in readings])
     tokenizer = load(state.context.causal_lm.tokenizer())
     table = Table(box=box.SIMPLE_HEAD, show_lines=True, padding=(0, 1))
     table.add_column("anchor, in its root", width=46)
     table.add_column("context that was put in front", width=56)
-    for cell in cells:
-        place, context, measured = dependency_texts(cell, tokenizer, ids[cell.root_id], chunks[cell.chunk_id])
-        about = Text().append(f"{cell.root_id}\n", style="bold").append(f"{measured}\n\n", style="dim").append(place)
+    for reading in readings:
+        place, context, measured = dependency_texts(reading, tokenizer, ids[reading.root_id], chunks[reading.chunk_id])
+        about = Text().append(f"{reading.root_id}\n", style="bold").append(f"{measured}\n\n", style="dim").append(place)
         table.add_row(about, context)
     return View(table)

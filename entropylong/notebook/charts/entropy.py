@@ -22,7 +22,7 @@ from entropylong.models.cache import load
 from entropylong.notebook.views import not_yet
 from entropylong.packing.stage import PACK
 from entropylong.reporting.report.sentences import token_texts
-from entropylong.verification.rules.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.config.schema import Anchors
@@ -129,8 +129,8 @@ def measured_anchors(state: PipelineState, found: Sequence[Profile]) -> pd.DataF
     """
     names = [one.root_id for one in found]
     is_in = F.col("root_id").isin(names)
-    cells = state.readings().where(is_in & (F.col("kind") == RETRIEVED))
-    at = cells.groupBy("root_id", "position").agg(F.first("entropy").alias("entropy"), F.count_if("accepted").alias("accepted"))
+    readings = state.readings().where(is_in & (F.col("kind") == ReadingKind.RETRIEVED))
+    at = readings.groupBy("root_id", "position").agg(F.first("entropy").alias("entropy"), F.count_if("accepted").alias("accepted"))
     roots = state.frames(PACK)["anchors"].where(is_in).select("root_id", "entropy_mean", "entropy_std")
     height = ((F.col("entropy") - F.col("entropy_mean")) / F.col("entropy_std")).alias("height")
     table = at.join(roots, "root_id", how="inner").select("root_id", "position", "entropy", height, "accepted").toPandas()

@@ -14,16 +14,20 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from entropylong.config.schema import Anchors
 from entropylong.notebook.charts.comparing import Interval
-from entropylong.notebook.charts.dependencies import ACCEPTED, KINDS, Judged
+from entropylong.notebook.charts.dependencies import ACCEPTED, Judged
 from entropylong.notebook.charts.entropy import Profile, eligible_entropies
 from entropylong.reporting.report.page import Step
 from entropylong.utils.chart_style import CHANCE, COLOURS, DPI, FOUND, GOOD, INK, LINE, OTHER, SOFT, drawn
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import ReadingKind
 from entropylong.verification.rules.base import EXCESS, GAIN
 
-KIND_COLOURS = {RETRIEVED: FOUND, SAME_ROOT: OTHER, RANDOM: CHANCE}
-KIND_NAMES = {RETRIEVED: "retrieved", SAME_ROOT: "control: same root", RANDOM: "control: random"}
+KIND_COLOURS = {ReadingKind.RETRIEVED: FOUND, ReadingKind.SAME_ROOT: OTHER, ReadingKind.RANDOM: CHANCE}
+KIND_NAMES: dict[str, str] = {
+    ReadingKind.RETRIEVED: "retrieved",
+    ReadingKind.SAME_ROOT: "control: same root",
+    ReadingKind.RANDOM: "control: random",
+}
 _PERCENT = PercentFormatter(1.0, decimals=0)
 
 
@@ -173,7 +177,7 @@ def thresholds(tables: Mapping[str, pd.DataFrame], configured: Mapping[str, floa
 
     def draw(*panels: Axes) -> None:
         for axes, (key, table) in zip(panels, tables.items(), strict=True):
-            for kind in KINDS:
+            for kind in ReadingKind:
                 if table[kind].notna().any():
                     axes.plot(table.index, table[kind], color=KIND_COLOURS[kind], lw=2, label=KIND_NAMES[kind])
             axes.axvline(configured[key], color=INK, lw=1, ls="--")
@@ -187,7 +191,7 @@ def thresholds(tables: Mapping[str, pd.DataFrame], configured: Mapping[str, floa
 
 
 def refused(table: pd.DataFrame) -> Picture:
-    """A table of `refusals`: what became of the cells of each kind."""
+    """A table of `refusals`: what became of the readings of each kind."""
 
     def draw(axes: Axes) -> None:
         left = np.zeros(len(table.columns))
@@ -224,11 +228,14 @@ def verdicts(found: Judged) -> Picture:
     """Each candidate and control by its gain and by how far it stands above its controls; what is accepted stands out."""
 
     def draw(left: Axes, right: Axes) -> None:
-        cells, asked = found.cells.dropna(subset=["excess_gain"]), RULES[found.rule.rule].conditions
+        readings, asked = found.readings.dropna(subset=["excess_gain"]), RULES[found.rule.rule].conditions
         # A context that makes an anchor that much less certain is as bad as any.
-        cells = cells.assign(**{name: cells[name].clip(lower=-1.0) for name in ("gain", "excess_gain")})
-        for axes, kinds, name in ((left, (RETRIEVED,), "retrieved"), (right, (SAME_ROOT, RANDOM), "controls")):
-            own = cells[cells["kind"].isin(kinds)]
+        readings = readings.assign(**{name: readings[name].clip(lower=-1.0) for name in ("gain", "excess_gain")})
+        for axes, kinds, name in (
+            (left, (ReadingKind.RETRIEVED,), "retrieved"),
+            (right, (ReadingKind.SAME_ROOT, ReadingKind.RANDOM), "controls"),
+        ):
+            own = readings[readings["kind"].isin(kinds)]
             for is_good, colour, label in ((False, SOFT, "refused"), (True, GOOD, "passes")):
                 part = own[(own["why"] == ACCEPTED) == is_good]
                 axes.scatter(part["gain"], part["excess_gain"], s=12, lw=0, alpha=0.75 if is_good else 0.25, color=colour,

@@ -18,7 +18,7 @@ from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
 from entropylong.packing.recipes import neighbours
 from entropylong.packing.recipes.shared import encoded, hash_place, map_rows
-from entropylong.packing.sequences import CONTEXT, ROOT
+from entropylong.packing.sequences import SegmentKind
 from entropylong.retrieval.grid import Grid, to_grid
 from entropylong.retrieval.index import INDEX_FILES, open_index
 from entropylong.retrieval.scoring import NO_ID
@@ -67,12 +67,14 @@ def with_neighbours(
                     name |= {"ids": pieces[link.own]}
                 yield name
 
-    planned = ctx.keep(map_rows(_root_documents(ctx, frames), plan, "document_run STRING, at INT, chunk_id BIGINT, ids ARRAY<INT>"))
+    planned = ctx.cache(
+        map_rows(_root_documents(ctx, frames), plan, "document_run STRING, at INT, chunk_id BIGINT, ids ARRAY<INT>")
+    )
     contexts = _capped(ctx, _once(planned.where("ids IS NULL").drop("ids"), frames["chunks"]))
     ids = encoded(ctx, frames["chunks"].join(contexts.select("chunk_id").distinct(), "chunk_id", how="left_semi"), "chunk_id")
-    filled = contexts.join(ids, "chunk_id", how="inner").withColumn("kind", F.lit(CONTEXT))
-    rows = planned.where("ids IS NOT NULL").withColumn("kind", F.lit(ROOT)).unionByName(filled)
-    root_id = F.when(F.col("kind") == ROOT, F.col("document_run")).alias("root_id")
+    filled = contexts.join(ids, "chunk_id", how="inner").withColumn("kind", F.lit(SegmentKind.CONTEXT))
+    rows = planned.where("ids IS NOT NULL").withColumn("kind", F.lit(SegmentKind.ROOT)).unionByName(filled)
+    root_id = F.when(F.col("kind") == SegmentKind.ROOT, F.col("document_run")).alias("root_id")
     piece = F.struct("kind", root_id, "chunk_id", "ids").alias("piece")
     runs = rows.groupBy("document_run").agg(F.sort_array(F.collect_list(F.struct("at", piece))).alias("ordered"))
     return runs.select(

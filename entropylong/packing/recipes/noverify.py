@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from entropylong.config.schema import Accept
 from entropylong.packing.recipes.base import GroupedRecipe
 from entropylong.packing.recipes.verified import LINK
-from entropylong.verification.rules.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -23,7 +23,7 @@ def by_rank(judged: DataFrame, accept: Accept) -> DataFrame:
     from pyspark.sql import functions as F
 
     counts = judged.where("accepted").groupBy("root_id").agg(F.countDistinct("pair_id").alias("wanted"))
-    retrieved = judged.where(F.col("kind") == RETRIEVED)
+    retrieved = judged.where(F.col("kind") == ReadingKind.RETRIEVED)
     if accept.max_copy_tokens is not None:
         retrieved = retrieved.where(F.col("copy_len") <= accept.max_copy_tokens)
     order = Window.partitionBy("root_id").orderBy("best", "pair_id")

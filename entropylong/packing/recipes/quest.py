@@ -61,7 +61,7 @@ def _filed(ctx: StageContext, documents: DataFrame) -> DataFrame:
             if keyword := representative(query, row["doc_id"], seed):
                 yield {"doc_id": row["doc_id"], "keyword": keyword}
 
-    return ctx.keep(map_rows(documents.select("doc_id", "text"), file, "doc_id STRING, keyword STRING"))
+    return ctx.cache(map_rows(documents.select("doc_id", "text"), file, "doc_id STRING, keyword STRING"))
 
 
 RECORD = DocumentRunRecipe(

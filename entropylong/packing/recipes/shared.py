@@ -15,7 +15,7 @@ from entropylong.corpus.exclusion import open_excluded
 from entropylong.errors import ConfigError
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
-from entropylong.packing.sequences import ROOT
+from entropylong.packing.sequences import SegmentKind
 from entropylong.storage.schemas import struct_of
 
 
@@ -46,7 +46,7 @@ def encoded(ctx: StageContext, rows: DataFrame, key: str) -> DataFrame:
 def whole_document() -> Column:
     """A document as the one piece of a document run."""
     no_chunk = F.lit(None).cast("bigint").alias("chunk_id")
-    return F.struct(F.lit(ROOT).alias("kind"), F.col("doc_id").alias("root_id"), no_chunk, "ids")
+    return F.struct(F.lit(SegmentKind.ROOT).alias("kind"), F.col("doc_id").alias("root_id"), no_chunk, "ids")
 
 
 def map_rows(frame: DataFrame, function: Callable[[list[Row]], Iterator[Row]], ddl: str) -> DataFrame:
@@ -92,7 +92,7 @@ def within_budget(ctx: StageContext, runs: DataFrame, budget: int) -> DataFrame:
         ConfigError: the corpus does not give as many.
     """
     separator = len(separator_ids(ctx))
-    runs = ctx.keep(runs)
+    runs = ctx.cache(runs)
     size = F.least(document_run_tokens(ctx), F.lit(sequence_room(ctx))) + F.lit(separator)
     order = Window.orderBy("place", "document_run").rowsBetween(Window.unboundedPreceding, -1)
     before = F.coalesce(F.sum("size").over(order), F.lit(0))

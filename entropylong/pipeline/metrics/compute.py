@@ -24,10 +24,10 @@ from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, METRICS, OK
 from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
-from entropylong.verification.calibration import screen_figures
+from entropylong.verification.calibration import screen_metrics
 from entropylong.verification.pairs_stage import PLAN_PAIRS
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import ReadingKind
 from entropylong.verification.stage import VERIFY, selection_of
 
 if TYPE_CHECKING:
@@ -36,27 +36,25 @@ if TYPE_CHECKING:
     from entropylong.core.results import RunResult
     from entropylong.pipeline.state import PipelineState
 
-KINDS = (RETRIEVED, SAME_ROOT, RANDOM)
-
 
 # Figures by the stage that they belong to, or by RUN.
 ByStage = dict[str, dict[str, float]]
 RUN = "run"
 
 
-def compute_figures(state: PipelineState, result: RunResult) -> dict[str, float]:
+def compute_metrics(state: PipelineState, result: RunResult) -> dict[str, float]:
     """All figures of the current fingerprints, by name. A rate over nothing is left out, never a made-up number."""
-    return {name: value for figures in figures_by_stage(state, result).values() for name, value in figures.items()}
+    return {name: value for figures in metrics_by_stage(state, result).values() for name, value in figures.items()}
 
 
-def figures_by_stage(state: PipelineState, result: RunResult) -> ByStage:
+def metrics_by_stage(state: PipelineState, result: RunResult) -> ByStage:
     """Compute all figures of the current fingerprints, by the stage that each belongs to and by name."""
-    cells = state.readings()
+    readings = state.readings()
     parts: list[ByStage] = []
     if has_canaries(state.config):
-        parts.append(_canaries(state, cells))
-        cells = cells.where(~is_canary(F.col("root_id")))
-    of_verify = {**_rates(cells), **_dependencies(cells), **_screen(state)}
+        parts.append(_canaries(state, readings))
+        readings = readings.where(~is_canary(F.col("root_id")))
+    of_verify = {**_rates(readings), **_dependencies(readings), **_screen(state)}
     parts += [_corpus(state), {VERIFY.name: of_verify, PACK.name: _sequences(state)}, _cost(state, result), _errors(state)]
     found: ByStage = {}
     for part in parts:
@@ -78,7 +76,9 @@ def _corpus(state: PipelineState) -> ByStage:
     per_root = frames["anchors"].select(F.size("anchors").alias("n"))
     anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
     candidates = _current_candidates(frames).select(F.sum(F.size("hits")).alias("candidates"))
-    pairs = frames["pairs"].agg(F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == RANDOM).alias("pairs_random"))
+    pairs = frames["pairs"].agg(
+        F.count(F.lit(1)).alias("pairs"), F.count_if(F.col("kind") == ReadingKind.RANDOM).alias("pairs_random")
+    )
     gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
     passes = gains.agg(F.count(F.lit(1)).alias("passes"))
     return {
@@ -98,39 +98,39 @@ def _current_candidates(frames: Frames) -> DataFrame:
     return frames["candidates"].join(anchors, ["root_id", "position"], how="left_semi")
 
 
-def _rates(cells: DataFrame) -> dict[str, float]:
+def _rates(readings: DataFrame) -> dict[str, float]:
     """Pass rates of candidates and controls under every rule, FDR, and by position band."""
-    totals = [F.count_if(F.col("kind") == kind).alias(kind) for kind in KINDS]
+    totals = [F.count_if(F.col("kind") == kind).alias(kind) for kind in ReadingKind]
     passed = [
         F.count_if((F.col("kind") == kind) & F.col(record.column)).alias(f"{kind}_{rule}")
         for rule, record in RULES.items()
-        for kind in KINDS
+        for kind in ReadingKind
     ]
     places = [F.when((F.col("position") >= low) & (F.col("position") < high), name) for name, low, high in BANDS]
-    counted = cells.groupBy(F.coalesce(*places).alias("band")).agg(*totals, *passed).collect()
+    counted = readings.groupBy(F.coalesce(*places).alias("band")).agg(*totals, *passed).collect()
     bands = {row.band: row.asDict() for row in counted}
-    nothing = dict.fromkeys([*KINDS, *(f"{kind}_{rule}" for rule in RULES for kind in KINDS)], 0)
+    nothing = dict.fromkeys([*ReadingKind, *(f"{kind}_{rule}" for rule in RULES for kind in ReadingKind)], 0)
     whole = {name: sum(band[name] for band in bands.values()) for name in nothing}
-    figures: dict[str, float] = {f"cells_{kind}": whole[kind] for kind in KINDS}
+    figures: dict[str, float] = {f"cells_{kind}": whole[kind] for kind in ReadingKind}
     for rule in RULES:
-        for kind in KINDS:
+        for kind in ReadingKind:
             if whole[kind]:
                 figures[f"pass_rate_{kind}_{rule}"] = whole[f"{kind}_{rule}"] / whole[kind]
-        retrieved, random = (figures.get(f"pass_rate_{kind}_{rule}") for kind in (RETRIEVED, RANDOM))
+        retrieved, random = (figures.get(f"pass_rate_{kind}_{rule}") for kind in (ReadingKind.RETRIEVED, ReadingKind.RANDOM))
         if retrieved and random is not None:
             figures[f"fdr_{rule}"] = random / retrieved
     for name, _, _ in BANDS:
         band = bands.get(name, nothing)
         for rule in RULES:
-            for kind in KINDS:
+            for kind in ReadingKind:
                 if band[kind]:
                     figures[f"band_{name}_{kind}_{rule}"] = band[f"{kind}_{rule}"] / band[kind]
-        for kind in KINDS:
+        for kind in ReadingKind:
             figures[f"band_{name}_{kind}_cells"] = band[kind]
     return figures
 
 
-def _canaries(state: PipelineState, cells: DataFrame) -> ByStage:
+def _canaries(state: PipelineState, readings: DataFrame) -> ByStage:
     """Of planted pairs: how many were retrieved, how many of these were verified, and what share of all verified pairs they are.
 
     Retrieval is counted by what was retrieved, not by what a budget or a screen let through. A root that is split is one.
@@ -144,7 +144,7 @@ def _canaries(state: PipelineState, cells: DataFrame) -> ByStage:
     found = hits.select(of.alias("asks"), F.explode("hits.chunk_id").alias("chunk_id")).join(facts, "chunk_id", how="inner")
     retrieved = found.where("asks = knows").select("asks").distinct().count()
     accepted = (
-        cells.where(is_canary(F.col("root_id")) & F.col("accepted")).select("root_id", "chunk_id", of.alias("asks")).distinct()
+        readings.where(is_canary(F.col("root_id")) & F.col("accepted")).select("root_id", "chunk_id", of.alias("asks")).distinct()
     )
     is_gold = F.coalesce(F.col("asks") == F.col("knows"), F.lit(False))
     pairs = accepted.join(facts, "chunk_id", how="left").withColumn("gold", F.when(is_gold, F.col("asks")))
@@ -163,8 +163,8 @@ def _canaries(state: PipelineState, cells: DataFrame) -> ByStage:
     return figures
 
 
-def _dependencies(cells: DataFrame) -> dict[str, float]:
-    accepted = cells.where("accepted")
+def _dependencies(readings: DataFrame) -> dict[str, float]:
+    accepted = readings.where("accepted")
     figures = _one(
         accepted.agg(
             F.count(F.lit(1)).alias("dependencies"),
@@ -241,7 +241,7 @@ def _screen(state: PipelineState) -> Mapping[str, float]:
     if selection is None or selection.screen is None:
         return {}
     rows = state.rows("gains").where(F.col("selection") == selection.digest)
-    return screen_figures(rows, state.readings(), selection.screen)
+    return screen_metrics(rows, state.readings(), selection.screen)
 
 
 def _errors(state: PipelineState) -> ByStage:
@@ -256,7 +256,7 @@ def _errors(state: PipelineState) -> ByStage:
     return figures
 
 
-def write_figures(state: PipelineState, run_id: str, by_stage: ByStage) -> dict[str, float]:
+def write_metrics(state: PipelineState, run_id: str, by_stage: ByStage) -> dict[str, float]:
     """Write one row a figure into `metrics`, under the fingerprint of the sequences, and the file of them.
 
     Returns:
@@ -272,16 +272,16 @@ def write_figures(state: PipelineState, run_id: str, by_stage: ByStage) -> dict[
     value = state.fingerprint("sequences") or digest(run_id)
     state.store.append(METRICS.name, frame, value, (f"metrics-{run_id}", 1))
     by_name = {name: value for figures in by_stage.values() for name, value in figures.items()}
-    keep_figures(state, by_name)
+    save_metrics(state, by_name)
     return by_name
 
 
-def keep_figures(state: PipelineState, figures: Mapping[str, float]) -> None:
+def save_metrics(state: PipelineState, figures: Mapping[str, float]) -> None:
     """A file of the figures of the current sequences and of what they are of, by which runs are compared."""
     value = state.fingerprint("sequences")
     if value is None:
         return
-    file = state.workspace.figures(state.config.pack.recipe, value) / FIGURES
+    file = state.workspace.metrics(state.config.pack.recipe, value) / FIGURES
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = {"facts": facts_of(state.config, value), "figures": dict(sorted(figures.items()))}
     write_whole(file, json.dumps(kept, indent=1))
@@ -294,7 +294,7 @@ def facts_of(config: Config, value: str | None) -> dict[str, Any]:
             "model": config.model.name, "encoder": config.encoder.name}  # fmt: skip
 
 
-def latest_figures(state: PipelineState) -> dict[str, float]:
+def latest_metrics(state: PipelineState) -> dict[str, float]:
     """The figures of the last run that packed the current sequences."""
     return latest_run(state)[1]
 
@@ -315,7 +315,7 @@ def best_root(state: PipelineState) -> str | None:
     return str(first.root_id) if first is not None else None
 
 
-def figures_table(figures: Mapping[str, float]) -> Table:
+def metrics_table(figures: Mapping[str, float]) -> Table:
     """The figures people look for first, for the terminal."""
     table = Table(title="EntropyLong: what was found", show_header=True, header_style="bold")
     table.add_column("figure")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from entropylong.verification.rules import RULES
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED
+from entropylong.verification.rules.acceptance import ReadingKind
 from entropylong.verification.rules.base import AcceptanceRule
 
 # The file of a run's figures, and what they are of.
@@ -55,7 +55,7 @@ _AFTER: tuple[Line, ...] = (
 )
 
 
-def figure_lines() -> tuple[Line, ...]:
+def metric_lines() -> tuple[Line, ...]:
     """All lines, in the order in which people read them."""
     return (*_BEFORE, *(line for record in RULES.values() for line in _lines_of(record)), *_AFTER)
 
@@ -68,7 +68,7 @@ def _lines_of(record: AcceptanceRule) -> Iterator[Line]:
     yield "  FDR", f"fdr_{record.name}", "{:.2f}"
     for name, _, _ in BANDS if record.shows_bands else ():
         places = name.replace("_", " " if name[0].isalpha() else "-")
-        for kind in (RETRIEVED, RANDOM):
+        for kind in (ReadingKind.RETRIEVED, ReadingKind.RANDOM):
             yield f"  {kind}, positions {places}", f"band_{name}_{kind}_{record.name}", "{:.1%}"
 
 
@@ -79,7 +79,7 @@ def is_shown(name: str, figures: Mapping[str, float]) -> bool:
 
 def lines(figures: Mapping[str, float]) -> Iterator[tuple[str, str | None]]:
     """(label, value as people read it), a line each; a line without a value parts groups."""
-    for label, name, form in figure_lines():
+    for label, name, form in metric_lines():
         if name is None:
             yield label, None
         elif is_shown(name, figures):

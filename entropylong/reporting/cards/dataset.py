@@ -16,16 +16,16 @@ from entropylong.corpus.exclusion import EXCLUDED_GRAMS
 from entropylong.corpus.sources.registry import planted_sources
 from entropylong.packing.recipes import recipe_of
 from entropylong.packing.recipes.base import GroupedRecipe
-from entropylong.packing.sequences import ROOT
-from entropylong.pipeline.metrics.compute import KINDS
+from entropylong.packing.sequences import SegmentKind
 from entropylong.pipeline.steps import STEPS
 from entropylong.reporting import wording
 from entropylong.reporting.cards.front import check_license, front_matter, public_name, size_category
-from entropylong.reporting.report.gather import packed_figures, refused_rows
+from entropylong.reporting.report.gather import packed_metrics, refused_rows
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.schemas import ARTIFACTS, SEQUENCES
 from entropylong.templates import render_markdown
 from entropylong.verification.rules import RULES
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
@@ -71,7 +71,7 @@ def gather_facts(state: PipelineState) -> DatasetFacts:
     Raises:
         NothingToDoError: nothing is packed under this config.
     """
-    config, figures = state.config, packed_figures(state, "card dataset")
+    config, figures = state.config, packed_metrics(state, "card dataset")
     sequences = state.fingerprint("sequences") or ""
     behind = {step.writes: value for step in STEPS if (value := state.fingerprint(step.writes)) is not None}
     made = [artifact for value in behind.values() if (artifact := state.registry.get(value)) is not None]
@@ -87,7 +87,7 @@ def gather_facts(state: PipelineState) -> DatasetFacts:
     groups = None
     if isinstance(recipe_of(config), GroupedRecipe):
         pieces = state.store.read_ok("sequences", sequences).select(F.explode("segments.kind").alias("kind"))
-        groups = pieces.where(F.col("kind") == ROOT).count()
+        groups = pieces.where(F.col("kind") == SegmentKind.ROOT).count()
     return DatasetFacts(
         config=config,
         figures=figures,
@@ -139,7 +139,7 @@ def dataset_card(facts: DatasetFacts, license_id: str | None = None) -> str:
         }
     )
     rates = [
-        (name, name == config.accept.rule, record.about, [figures.get(f"pass_rate_{kind}_{name}") for kind in KINDS],
+        (name, name == config.accept.rule, record.about, [figures.get(f"pass_rate_{kind}_{name}") for kind in ReadingKind],
          figures.get(f"fdr_{name}"))
         for name, record in RULES.items()
         if f"pass_rate_retrieved_{name}" in figures
@@ -147,7 +147,7 @@ def dataset_card(facts: DatasetFacts, license_id: str | None = None) -> str:
     text = render_markdown(
         "dataset_card.md.j2",
         facts=facts,
-        figures=wording.shown_figures(recipe.name, figures),
+        figures=wording.shown_metrics(recipe.name, figures),
         license=license_id,
         recipe=recipe,
         anchors=wording.anchors_rule(config),

@@ -23,7 +23,7 @@ from entropylong.training.data.manifest import FeedManifest, read_manifest
 from entropylong.training.describe import model_of
 from entropylong.training.optimizer import warmup_steps
 from entropylong.training.settings import FILE, RESULT, TrainSettings
-from entropylong.training.steps import StepFigures, is_whole, read_steps
+from entropylong.training.steps import StepMetrics, is_whole, read_steps
 
 # What the run's settings keep in another form than the config.
 _OTHERWISE = ("train.model", "train.data", "train.mode", "train.chat_template", "train.loss_on", "train.seed")
@@ -71,7 +71,7 @@ class ModelFacts:
 
     run: str
     settings: TrainSettings
-    steps: list[StepFigures]
+    steps: list[StepMetrics]
     data: list[Data]
     fingerprint: str
     evaluations: list[tuple[str, Mapping[str, Any], Mapping[str, float]]]
@@ -146,7 +146,7 @@ def _feed(config: Config, workspace: Workspace, folder: Path, share: float) -> D
     kept = next(iter(sorted(workspace.path.glob(f"figures/*-{manifest.fingerprint[:8]}/{FIGURES}"))), None)
     known = _read(kept) if kept is not None else {}
     recipe = known.get("facts", {}).get("recipe")
-    return Data("sequences", share, manifest, recipe, wording.shown_figures(recipe, known.get("figures", {})))
+    return Data("sequences", share, manifest, recipe, wording.shown_metrics(recipe, known.get("figures", {})))
 
 
 def evaluations_of(workspace: Workspace, fingerprint: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, float]]]:

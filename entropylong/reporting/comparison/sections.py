@@ -12,7 +12,7 @@ from typing import Any
 
 from entropylong.evaluation.benchmarks import comparisons
 from entropylong.evaluation.benchmarks.section import Section
-from entropylong.pipeline.metrics.names import figure_lines, is_shown
+from entropylong.pipeline.metrics.names import is_shown, metric_lines
 from entropylong.reporting.comparison.chart import lines_over
 from entropylong.reporting.comparison.collect import Run
 from entropylong.reporting.comparison.paired import WORDING, Difference, differences
@@ -64,7 +64,7 @@ def data_rows(runs: Sequence[Run]) -> list[Row]:
         figures = dict(run.data.figures) if run.data else {}
         seconds = [value for name, value in figures.items() if name.startswith("seconds_")]
         every.append(figures | ({"seconds": sum(seconds)} if seconds else {}))
-    lines = [(label, name, form) for label, name, form in (*figure_lines(), *_COST) if name is not None]
+    lines = [(label, name, form) for label, name, form in (*metric_lines(), *_COST) if name is not None]
     shown = [line for line in lines if any(line[1] in figures for figures in every) and any(is_shown(line[1], f) for f in every)]
     return [(label, [form.format(f[name]) if name in f else None for f in every]) for label, name, form in shown]
 

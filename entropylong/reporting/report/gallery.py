@@ -19,7 +19,7 @@ from entropylong.reporting.inspect import FULL_COLOUR_NATS, chunk_rows, context_
 from entropylong.reporting.report.sentences import Sentence, sentences, token_texts, weigh, without_each
 from entropylong.utils.hashing import xxhash64
 from entropylong.verification.measuring import Pair, measure
-from entropylong.verification.rules.acceptance import RETRIEVED
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
@@ -89,13 +89,15 @@ def gallery(state: PipelineState) -> list[Root]:
     is_chosen = F.col("root_id").isin(chosen)
     scored = {row.root_id: row for row in frames["scored_documents"].where(is_chosen).collect()}
     anchors = {row.root_id: row.anchors for row in frames["anchors"].where(is_chosen).collect()}
-    cells = state.readings().where(is_chosen & (F.col("kind") == RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
-    chunks = chunk_rows(state, [cell.chunk_id for cell in cells if cell.accepted])
+    readings = (
+        state.readings().where(is_chosen & (F.col("kind") == ReadingKind.RETRIEVED)).orderBy("root_id", F.desc("gain")).collect()
+    )
+    chunks = chunk_rows(state, [reading.chunk_id for reading in readings if reading.accepted])
     tokenizer = load(state.context.causal_lm.tokenizer())
-    links = {root: _to_show([cell for cell in cells if cell.root_id == root and cell.accepted]) for root in chosen}
-    every = [cell for root in chosen for cell in links[root]]
-    contexts = [context_read(tokenizer, chunks[cell.chunk_id].text, state.config.contexts.max_tokens) for cell in every]
-    told = iter(_weighed(state, every, [list(scored[cell.root_id].input_ids) for cell in every], contexts))
+    links = {root: _to_show([reading for reading in readings if reading.root_id == root and reading.accepted]) for root in chosen}
+    every = [reading for root in chosen for reading in links[root]]
+    contexts = [context_read(tokenizer, chunks[reading.chunk_id].text, state.config.contexts.max_tokens) for reading in every]
+    told = iter(_weighed(state, every, [list(scored[reading.root_id].input_ids) for reading in every], contexts))
     found = []
     for root in chosen:
         row, positions = scored[root], [anchor.position for anchor in anchors[root]]
@@ -106,8 +108,8 @@ def gallery(state: PipelineState) -> list[Root]:
             Token(text, float(h) if np.isfinite(h) else None, numbers.get(place, 0))
             for place, (text, h) in enumerate(zip(texts, profile.tolist(), strict=True))
         ]
-        shown = [_shown(cell, numbers, texts, chunks[cell.chunk_id].doc_id, next(told)) for cell in links[root]]
-        candidates = len({cell.chunk_id for cell in cells if cell.root_id == root})
+        shown = [_shown(reading, numbers, texts, chunks[reading.chunk_id].doc_id, next(told)) for reading in links[root]]
+        candidates = len({reading.chunk_id for reading in readings if reading.root_id == root})
         found.append(Root(root, root in drawn, tokens, len(positions), candidates, counted[root], shown))
     return found
 
@@ -115,19 +117,22 @@ def gallery(state: PipelineState) -> list[Root]:
 def _to_show(accepted: list[Any]) -> list[Any]:
     """The strongest, of different anchors and contexts."""
     chosen: list[Any] = []
-    for cell in accepted:
-        if len(chosen) < SHOWN and all(c.position != cell.position and c.chunk_id != cell.chunk_id for c in chosen):
-            chosen.append(cell)
-    return sorted(chosen, key=lambda cell: cell.position)
+    for reading in accepted:
+        if len(chosen) < SHOWN and all(c.position != reading.position and c.chunk_id != reading.chunk_id for c in chosen):
+            chosen.append(reading)
+    return sorted(chosen, key=lambda reading: reading.position)
 
 
-def _weighed(state: PipelineState, cells: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:
+def _weighed(state: PipelineState, readings: list[Any], roots: list[list[int]], contexts: list[str]) -> list[list[Sentence]]:
     """Of each dependency its context's sentences. Executors: the causal LM reads it whole and without each of them."""
-    if not cells:
+    if not readings:
         return []
     ctx = state.context
     worker, separator, batch_tokens = ctx.causal_lm, state.config.separator, state.config.run.batch_tokens
-    rows = [(n, root, context, cell.position) for n, (cell, root, context) in enumerate(zip(cells, roots, contexts, strict=True))]
+    rows = [
+        (n, root, context, reading.position)
+        for n, (reading, root, context) in enumerate(zip(readings, roots, contexts, strict=True))
+    ]
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         model = load(worker)
@@ -150,15 +155,15 @@ def _weighed(state: PipelineState, cells: list[Any], roots: list[list[int]], con
     frame = ctx.spark.createDataFrame(rows, _ASKED).repartition(min(ctx.cores, len(rows)), "number")
     read = {(row.number, row.piece): row.entropy for row in frame.mapInArrow(run, _READ).collect()}
     told = []
-    for n, (cell, context) in enumerate(zip(cells, contexts, strict=True)):
+    for n, (reading, context) in enumerate(zip(readings, contexts, strict=True)):
         pieces = sentences(context)
-        told.append(weigh(pieces, cell.entropy, read[n, 0], [read[n, piece + 1] for piece in range(len(pieces))]))
+        told.append(weigh(pieces, reading.entropy, read[n, 0], [read[n, piece + 1] for piece in range(len(pieces))]))
     return told
 
 
-def _shown(cell: Any, numbers: dict[int, int], texts: list[str], source: str, context: list[Sentence]) -> Shown:
-    before = "".join(texts[max(0, cell.position - 24) : cell.position])
+def _shown(reading: Any, numbers: dict[int, int], texts: list[str], source: str, context: list[Sentence]) -> Shown:
+    before = "".join(texts[max(0, reading.position - 24) : reading.position])
     return Shown(
-        numbers[cell.position], before, texts[cell.position], cell.entropy, cell.entropy_with, cell.gain, cell.excess_gain,
-        cell.rank, cell.score, source, context,
+        numbers[reading.position], before, texts[reading.position], reading.entropy, reading.entropy_with, reading.gain,
+        reading.excess_gain, reading.rank, reading.score, source, context,
     )  # fmt: skip

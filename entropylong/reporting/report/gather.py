@@ -14,11 +14,11 @@ from pyspark.sql import functions as F
 from entropylong.errors import NothingToDoError
 from entropylong.maintenance.quarantine import quarantine_rows
 from entropylong.packing.stage import PACK
-from entropylong.pipeline.metrics.compute import latest_figures
+from entropylong.pipeline.metrics.compute import latest_metrics
 from entropylong.pipeline.steps import STEPS
 from entropylong.planning.measured import measured
 from entropylong.reporting.wording import acceptance_rule, anchors_rule, roots_rule
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
     from entropylong.pipeline.state import PipelineState
@@ -61,7 +61,7 @@ class Gathered:
         figures: of the run that packed them.
         entropy: positions of the chosen roots by bin of `ENTROPY_BIN` nats; anchors likewise.
         thresholds: tau of the roots: 10th, 50th and 90th percentile, nats.
-        gains: kind of cell -> cells by bin of `GAIN_BIN`.
+        gains: kind of reading -> readings by bin of `GAIN_BIN`.
         ranks, scores: candidates by rank, and by similarity in bins of `SCORE_BIN`.
         distances: packed dependencies by the power of two below their distance in tokens.
         stages: in order.
@@ -91,13 +91,13 @@ def gather(state: PipelineState) -> Gathered:
     Raises:
         NothingToDoError: nothing is packed under this config.
     """
-    value, figures = state.fingerprint("sequences"), packed_figures(state, "report")
-    frames, cells = state.frames(PACK), state.readings()
+    value, figures = state.fingerprint("sequences"), packed_metrics(state, "report")
+    frames, readings = state.frames(PACK), state.readings()
     gains = F.greatest(F.col("gain"), F.lit(LEAST_GAIN))
-    by_kind: dict[str, Bins] = {kind: {} for kind in (RETRIEVED, SAME_ROOT, RANDOM)}
-    for row in cells.groupBy("kind", _bin(gains, GAIN_BIN)).count().collect():
+    by_kind: dict[str, Bins] = {kind: {} for kind in ReadingKind}
+    for row in readings.groupBy("kind", _bin(gains, GAIN_BIN)).count().collect():
         by_kind[row.kind][row.bin] = row["count"]
-    retrieved = cells.where(F.col("kind") == RETRIEVED)
+    retrieved = readings.where(F.col("kind") == ReadingKind.RETRIEVED)
     distance = state.store.read_ok("sequences", value or "-").select(F.explode("dependencies.distance").alias("d"))
     return Gathered(
         facts=_facts(state),
@@ -116,14 +116,14 @@ def gather(state: PipelineState) -> Gathered:
     )  # fmt: skip
 
 
-def packed_figures(state: PipelineState, command: str) -> dict[str, float]:
+def packed_metrics(state: PipelineState, command: str) -> dict[str, float]:
     """The figures of the run that packed the current sequences.
 
     Raises:
         NothingToDoError: nothing is packed under this config.
     """
     value = state.fingerprint("sequences")
-    figures = latest_figures(state) if value and state.registry.is_complete(value) else {}
+    figures = latest_metrics(state) if value and state.registry.is_complete(value) else {}
     if not figures:
         raise NothingToDoError(f"{command}: nothing is packed under this config yet; run: entropylong run, with the same arguments")
     return figures
@@ -137,8 +137,8 @@ def _bins(rows: DataFrame, value: Any, width: float) -> Bins:
     return {row.bin: row["count"] for row in rows.groupBy(_bin(value, width)).count().collect()}
 
 
-def _rates(cells: DataFrame, key: Any, width: float) -> list[Rate]:
-    counted = cells.groupBy(key.alias("at")).agg(F.count(F.lit(1)).alias("n"), F.count_if("accepted").alias("yes"))
+def _rates(readings: DataFrame, key: Any, width: float) -> list[Rate]:
+    counted = readings.groupBy(key.alias("at")).agg(F.count(F.lit(1)).alias("n"), F.count_if("accepted").alias("yes"))
     return [Rate(float(row["at"] * width), row.n, row.yes) for row in counted.orderBy("at").collect()]
 
 

@@ -14,7 +14,7 @@ from entropylong.reporting.report.gather import EXAMPLES, Gathered, Rate
 from entropylong.storage.codes import CODES
 from entropylong.templates import render
 from entropylong.utils.intervals import ratio_interval
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import ReadingKind
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
         f"{figures['roots']:,.0f} roots; {figures.get('packed_dependencies', 0):,.0f} are packed into "
         f"{figures['sequences']:,.0f} sequence{'' if figures['sequences'] == 1 else 's'}."
     )
-    passed = {kind: _passed(figures, kind, rule) for kind in (RETRIEVED, SAME_ROOT, RANDOM)}
-    retrieved, random, same_root = passed[RETRIEVED], passed[RANDOM], passed[SAME_ROOT]
+    passed = {kind: _passed(figures, kind, rule) for kind in ReadingKind}
+    retrieved, random, same_root = passed[ReadingKind.RETRIEVED], passed[ReadingKind.RANDOM], passed[ReadingKind.SAME_ROOT]
     if random is None or retrieved is None:
         return f"{said} How many of them are chance is not known: there are no random controls to compare with."
     if not retrieved[0]:

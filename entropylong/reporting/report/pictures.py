@@ -11,9 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 from entropylong.reporting.report.gather import ENTROPY_BIN, GAIN_BIN, LEAST_GAIN, SCORE_BIN, Bins, Rate
 from entropylong.utils.chart_style import CHANCE, FOUND, INK, OTHER, SOFT, drawn, svg
-from entropylong.verification.rules.acceptance import RANDOM, RETRIEVED, SAME_ROOT
+from entropylong.verification.rules.acceptance import ReadingKind
 
-_LABELS = {RETRIEVED: "retrieved", SAME_ROOT: "another anchor's (control)", RANDOM: "random (control)"}
+_LABELS = {
+    ReadingKind.RETRIEVED: "retrieved",
+    ReadingKind.SAME_ROOT: "another anchor's (control)",
+    ReadingKind.RANDOM: "random (control)",
+}
 
 
 def entropies(positions: Bins, anchors: Bins, thresholds: tuple[float, float, float]) -> str:
@@ -36,7 +40,7 @@ def gains(by_kind: Mapping[str, Bins], epsilon: float) -> str:
     """Gains of candidates against those of controls, each as a share of its kind."""
 
     def draw(axes: Axes) -> None:
-        for kind, color in ((RETRIEVED, FOUND), (SAME_ROOT, OTHER), (RANDOM, CHANCE)):
+        for kind, color in ((ReadingKind.RETRIEVED, FOUND), (ReadingKind.SAME_ROOT, OTHER), (ReadingKind.RANDOM, CHANCE)):
             places, counts = _steps(by_kind[kind], GAIN_BIN)
             if total := sum(counts):
                 axes.step(places, 100 * np.array(counts) / total, where="post", color=color, label=f"{_LABELS[kind]}: {total:,}")

@@ -48,7 +48,7 @@ def write_report(state: PipelineState, out: Path | None = None) -> Path:
     """
     text = report_html(state, phase)
     value = state.fingerprint("sequences") or ""
-    file = out or state.workspace.figures(state.config.pack.recipe, value) / REPORT
+    file = out or state.workspace.metrics(state.config.pack.recipe, value) / REPORT
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, text)

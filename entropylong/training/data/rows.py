@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from entropylong.packing.sequences import PAD, best_fit
+from entropylong.packing.sequences import SegmentKind, best_fit
 from entropylong.training.data.manifest import FeedFile
 from entropylong.training.data.segments import PADDING
 from entropylong.utils.hashing import file_sha256, xxhash64
@@ -82,7 +82,7 @@ def sequence_arrays(
     mask = np.ones(len(input_ids), np.int32) if loss_mask is None else np.frombuffer(loss_mask, np.uint8).astype(np.int32)
     segment = np.zeros(len(input_ids), np.int32)
     for piece in segments:
-        if piece["kind"] == PAD:
+        if piece["kind"] == SegmentKind.PAD:
             segment[piece["start"] : piece["end"]] = PADDING
     largest: dict[int, float] = {}
     for drop in drops:

@@ -1,4 +1,4 @@
-"""What an acceptance rule consists of: what is measured of a cell, conditions on it, and the record of a rule. Pure numpy.
+"""What an acceptance rule consists of: what is measured of a reading, conditions on it, and the record of a rule. Pure numpy.
 
 The conditions that several rules share are at the end. A condition of one rule alone is in the file of that rule.
 """
@@ -38,7 +38,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Measures:
-    """What conditions look at, `[cells]` each.
+    """What conditions look at, `[readings]` each.
 
     Attributes:
         gain: (H - H') / H, a ratio.
@@ -55,14 +55,14 @@ class Measures:
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that a rule asks of a cell.
+    """One thing that a rule asks of a reading.
 
     Attributes:
         name: tells it from the other conditions.
-        is_met: returns which cells meet it, `[cells]`.
+        is_met: returns which readings meet it, `[readings]`.
         wording: says what it asks for; None where the keys switch it off.
         column: the column of `inspect` that it is about.
-        refusal: says in the notebooks why a cell is refused that does not meet it.
+        refusal: says in the notebooks why a reading is refused that does not meet it.
         key: its threshold, a key of `accept`.
         tried: values of that key that the notebooks compare; empty for a condition without such a comparison.
     """
@@ -82,7 +82,7 @@ class AcceptanceRule:
 
     Attributes:
         name: the value of `accept.rule`. It is part of the names of figures and of the column of verdicts.
-        conditions: all that a cell has to meet, in the order in which they refuse: people read the first one that is not met.
+        conditions: all that a reading has to meet, in the order in which they refuse: people read the first one that is not met.
         title: names the rule in the figures of a run.
         about: names the rule in the card of a dataset, and says what it looks at.
         shows_bands: whether the figures that people read list its pass rates by position, too.
@@ -96,16 +96,16 @@ class AcceptanceRule:
 
     @property
     def column(self) -> str:
-        """The column of judged cells that says which cells pass this rule."""
+        """The column of judged readings that says which readings pass this rule."""
         return f"passes_{self.name}"
 
     def passes(self, rule: Rule, measures: Measures) -> Bools:
-        """Return which cells meet all conditions, `[cells]`."""
+        """Return which readings meet all conditions, `[readings]`."""
         passed: Bools = np.logical_and.reduce([condition.is_met(rule, measures) for condition in self.conditions])
         return passed
 
     def words(self, rule: Rule) -> list[str]:
-        """Say all that a cell must satisfy, a phrase per condition."""
+        """Say all that a reading must satisfy, a phrase per condition."""
         return [said for condition in self.conditions if (said := condition.wording(rule)) is not None]
 
 
