@@ -79,7 +79,7 @@ def init(
     from rich.table import Table
 
     from entropylong.config import load_config
-    from entropylong.config.sources import Source, input_source
+    from entropylong.config.sources import SourceConfig, input_source
     from entropylong.corpus.init_config import config_text, what_was_seen
     from entropylong.corpus.sampling import profile_corpus, sample_source
     from entropylong.corpus.sources.files import FileSource
@@ -97,7 +97,7 @@ def init(
     base = load_config(extends)
     if isinstance(SOURCES[source["kind"]], FileSource) and "://" not in path:
         source["path"] = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (absolute() keeps ..)
-    sample = sample_source(Source(**source), lambda: session(base))
+    sample = sample_source(SourceConfig(**source), lambda: session(base))
     profile = profile_corpus(sample, source["kind"], base.ingest.max_chars, text, doc_id)
     workspace = file.absolute().parent / "runs" / name
     lines = config_text(name, source, profile, base, extends, workspace, path)

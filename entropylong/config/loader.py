@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from entropylong.config.schema import NAMED, Config, Train, TrainData, generic, keys_of, walk
+from entropylong.config.schema import NAMED, Config, TrainConfig, TrainDataConfig, generic, keys_of, walk
 from entropylong.config.section import CATALOG_SCHEMA, NAME, TABLE
 from entropylong.config.sources import CANARY_FACTS, CANARY_ROOTS, TABLE_SOURCES, SourceKind, input_source
 from entropylong.errors import ConfigError
@@ -299,7 +299,7 @@ def _check_tables(key: str, tables: str, fail: Callable[[str, str], None]) -> No
         fail(key, f"{tables!r} is neither catalog.schema nor a directory (one with such characters is written ./{tables})")
 
 
-def _check_data(name: str, data: TrainData, train: Train, fail: Callable[[str, str], None]) -> None:
+def _check_data(name: str, data: TrainDataConfig, train: TrainConfig, fail: Callable[[str, str], None]) -> None:
     key = f"train.data.{name}"
     if not NAME.match(name):
         fail(key, "a name is lower-case letters, digits and _, starting with a letter")

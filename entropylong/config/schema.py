@@ -14,19 +14,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from entropylong.config.section import OPERATIONAL, Operational, Positive, Section, Share
-from entropylong.config.sources import Source
+from entropylong.config.sources import SourceConfig
 
 
-class Corpus(Section):
+class CorpusConfig(Section):
     exclude: Annotated[list[str], Operational]
 
 
-class Ingest(Section):
+class IngestConfig(Section):
     max_chars: Positive
     unit_bytes: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
 
 
-class Roots(Section):
+class RootsConfig(Section):
     share: Share
     limit: Positive | None
     min_tokens: Positive
@@ -34,27 +34,27 @@ class Roots(Section):
     long: Literal["truncate", "split", "skip"]
 
 
-class Chunks(Section):
+class ChunksConfig(Section):
     unit: Literal["packed_chars", "document"]
     target_chars: Positive
     max_chars: Positive
 
 
-class Model(Section):
+class ModelConfig(Section):
     name: str
     revision: str | None
     dtype: Literal["auto", "float32", "bfloat16"]
     document_start_id: Annotated[int | None, Field(ge=0)]
 
 
-class Encoder(Section):
+class EncoderConfig(Section):
     name: str
     revision: str | None
     query_prompt: str
     passage_prompt: str
 
 
-class Anchors(Section):
+class AnchorsConfig(Section):
     alpha: float
     min_position: Annotated[int, Field(ge=0)]
     min_gap: Positive
@@ -62,12 +62,12 @@ class Anchors(Section):
     max_per_root: Positive | None
 
 
-class Query(Section):
+class QueryConfig(Section):
     window: Positive
     side: Literal["both", "left"]
 
 
-class Retrieval(Section):
+class RetrievalConfig(Section):
     top_k: Positive
     mode: Annotated[Literal["auto", "broadcast", "partitioned"], Operational]
     cells: Positive | None
@@ -75,7 +75,7 @@ class Retrieval(Section):
     min_recall: Annotated[float, Field(ge=0, le=1, json_schema_extra={OPERATIONAL: True})]
 
 
-class Contexts(Section):
+class ContextsConfig(Section):
     max_tokens: Positive
 
 
@@ -83,20 +83,20 @@ class Contexts(Section):
 ScreenName = Literal["none", "left_window"]
 
 
-class Screen(Section):
+class ScreenConfig(Section):
     kind: ScreenName
     window: Positive
     min_gain: Annotated[float, Field(lt=1)]
     sample: Annotated[float, Field(ge=0, le=1)]
 
 
-class Verify(Section):
+class VerifyConfig(Section):
     scope: Literal["all", "retrieved"]
     budget_tokens: Positive | None
-    screen: Screen
+    screen: ScreenConfig
 
 
-class Controls(Section):
+class ControlsConfig(Section):
     per_root: Annotated[int, Field(ge=0)]
 
 
@@ -104,7 +104,7 @@ class Controls(Section):
 RuleName = Literal["specific", "paper"]
 
 
-class Accept(Section):
+class AcceptConfig(Section):
     rule: RuleName
     epsilon: Annotated[float, Field(lt=1)]
     min_excess: float
@@ -115,7 +115,7 @@ class Accept(Section):
 Recipe = Literal["verified", "noverify", "permuted", "nextlong", "quest", "knn", "standard"]
 
 
-class Pack(Section):
+class PackConfig(Section):
     recipe: Recipe
     length: Annotated[int, Field(ge=2)]
     layout: Literal["spread", "grouped"]
@@ -126,12 +126,12 @@ class Pack(Section):
     held_out: Annotated[float, Field(ge=0, lt=1)]
 
 
-class Quest(Section):
+class QuestConfig(Section):
     model: str | None
     prompt: Annotated[str, Field(pattern=r"\{document\}")]
 
 
-class Experiment(Section):
+class ExperimentConfig(Section):
     seeds: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     learning_rates: Annotated[list[float], Field(min_length=1, json_schema_extra={OPERATIONAL: True})]
     items: Annotated[int, Field(ge=2, json_schema_extra={OPERATIONAL: True})]
@@ -140,23 +140,23 @@ class Experiment(Section):
     samples: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
 
 
-class Quarantine(Section):
+class QuarantineConfig(Section):
     max_rate: Annotated[float, Field(ge=0, le=1, json_schema_extra={OPERATIONAL: True})]
 
 
-class Tracking(Section):
+class TrackingConfig(Section):
     uri: Annotated[str, Operational]
     artifacts: Annotated[str, Operational]
     experiment: Annotated[str, Operational]
 
 
-class Spark(Section):
+class SparkConfig(Section):
     master: Annotated[str, Operational]
     driver_memory: Annotated[str, Operational]
     conf: Annotated[dict[str, str], Operational]
 
 
-class Run(Section):
+class RunConfig(Section):
     batch_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     task_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     files_per_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
@@ -165,7 +165,7 @@ class Run(Section):
     vectors_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
 
 
-class Plan(Section):
+class PlanConfig(Section):
     documents: Annotated[int | None, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     document_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     chars_per_token: Annotated[float, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
@@ -179,7 +179,7 @@ class Plan(Section):
     tokens_per_second: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]
 
 
-class TrainData(Section):
+class TrainDataConfig(Section):
     """One of the things to train on. What it resolves to (a sealed feed) identifies it, wherever it lies."""
 
     kind: Literal["sequences", "documents", "chat"]
@@ -191,10 +191,10 @@ class TrainData(Section):
     path: Annotated[str | None, Operational] = None
 
 
-class Train(Section):
+class TrainConfig(Section):
     mode: Literal["pretrain", "sft"]
     model: str | None
-    data: dict[str, TrainData]
+    data: dict[str, TrainDataConfig]
     loss_on: Literal["all", "assistant"]
     chat_template: str | None
     seed: int | None
@@ -221,7 +221,7 @@ class Train(Section):
     mfu: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
 
 
-class Evaluate(Section):
+class EvaluateConfig(Section):
     essays: Annotated[str | None, Operational]
     squad: Annotated[str | None, Operational]
     hotpotqa: Annotated[str | None, Operational]
@@ -236,31 +236,31 @@ class Config(Section):
     node_cache: Annotated[str, Operational]
     seed: int
     separator: str
-    sources: dict[str, Source]
+    sources: dict[str, SourceConfig]
     canaries: Annotated[int, Field(ge=0, json_schema_extra={OPERATIONAL: True})]
-    corpus: Corpus
-    ingest: Ingest
-    roots: Roots
-    chunks: Chunks
-    model: Model
-    encoder: Encoder
-    anchors: Anchors
-    query: Query
-    retrieval: Retrieval
-    contexts: Contexts
-    verify: Verify
-    controls: Controls
-    accept: Accept
-    pack: Pack
-    quest: Quest
-    train: Train
-    evaluate: Evaluate
-    experiment: Experiment
-    quarantine: Quarantine
-    tracking: Tracking
-    spark: Spark
-    run: Run
-    plan: Plan
+    corpus: CorpusConfig
+    ingest: IngestConfig
+    roots: RootsConfig
+    chunks: ChunksConfig
+    model: ModelConfig
+    encoder: EncoderConfig
+    anchors: AnchorsConfig
+    query: QueryConfig
+    retrieval: RetrievalConfig
+    contexts: ContextsConfig
+    verify: VerifyConfig
+    controls: ControlsConfig
+    accept: AcceptConfig
+    pack: PackConfig
+    quest: QuestConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    experiment: ExperimentConfig
+    quarantine: QuarantineConfig
+    tracking: TrackingConfig
+    spark: SparkConfig
+    run: RunConfig
+    plan: PlanConfig
 
     @property
     def cache_folder(self) -> Path:
@@ -289,7 +289,7 @@ class Config(Section):
 
 
 # Sections whose keys the user names, and what is below each name.
-NAMED: dict[str, type[Section]] = {"sources": Source, "train.data": TrainData}
+NAMED: dict[str, type[Section]] = {"sources": SourceConfig, "train.data": TrainDataConfig}
 
 
 def generic(key: str) -> str:

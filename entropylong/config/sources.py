@@ -37,20 +37,20 @@ SOURCE_ENDINGS: dict[SourceKind, tuple[str, ...]] = {
 TABLE_SOURCES = (SourceKind.DELTA,)
 
 
-class Columns(Section):
+class ColumnsConfig(Section):
     """Which columns of a source hold the text and the id (doc_id null: a hash of the text)."""
 
     text: str = "text"
     doc_id: str | None = "doc_id"
 
 
-class Source(Section):
+class SourceConfig(Section):
     """One named input. The name is semantic, the path is not: the same data may move."""
 
     kind: Literal["parquet", "jsonl", "text", "delta", "demo", "canaries"]
     path: Annotated[str | None, Operational] = None
     table: Annotated[str | None, Operational] = None
-    columns: Columns = Columns()
+    columns: ColumnsConfig = ColumnsConfig()
     role: Literal["root", "corpus", "both"] = "both"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from entropylong.config.sources import Source
+from entropylong.config.sources import SourceConfig
 from entropylong.corpus.sources.base import Damaged, Extent, Record, Sample, sampled_record
 from entropylong.corpus.sources.files import FileSource
 from entropylong.corpus.sources.registry import SOURCES
@@ -71,7 +71,7 @@ class CorpusProfile:
         return sum(n >= chars for n in self.chars) / len(self.chars)
 
 
-def sample_source(source: Source, session: Callable[[], SparkSession]) -> Sample:
+def sample_source(source: SourceConfig, session: Callable[[], SparkSession]) -> Sample:
     """Sample a source of which only the place is known: its first records with all of their columns.
 
     Args:

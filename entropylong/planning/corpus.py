@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from entropylong.config import Config
-from entropylong.config.sources import Source
+from entropylong.config.sources import SourceConfig
 from entropylong.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def corpus_size(config: Config, session: Callable[[], SparkSession]) -> CorpusSi
     return CorpusSize(total, of("root"), of("corpus"), chars, basis)
 
 
-def _documents(name: str, source: Source, unit_bytes: int, session: Callable[[], SparkSession]) -> tuple[float, float]:
+def _documents(name: str, source: SourceConfig, unit_bytes: int, session: Callable[[], SparkSession]) -> tuple[float, float]:
     """Documents of a source with a text, and their characters."""
     from entropylong.corpus.sources.base import Extent, sampled_record
     from entropylong.corpus.sources.registry import SOURCES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.config.schema import Chunks
+from entropylong.config.schema import ChunksConfig
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.udf import Row, Rows
 from entropylong.corpus.chunking import chunk_text
@@ -18,7 +18,7 @@ def keys_of_queries(row: Row) -> Rows:
     return [{"root_id": row["root_id"], "position": query["position"]} for query in row["queries"]]
 
 
-def own_hashes(text: str, rule: Chunks) -> list[int]:
+def own_hashes(text: str, rule: ChunksConfig) -> list[int]:
     """Hashes of the texts of a document's own chunks: what its roots never retrieve, and neither any copy of it."""
     own = chunk_text(text, unit=rule.unit, target_chars=rule.target_chars, max_chars=rule.max_chars)
     return [xxhash64(chunk) for chunk in own]

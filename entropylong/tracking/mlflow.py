@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import entropylong
 from entropylong.config import Config
-from entropylong.config.schema import Tracking, walk
+from entropylong.config.schema import TrackingConfig, walk
 from entropylong.core.results import Counts
 from entropylong.errors import SetupError
 from entropylong.storage.artifacts import Artifact
@@ -36,7 +36,7 @@ _RUN = "mlflow.json"
 _CREDENTIALS = re.compile(r"//[^/@]+@")
 
 
-def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
+def connect(tracking: TrackingConfig) -> tuple[MlflowClient, str]:
     """A client of the store, and the id of the experiment, made if it is not there.
 
     Raises:
@@ -59,14 +59,14 @@ def connect(tracking: Tracking) -> tuple[MlflowClient, str]:
         raise SetupError(f"MLflow store {redact(tracking.uri)}: {redact(reason)}; mend tracking.uri") from error
 
 
-def kept_run(folder: Path, tracking: Tracking) -> str | None:
+def kept_run(folder: Path, tracking: TrackingConfig) -> str | None:
     """The run of this store that a folder's results were logged to, if one was."""
     file = folder / _RUN
     known = json.loads(file.read_text()) if file.is_file() else {}
     return known["run_id"] if known.get("store") == digest(tracking.uri) else None
 
 
-def keep_run(folder: Path, tracking: Tracking, run_id: str) -> None:
+def keep_run(folder: Path, tracking: TrackingConfig, run_id: str) -> None:
     """Remember it there; of the store a hash, as its address may hold a password."""
     (folder / _RUN).write_text(json.dumps({"store": digest(tracking.uri), "run_id": run_id}))
 
@@ -78,7 +78,7 @@ def run_of(client: MlflowClient, experiment: str, tag: str, value: str, name: st
 
 
 def log_once(
-    tracking: Tracking, tag: str, value: str, name: str, kind: Mapping[str, str], params: Mapping[str, Any],
+    tracking: TrackingConfig, tag: str, value: str, name: str, kind: Mapping[str, str], params: Mapping[str, Any],
     metrics: Mapping[str, float], files: Sequence[Path],
 ) -> str:  # fmt: skip
     """One run for a result, however often it is logged, also if that was broken off before; gives its id.
@@ -102,7 +102,7 @@ def log_once(
     return str(run.info.run_id)
 
 
-def attach(tracking: Tracking, run_id: str, file: Path) -> str | None:
+def attach(tracking: TrackingConfig, run_id: str, file: Path) -> str | None:
     """Log a file to the parent run of a pipeline run; gives the MLflow run's id, None where the store has no such run.
 
     Raises:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from entropylong.config import Config
-from entropylong.config.schema import Train
+from entropylong.config.schema import TrainConfig
 from entropylong.errors import ConfigError, EntropyLongError, ModelError, SetupError, WorkspaceError
 from entropylong.models.cache import WorkerModel
 from entropylong.models.prepare import ModelSpec, PreparedModel, prepare
@@ -152,7 +152,7 @@ def prepare_run(config: Config, spark: SparkSession) -> Prepared:
     seed = config.seed if train.seed is None else train.seed
     identity = digest([VERSION, keys, train.mode, template, seed, length, model.fingerprint, data])
     # What a run has under the same name in `train` goes over as it is.
-    same = {field.name for field in fields(TrainSettings)} & Train.model_fields.keys()
+    same = {field.name for field in fields(TrainSettings)} & TrainConfig.model_fields.keys()
     own: dict[str, Any] = {
         "model": spec.name,
         "revision": spec.revision,

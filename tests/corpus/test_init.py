@@ -16,7 +16,7 @@ import zstandard
 
 from entropylong.cli import app
 from entropylong.config import load_config
-from entropylong.config.sources import Source
+from entropylong.config.sources import SourceConfig
 from entropylong.corpus.sampling import profile_corpus, sample_source
 from entropylong.corpus.sources.base import Extent, Sample
 from entropylong.corpus.sources.demo import demo_documents
@@ -36,7 +36,7 @@ def no_spark() -> SparkSession:
 
 
 def sample_files(kind: str, path: str) -> Sample:
-    return sample_source(Source.model_validate({"kind": kind, "path": path}), no_spark)
+    return sample_source(SourceConfig.model_validate({"kind": kind, "path": path}), no_spark)
 
 
 def rows(n: int = 40) -> list[dict[str, object]]:
@@ -131,9 +131,9 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["word " * 2000] * 20_000}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
     assert (tmp_path / "a.parquet").stat().st_size > 190e6
     code = (
-        "import resource; from entropylong.corpus.sources.base import Extent; from entropylong.config.sources import Source; "
+        "import resource; from entropylong.corpus.sources.base import Extent; from entropylong.config.sources import SourceConfig; "
         "from entropylong.corpus.sources.parquet import RECORD; peak = lambda: resource.getrusage(0).ru_maxrss; before = peak(); "
-        f"sample = RECORD.sample('docs', Source(kind='parquet', path={str(tmp_path)!r}), None, Extent()); "
+        f"sample = RECORD.sample('docs', SourceConfig(kind='parquet', path={str(tmp_path)!r}), None, Extent()); "
         "assert len(sample.records) == 500; print(peak() - before)"
     )
     grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -207,7 +207,7 @@ def test_a_table_s_sample_is_bounded_by_characters_and_without_what_is_nested(sp
     spark.sql(f"SELECT 'd' || id AS `an.id`, repeat('word ', 200) AS body, {nested} FROM range(40)").write.format("delta").save(
         str(table)
     )
-    sample = SOURCES["delta"].sample("docs", Source(kind="delta", path=str(table)), lambda: spark, Extent(n_bytes=1000))
+    sample = SOURCES["delta"].sample("docs", SourceConfig(kind="delta", path=str(table)), lambda: spark, Extent(n_bytes=1000))
     ids = {record["an.id"] for record in sample.records}
     assert len(ids) == len(sample.records) == 15 and sample.documents == 40, "16 files' worth of characters"
     for record in sample.records:

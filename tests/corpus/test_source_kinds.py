@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from entropylong.config import Config, load_config
-from entropylong.config.sources import SOURCE_ENDINGS, TABLE_SOURCES, Columns, Source, SourceKind
+from entropylong.config.sources import SOURCE_ENDINGS, TABLE_SOURCES, ColumnsConfig, SourceConfig, SourceKind
 from entropylong.corpus import sources
 from entropylong.corpus.init_config import config_text
 from entropylong.corpus.sampling import profile_corpus, sample_source
@@ -57,14 +57,14 @@ def dummy(tmp_path: Path) -> Iterator[Config]:
     (folder / "a.dummy").write_text("\n".join(TEXTS))
     (folder / "b.dummy").write_bytes(b"not \xff UTF-8")
     (folder / "c.txt").write_text("of another kind")
-    source = Source.model_construct(kind="dummy", path=str(folder), table=None, columns=Columns(), role="both")
+    source = SourceConfig.model_construct(kind="dummy", path=str(folder), table=None, columns=ColumnsConfig(), role="both")
     with one_more(sources, SOURCES, "dummy", SourceReader, DUMMY, tmp_path):
         yield load_config("small").model_copy(update={"sources": {"docs": source}})
 
 
 def test_the_config_names_each_kind() -> None:
     kinds = {kind.value for kind in SourceKind}
-    assert set(get_args(Source.model_fields["kind"].annotation)) == kinds == set(SOURCES) == set(records_in(sources))
+    assert set(get_args(SourceConfig.model_fields["kind"].annotation)) == kinds == set(SOURCES) == set(records_in(sources))
     assert all(reader.kind == kind for kind, reader in SOURCES.items())
     assert {kind: reader.endings for kind, reader in SOURCES.items() if reader.endings} == SOURCE_ENDINGS
     assert {kind for kind, reader in SOURCES.items() if isinstance(reader, TableSource)} == set(TABLE_SOURCES)
@@ -104,8 +104,8 @@ def test_a_sample_of_ranges_stands_for_the_whole_file(unit_bytes: int, tmp_path:
     """Lines of 70 to 130 bytes; a range of 500 bytes holds four or five of them, or a part of one at its end."""
     file = tmp_path / "docs.jsonl"
     file.write_text("".join(f'{{"text": "{"x" * (60 + i % 60)}"}}\n' for i in range(5000)))
-    extent = Extent(unit_bytes=unit_bytes, units=50, records=100, columns=Columns())
-    sample = SOURCES["jsonl"].sample("docs", Source(kind="jsonl", path=str(file)), no_spark, extent)  # type: ignore[arg-type]
+    extent = Extent(unit_bytes=unit_bytes, units=50, records=100, columns=ColumnsConfig())
+    sample = SOURCES["jsonl"].sample("docs", SourceConfig(kind="jsonl", path=str(file)), no_spark, extent)  # type: ignore[arg-type]
     assert all(isinstance(row, dict) for row in sample.records), "no half of a line"
     assert sample.documents == pytest.approx(5000, rel=0.05)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from entropylong.config.sources import Columns, Source
+from entropylong.config.sources import ColumnsConfig, SourceConfig
 from entropylong.utils.hashing import text_id, xxhash64
 
 if TYPE_CHECKING:
@@ -103,12 +103,12 @@ class Extent:
     documents: int = 400
     n_bytes: int = 4 << 20
     records: int = 500
-    columns: Columns | None = None
+    columns: ColumnsConfig | None = None
 
     @property
     def text(self) -> str:
         """What the text is called where a kind has no columns."""
-        return (self.columns or Columns()).text
+        return (self.columns or ColumnsConfig()).text
 
 
 @dataclass
@@ -147,7 +147,7 @@ class SourceReader(ABC):
     is_planted: ClassVar[bool] = False
 
     @abstractmethod
-    def sample(self, name: str, source: Source, session: Callable[[], SparkSession], extent: Extent) -> Sample:
+    def sample(self, name: str, source: SourceConfig, session: Callable[[], SparkSession], extent: Extent) -> Sample:
         """Read some of a source, for a look at it and for its size.
 
         Args:
@@ -201,7 +201,7 @@ class UnitSource(SourceReader):
             detail = f"{origin}: the rest of the file cannot be read: {one_line(error)}"
             yield Record(text_id(origin), None, unit.source, origin, "error", "UNREADABLE_FILE", detail[:512])
 
-    def sample(self, name: str, source: Source, session: Callable[[], SparkSession], extent: Extent) -> Sample:
+    def sample(self, name: str, source: SourceConfig, session: Callable[[], SparkSession], extent: Extent) -> Sample:
         """Take all of it: what is generated on the spot is small."""
         path = str(source.path)
         units = self.list_units(name, path, extent.unit_bytes)
@@ -217,7 +217,7 @@ class TableSource(SourceReader):
     """A kind that Spark reads as a table, each version as a whole."""
 
     @abstractmethod
-    def newest_version(self, spark: SparkSession, name: str, source: Source) -> int:
+    def newest_version(self, spark: SparkSession, name: str, source: SourceConfig) -> int:
         """Tell the newest version of a source's table.
 
         Raises:
@@ -225,7 +225,7 @@ class TableSource(SourceReader):
         """
 
     @abstractmethod
-    def read_table(self, spark: SparkSession, name: str, source: Source, version: int, max_chars: int) -> DataFrame:
+    def read_table(self, spark: SparkSession, name: str, source: SourceConfig, version: int, max_chars: int) -> DataFrame:
         """Read the records (`RECORD_COLUMNS`) of the table's rows at one version, with the same checks as of files.
 
         Raises:

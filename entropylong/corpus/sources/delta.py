@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from entropylong.config.sources import Source, SourceKind
+from entropylong.config.sources import SourceConfig, SourceKind
 from entropylong.corpus.sources.base import Extent, Sample, TableSource
 
 if TYPE_CHECKING:
@@ -17,19 +17,19 @@ class Delta(TableSource):
 
     kind = SourceKind.DELTA
 
-    def newest_version(self, spark: SparkSession, name: str, source: Source) -> int:
+    def newest_version(self, spark: SparkSession, name: str, source: SourceConfig) -> int:
         """Read the table's log."""
         from entropylong.corpus.sources.delta_tables import newest_version
 
         return newest_version(spark, name, source)
 
-    def read_table(self, spark: SparkSession, name: str, source: Source, version: int, max_chars: int) -> DataFrame:
+    def read_table(self, spark: SparkSession, name: str, source: SourceConfig, version: int, max_chars: int) -> DataFrame:
         """Read its rows at a version."""
         from entropylong.corpus.sources.delta_tables import read_table
 
         return read_table(spark, name, source, version, max_chars)
 
-    def sample(self, name: str, source: Source, session: Callable[[], SparkSession], extent: Extent) -> Sample:
+    def sample(self, name: str, source: SourceConfig, session: Callable[[], SparkSession], extent: Extent) -> Sample:
         """Take some rows, and count them all."""
         from entropylong.corpus.sources.delta_tables import sample_table
 

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from entropylong.config.sources import Source
+from entropylong.config.sources import SourceConfig
 from entropylong.corpus.sources.base import RECORD_COLUMNS, Extent, Sample, to_record
 from entropylong.errors import SourceError
 from entropylong.storage.schemas import struct_of
@@ -20,7 +20,7 @@ from entropylong.storage.store import quoted
 from entropylong.utils.hashing import xxhash64
 
 
-def newest_version(spark: SparkSession, name: str, source: Source) -> int:
+def newest_version(spark: SparkSession, name: str, source: SourceConfig) -> int:
     """The newest Delta version of a source table.
 
     Raises:
@@ -34,7 +34,7 @@ def newest_version(spark: SparkSession, name: str, source: Source) -> int:
         raise SourceError(f"source {name}: no readable Delta table at {source.table or source.path}: {reason}") from None
 
 
-def read_table(spark: SparkSession, name: str, source: Source, version: int, max_chars: int) -> DataFrame:
+def read_table(spark: SparkSession, name: str, source: SourceConfig, version: int, max_chars: int) -> DataFrame:
     """Records of the rows of a user's Delta table at one version, with the same checks as files.
 
     A row of a table has no place of its own: id and text name it, and a copy of it is the same record.
@@ -57,7 +57,7 @@ def read_table(spark: SparkSession, name: str, source: Source, version: int, max
     return frame.select(doc_id.alias("doc_id"), text).mapInArrow(check, RECORD_COLUMNS)
 
 
-def sample_table(spark: SparkSession, name: str, source: Source, extent: Extent) -> Sample:
+def sample_table(spark: SparkSession, name: str, source: SourceConfig, extent: Extent) -> Sample:
     """Some rows of a user's Delta table, so many as a driver can hold, also of books.
 
     Raises:
@@ -85,12 +85,12 @@ def sample_table(spark: SparkSession, name: str, source: Source, extent: Extent)
         raise SourceError(f"cannot read {source.table or source.path}: {reason}") from None
 
 
-def _newest(spark: SparkSession, source: Source) -> DataFrame:
+def _newest(spark: SparkSession, source: SourceConfig) -> DataFrame:
     reader = spark.read.format("delta")
     return reader.table(source.table) if source.table else reader.load(str(source.path))
 
 
-def _table_at(spark: SparkSession, name: str, source: Source, version: int) -> DataFrame:
+def _table_at(spark: SparkSession, name: str, source: SourceConfig, version: int) -> DataFrame:
     reader = spark.read.format("delta").option("versionAsOf", version)
     frame = reader.table(quoted(source.table)) if source.table else reader.load(str(source.path))
     text = source.columns.text

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from entropylong.config.sources import SOURCE_ENDINGS, Source
+from entropylong.config.sources import SOURCE_ENDINGS, SourceConfig
 from entropylong.corpus.sources.base import Damaged, Extent, Row, Sample, Unit, UnitSource, one_line, unreadable
 from entropylong.errors import SourceError
 
@@ -108,7 +108,7 @@ class FileSource(UnitSource):
             units += self.split(whole, unit_bytes, path) if info.size > unit_bytes else [whole]
         return units
 
-    def sample(self, name: str, source: Source, session: Callable[[], SparkSession], extent: Extent) -> Sample:
+    def sample(self, name: str, source: SourceConfig, session: Callable[[], SparkSession], extent: Extent) -> Sample:
         """Read the beginnings of some units, evenly spread, and extrapolate by bytes."""
         path = str(source.path)
         listing = list_files(name, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entropylong.config import Config
-from entropylong.config.sources import Source, SourceKind
+from entropylong.config.sources import SourceConfig, SourceKind
 from entropylong.corpus.sources.base import SourceReader, TableSource, Unit, UnitSource
 from entropylong.utils.registry import load_records
 
@@ -28,7 +28,7 @@ def table_source(kind: str) -> TableSource:
     return reader
 
 
-def sources_in_order(config: Config) -> list[tuple[str, Source]]:
+def sources_in_order(config: Config) -> list[tuple[str, SourceConfig]]:
     """Sources that may give roots first, then by name: the first text stays, and a root must not fall to a corpus copy."""
     return sorted(config.sources.items(), key=lambda item: (item[1].role == "corpus", item[0]))
 

@@ -25,7 +25,7 @@ from entropylong.reporting.report.sentences import token_texts
 from entropylong.verification.rules.acceptance import ReadingKind
 
 if TYPE_CHECKING:
-    from entropylong.config.schema import Anchors
+    from entropylong.config.schema import AnchorsConfig
     from entropylong.pipeline.state import PipelineState
 
 # So many fit into any driver, and say enough about a distribution.
@@ -41,7 +41,7 @@ class Profile:
     entropy: Floats
     eligible: npt.NDArray[np.bool_] | None
 
-    def anchors(self, rule: Anchors, alpha: float | None = None) -> AnchorSet:
+    def anchors(self, rule: AnchorsConfig, alpha: float | None = None) -> AnchorSet:
         """Its anchors under the config's rule, or under that rule with another alpha."""
         return find_anchors(
             self.entropy,
@@ -99,14 +99,14 @@ def words(state: PipelineState, one: Profile) -> list[str]:
     return token_texts(load(state.context.causal_lm.tokenizer()), one.ids)
 
 
-def eligible_entropies(found: Sequence[Profile], rule: Anchors) -> Floats:
+def eligible_entropies(found: Sequence[Profile], rule: AnchorsConfig) -> Floats:
     """Entropies of all positions that count for mean and std."""
     values: Floats = np.concatenate([one.entropy[rule.min_position :] for one in found])
     finite: Floats = values[np.isfinite(values)]
     return finite
 
 
-def by_alpha(found: Sequence[Profile], rule: Anchors, alphas: Sequence[float]) -> pd.DataFrame:
+def by_alpha(found: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[float]) -> pd.DataFrame:
     """A row an alpha: tau of the median root (nats), anchors a root, their share of the positions, roots without any."""
     positions = sum(int(np.isfinite(one.entropy[rule.min_position :]).sum()) for one in found)
     rows = []

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from entropylong.config.schema import Anchors
+from entropylong.config.schema import AnchorsConfig
 from entropylong.notebook.charts.comparing import Interval
 from entropylong.notebook.charts.dependencies import ACCEPTED, Judged
 from entropylong.notebook.charts.entropy import Profile, eligible_entropies
@@ -53,7 +53,7 @@ def _picture(draw: Callable[..., None], columns: int = 1, size: tuple[float, flo
 # --- 01: entropy ------------------------------------------------------------------------------------------------------
 
 
-def entropy(found: Sequence[Profile], rule: Anchors, table: pd.DataFrame) -> Picture:
+def entropy(found: Sequence[Profile], rule: AnchorsConfig, table: pd.DataFrame) -> Picture:
     """How uncertain the model is at all positions, and where tau of the median root lies at each alpha (a table of `by_alpha`)."""
 
     def draw(axes: Axes) -> None:
@@ -73,7 +73,7 @@ def entropy(found: Sequence[Profile], rule: Anchors, table: pd.DataFrame) -> Pic
     return _picture(draw)
 
 
-def anchor_counts(found: Sequence[Profile], rule: Anchors, alphas: Sequence[float]) -> Picture:
+def anchor_counts(found: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[float]) -> Picture:
     """Anchors a root: each dot a root, a line at the median."""
 
     def draw(axes: Axes) -> None:
@@ -93,7 +93,7 @@ def anchor_counts(found: Sequence[Profile], rule: Anchors, alphas: Sequence[floa
     return _picture(draw)
 
 
-def root_profile(one: Profile, texts: Sequence[str], rule: Anchors, named: int = 10) -> Picture:
+def root_profile(one: Profile, texts: Sequence[str], rule: AnchorsConfig, named: int = 10) -> Picture:
     """One root: entropy as height and colour, tau, and the anchors, the highest with their tokens."""
 
     def draw(axes: Axes) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from entropylong.config import Config
-from entropylong.config.schema import Accept
+from entropylong.config.schema import AcceptConfig
 from entropylong.packing.sequences import Swap
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class GroupedRecipe(RecipeRecord):
             leaves no dependency.
     """
 
-    links: Callable[[DataFrame, Accept], DataFrame]
+    links: Callable[[DataFrame, AcceptConfig], DataFrame]
     swap: Swap | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from entropylong.config.schema import Accept
+from entropylong.config.schema import AcceptConfig
 from entropylong.packing.recipes.base import GroupedRecipe
 from entropylong.packing.recipes.verified import LINK
 from entropylong.verification.rules.acceptance import ReadingKind
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def by_rank(judged: DataFrame, accept: Accept) -> DataFrame:
+def by_rank(judged: DataFrame, accept: AcceptConfig) -> DataFrame:
     """The same roots, per root the same number of contexts, taken by (rank, -score) without Stage 3 (paper, ablation).
 
     Chunks of one text are one pair of the root, and will be one context. The copy limit holds here too. A link is each anchor that

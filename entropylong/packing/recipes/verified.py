@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from entropylong.config.schema import Accept
+from entropylong.config.schema import AcceptConfig
 from entropylong.packing.recipes.base import GroupedRecipe
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LINK = ("root_id", "chunk_id", "position", "gain", "excess_gain")
 
 
-def accepted(judged: DataFrame, accept: Accept) -> DataFrame:
+def accepted(judged: DataFrame, accept: AcceptConfig) -> DataFrame:
     """The accepted readings."""
     return judged.where("accepted").select(*LINK)
 

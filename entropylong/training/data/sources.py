@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config import Config
-from entropylong.config.schema import TrainData
+from entropylong.config.schema import TrainDataConfig
 from entropylong.core.handles import Excluded
 from entropylong.core.udf import record_batches
 from entropylong.corpus.exclusion import open_excluded
@@ -114,7 +114,7 @@ class Feeds:
         named = self.config.train.data
         if not named and self.config.train.mode == "sft":
             raise ConfigError("train.mode sft needs conversations: give --input FILE.jsonl, or train.data in the config file")
-        named = named or {"sequences": TrainData(kind="sequences")}
+        named = named or {"sequences": TrainDataConfig(kind="sequences")}
         make = {"sequences": self._sequences, "documents": self._documents, "chat": self._chat}
         return [make[data.kind](name, data) for name, data in sorted(named.items())]
 
@@ -125,7 +125,7 @@ class Feeds:
             self._runners[wanted] = PipelineState(self.config.with_keys(pack={"recipe": wanted}), self.spark)
         return self._runners[wanted]
 
-    def _sequences(self, name: str, data: TrainData) -> SealedFeed:
+    def _sequences(self, name: str, data: TrainDataConfig) -> SealedFeed:
         length, with_drops = self.config.pack.length, self.config.train.anchor_weight is not None
         if data.fingerprint is None:
             state = self.state(data.recipe)
@@ -149,7 +149,7 @@ class Feeds:
             raise FeedError(f"train.data {name}: sequences of {manifest.length} tokens, pack.length is {length}")
         return SealedFeed(name, data.kind, folder, manifest, data.weight, store)
 
-    def _documents(self, name: str, data: TrainData) -> SealedFeed:
+    def _documents(self, name: str, data: TrainDataConfig) -> SealedFeed:
         state = self.state()
         table, version = state.fingerprint("documents"), state.store.version("documents")
         if table is None or not state.registry.is_complete(table):
@@ -170,7 +170,7 @@ class Feeds:
         manifest = self._seal(name, folder, lambda: self._packed(name, folder, items), name, value, version)
         return SealedFeed(name, data.kind, folder, manifest, data.weight, state.store)
 
-    def _chat(self, name: str, data: TrainData) -> SealedFeed:
+    def _chat(self, name: str, data: TrainDataConfig) -> SealedFeed:
         source = Path(data.path or "").expanduser().absolute()
         units = JSONL.list_units(f"train.data {name}", str(source), self.config.ingest.unit_bytes)
         train, length, seed = self.config.train, self.config.pack.length, self.config.seed

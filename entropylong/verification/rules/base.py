@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from entropylong.config.schema import Accept
+    from entropylong.config.schema import AcceptConfig
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -31,7 +31,7 @@ class Rule:
     max_copy_tokens: int | None
 
     @classmethod
-    def of(cls, accept: Accept) -> Rule:
+    def of(cls, accept: AcceptConfig) -> Rule:
         """Take them from a config's `accept` section."""
         return cls(**accept.model_dump())
 
