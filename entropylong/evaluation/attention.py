@@ -111,10 +111,10 @@ def last_token(folder: Path, dtype: str = "float32", device: str | None = None) 
         rows = [vars(module).pop(NAME) for module in body.modules() if NAME in vars(module)]
         if len(rows) != layers:
             raise EvaluationError(f"{folder}: attention of {len(rows)} layers of {layers} can be read; choose another model")
-        found: Shares = torch.stack(rows).double().mean(0).cpu().numpy()
-        if not np.isfinite(found).all():
+        row: Shares = torch.stack(rows).double().mean(0).cpu().numpy()
+        if not np.isfinite(row).all():
             raise EvaluationError(f"{folder}: its attention is not finite in {dtype}")
-        return found
+        return row
 
     try:
         yield attend

@@ -71,12 +71,12 @@ def haystack(tokenizer: Any, start: Sequence[int], length: int, seed: int, index
     instruction, *between, question = sample.text.split("\n")
     (number,) = sample.references
     needle = next(line for line in between if number in line) + "\n"
-    front, asked, line = (
+    front, question_ids, line = (
         (*start, *encoded(f"{instruction}\n")),
         encoded(question + sample.prefix),
         encoded(f"{prompts()['noise']}\n"),
     )
-    lines = (length - len(front) - len(encoded(needle)) - len(asked)) // len(line)
+    lines = (length - len(front) - len(encoded(needle)) - len(question_ids)) // len(line)
     if lines < 1:
         raise EvaluationError(
             f"attention: {length:,} tokens are too few for a needle and a line of noise; ask for a greater length"
@@ -84,7 +84,7 @@ def haystack(tokenizer: Any, start: Sequence[int], length: int, seed: int, index
     place = needle.index(number)
     offsets = tokenizer(needle, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)["offset_mapping"]
     hit = [at for at, (first, last) in enumerate(offsets) if first < place + len(number) and last > place]
-    return Haystack(front, encoded(needle), (hit[0], hit[-1] + 1), line, lines, asked)
+    return Haystack(front, encoded(needle), (hit[0], hit[-1] + 1), line, lines, question_ids)
 
 
 def evaluate_attention(
@@ -110,15 +110,15 @@ def evaluate_attention(
     """
     tokenizer = load(model.tokenizer())
     start, _ = pad_and_start(tokenizer, model.document_start_id)
-    asked = {(length, index): haystack(tokenizer, start, length, seed, index) for length in lengths for index in range(samples)}
+    haystacks = {(length, index): haystack(tokenizer, start, length, seed, index) for length in lengths for index in range(samples)}
     facts = {"benchmark": "attention", "label": LABEL, "model": model.spec.name, "model_hash": model.fingerprint,
              "dtype": model.dtype, "lengths": list(lengths), "depths": list(depths), "samples": samples, "attention_seed": seed,
-             "prompts": digest([vars(one) for one in asked.values()])}  # fmt: skip
+             "prompts": digest([vars(one) for one in haystacks.values()])}  # fmt: skip
     items: dict[str, tuple[float, float]] = {}
-    total = len(asked) * len(depths)
+    total = len(haystacks) * len(depths)
     progress(0, total)
     with last_token(folder, model.dtype) as attend:
-        for (length, index), hay in asked.items():
+        for (length, index), hay in haystacks.items():
             filler = hay.line * hay.lines
             for depth in depths:
                 at = round(depth / 100 * hay.lines) / hay.lines
@@ -145,12 +145,12 @@ def _score(length: int, depth: int, shares: Sequence[float]) -> dict[str, Any]:
 def attention_table(result: Result, scores: Sequence[dict[str, Any]]) -> Table:
     """Shares in per cent by length and depth, with their 95 % intervals."""
     lengths: list[int] = result.facts["lengths"]
-    known = {(score["length"], score["depth"]): score for score in scores}
+    by_cell = {(score["length"], score["depth"]): score for score in scores}
     table = Table(title="last token's attention on the answer, per cent", title_justify="left", box=SIMPLE_HEAD)
     for name in ("depth", *(f"{length:,}" for length in lengths)):
         table.add_column(name, justify="right")
     for depth in result.facts["depths"]:
-        cells = [known[length, depth] for length in lengths]
+        cells = [by_cell[length, depth] for length in lengths]
         # An interval below its share: five lengths fit a terminal.
         table.add_row(f"{depth} %", *(f"{100 * c['share']:.2f}\n[{100 * c['low']:.2f}, {100 * c['high']:.2f}]" for c in cells))
     table.add_section()

@@ -72,24 +72,24 @@ class Endpoint:
 
         pool = ThreadPoolExecutor(AT_ONCE)
         try:
-            asked = {pool.submit(ask, prompt): prompt for prompt in prompts}
-            for future in as_completed(asked):
+            futures = {pool.submit(ask, prompt): prompt for prompt in prompts}
+            for future in as_completed(futures):
                 if (answer := future.result()) is not None:
-                    yield asked[future], answer
+                    yield futures[future], answer
         finally:
             pool.shutdown(cancel_futures=True)
         if failed:
             raise failed[0]
 
     def _ask(self, prompt: Prompt) -> str:
-        asked: dict[str, Any] = {
+        body: dict[str, Any] = {
             "model": self._model, "prompt": self._wording.text(prompt), "max_tokens": prompt.new_tokens,
             "temperature": self._decoding.temperature, "seed": self._decoding.seed,
         }  # fmt: skip
         if self._decoding.chat:
-            asked["add_special_tokens"] = False  # the template wrote them
+            body["add_special_tokens"] = False  # the template wrote them
         try:
-            reply = self._session.post(f"{self._url}/completions", json=asked, timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
+            reply = self._session.post(f"{self._url}/completions", json=body, timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
             reply.raise_for_status()
             return str(reply.json()["choices"][0]["text"] or "")
         except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:

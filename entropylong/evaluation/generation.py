@@ -133,7 +133,7 @@ class Answers:
             for prompt, answer in backend.answers(missing):
                 self.by_key[prompt.key] = answer
                 # All of it each time: a Databricks volume takes no addition to a file. They are hundreds of short lines.
-                lines = (json.dumps({"key": key, "answer": kept}) + "\n" for key, kept in self.by_key.items())
+                lines = (json.dumps({"key": key, "answer": text}) + "\n" for key, text in self.by_key.items())
                 write_whole(self._file, "".join(lines))
                 yield prompt.key
 
@@ -244,10 +244,10 @@ class HuggingFace:
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self._device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device)
         hot = self._decoding.temperature > 0
-        drawn = {"do_sample": True, "temperature": self._decoding.temperature} if hot else {"do_sample": False}
+        sampling = {"do_sample": True, "temperature": self._decoding.temperature} if hot else {"do_sample": False}
         first, _ = batch[0]
         settings = GenerationConfig(
-            max_new_tokens=first.new_tokens, pad_token_id=pad, eos_token_id=model.generation_config.eos_token_id, **drawn
+            max_new_tokens=first.new_tokens, pad_token_id=pad, eos_token_id=model.generation_config.eos_token_id, **sampling
         )
         torch.manual_seed(xxhash64(self._decoding.seed, first.key) % 2**31)
         written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, longest:]
@@ -266,6 +266,6 @@ class HuggingFace:
         return self._model
 
 
-def run_folder(out: Path, backend: Backend, asked: Any) -> Path:
+def run_folder(out: Path, backend: Backend, prompts: Any) -> Path:
     """Where the answers of this model to these prompts are kept: another model or prompt has another place."""
-    return out / digest([backend.facts, asked])
+    return out / digest([backend.facts, prompts])

@@ -96,7 +96,7 @@ def gains_in_place(
     if not sum(map(len, others)):
         raise EvaluationError("no other text to put in the place of a context: every chunk stands in these sequences; take fewer")
     total = sum(len(dependencies) for _, dependencies in sequences)
-    found: list[InPlace] = []
+    gains: list[InPlace] = []
     progress(0, total)
     for ids, dependencies in sequences:
         ordered = sorted(dependencies, key=lambda d: (d.context, d.anchor))
@@ -106,14 +106,14 @@ def gains_in_place(
         read = _entropies(
             model,
             [*(root for root, _ in alone), ids, *swapped],
-            [*(asked for _, asked in alone), _anchors(ordered), *(_anchors(own) for _, own in spans)],
+            [*(positions for _, positions in alone), _anchors(ordered), *(_anchors(own) for _, own in spans)],
             batch_tokens,
         )
         each, whole, without = read[: len(alone)], read[len(alone)], read[len(alone) + 1 :]
         values = zip(ordered, np.concatenate(each), whole, np.concatenate(without), strict=True)
-        found += [InPlace(d, float(a), float(w), float(o)) for d, a, w, o in values]
-        progress(len(found), total)
-    return found
+        gains += [InPlace(d, float(a), float(w), float(o)) for d, a, w, o in values]
+        progress(len(gains), total)
+    return gains
 
 
 def _anchors(dependencies: Sequence[Placed]) -> Ids:
@@ -137,22 +137,22 @@ def _replaced(ids: Ids, span: tuple[int, int], others: Sequence[Ids], salt: int)
 
 
 def _entropies(model: CausalLM, sequences: Sequence[Ids], positions: Sequence[Ids], batch_tokens: int) -> list[Floats]:
-    found = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
-    for reading in found:
+    readings = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
+    for reading in readings:
         if not np.isfinite(reading.entropy).all():
             raise EvaluationError(f"the model gives no number at an anchor ({reading.failure or 'its logits are not finite'})")
-    return [reading.entropy for reading in found]
+    return [reading.entropy for reading in readings]
 
 
 def keep_gains(
-    judged: WorkerModel, sequences: str, found: Sequence[InPlace], epsilon: float, out: Path
+    judged: WorkerModel, sequences: str, gains: Sequence[InPlace], epsilon: float, out: Path
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Write scores.json and items.json.
 
     Args:
         judged: the model that read.
         sequences: fingerprint of the table.
-        found: what it read.
+        gains: what it read.
         epsilon: gain from which a dependency counts as there: accept.epsilon.
         out: folder under which the run has a folder of its own.
 
@@ -160,17 +160,17 @@ def keep_gains(
         What is kept, and a row a figure: figure, value, low, high (bootstrap over the dependencies, 95 %).
     """
     facts = {"benchmark": "gain_in_place", "label": LABEL, "model": judged.spec.name, "model_hash": judged.fingerprint,
-             "dtype": judged.dtype, "sequences": sequences, "epsilon": epsilon, "dependencies": len(found),
-             "content": digest(sorted(one.dependency.key for one in found))}  # fmt: skip
+             "dtype": judged.dtype, "sequences": sequences, "epsilon": epsilon, "dependencies": len(gains),
+             "content": digest(sorted(one.dependency.key for one in gains))}  # fmt: skip
     columns = {
-        "H at the anchor, root alone, nats": [one.alone for one in found],
-        "H in the whole sequence": [one.whole for one in found],
-        "H there without this context": [one.without for one in found],
-        "verified gain": [one.dependency.gain for one in found],
-        "gain in place": [one.gain for one in found],
-        "of it by this context": [one.own for one in found],
-        f"share with a gain in place above {epsilon}": [float(one.gain > epsilon) for one in found],
-        "share that this context still helps": [float(one.own > 0) for one in found],
+        "H at the anchor, root alone, nats": [one.alone for one in gains],
+        "H in the whole sequence": [one.whole for one in gains],
+        "H there without this context": [one.without for one in gains],
+        "verified gain": [one.dependency.gain for one in gains],
+        "gain in place": [one.gain for one in gains],
+        "of it by this context": [one.own for one in gains],
+        f"share with a gain in place above {epsilon}": [float(one.gain > epsilon) for one in gains],
+        "share that this context still helps": [float(one.own > 0) for one in gains],
     }
     rows: list[dict[str, Any]] = []
     for name, values in columns.items():
@@ -179,7 +179,7 @@ def keep_gains(
     figures = {f"gain.{name}": float(row["value"]) for name, row in zip(NAMES, rows, strict=True)}
     folder = out / digest(facts)
     folder.mkdir(parents=True, exist_ok=True)
-    items = {one.dependency.key: (one.own, 1.0) for one in found}
+    items = {one.dependency.key: (one.own, 1.0) for one in gains}
     return Result(folder, facts, figures).kept(rows, items), rows
 
 

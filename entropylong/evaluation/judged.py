@@ -29,11 +29,11 @@ def reading_model(config: Config, name: str | None, dtype: str, longest: int) ->
     Raises:
         UsageError: its window is smaller, or there is no such dtype.
     """
-    called, found = _prepared(config, name)
-    _check_window(called, window_of(found.path), longest)
+    called, model = _prepared(config, name)
+    _check_window(called, window_of(model.path), longest)
     spec = ModelSpec(called, config.model.revision if name is None else None)
     start, threads = config.model.document_start_id, torch.get_num_threads()
-    return WorkerModel("causal_lm", spec, found.fingerprint, str(config.cache_folder), _dtype(dtype), start, threads), found.path
+    return WorkerModel("causal_lm", spec, model.fingerprint, str(config.cache_folder), _dtype(dtype), start, threads), model.path
 
 
 def answering_model(
@@ -63,8 +63,8 @@ def answering_model(
         return Endpoint(endpoint, model, decoding, counter), counter
     if tokenizer is not None:
         raise UsageError("--tokenizer goes with --endpoint; a model of ours has its own")
-    name, found = _prepared(config, model)
-    here = HuggingFace(found.path, name, found.fingerprint, decoding, own_dtype, config.run.batch_tokens)
+    name, prepared_model = _prepared(config, model)
+    here = HuggingFace(prepared_model.path, name, prepared_model.fingerprint, decoding, own_dtype, config.run.batch_tokens)
     _check_window(name, here.window, longest, option)
     return here, here.tokenizer
 

@@ -149,8 +149,8 @@ def prompts(items: Sequence[Item], tokenizer: Any | None, max_len: int = MAX_LEN
 def extract(response: str) -> str | None:
     """The letter that a response gives, as the benchmark reads it; None where it finds none."""
     text = response.strip().replace("*", "")
-    found = _BRACKETED.search(text) or _BARE.search(text)
-    return found[1] if found else None
+    match = _BRACKETED.search(text) or _BARE.search(text)
+    return match[1] if match else None
 
 
 def report(items: Sequence[Item], answers: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -205,10 +205,10 @@ def evaluate_longbench(
     Raises:
         EvaluationError: an endpoint fails.
     """
-    asked = prompts(items, tokenizer, max_len)
-    questions = [vars(prompt) for prompt in asked]
+    prompt_list = prompts(items, tokenizer, max_len)
+    questions = [vars(prompt) for prompt in prompt_list]
     folder = run_folder(out, backend, questions)
-    answers = generate(asked, backend, folder / "answers.jsonl", progress)
+    answers = generate(prompt_list, backend, folder / "answers.jsonl", progress)
     rows = report(items, answers)
     figures = {f"longbench_v2.{row['split'].lower()}": float(row["score"]) for row in rows}
     facts = {**backend.facts, "benchmark": "longbench_v2", "label": LABEL, "questions": len(items), "max_len": max_len,

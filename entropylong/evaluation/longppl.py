@@ -120,20 +120,20 @@ def far_gains(model: CausalLM, ids: Ids, windows: Sequence[tuple[int, int]], bat
         EvaluationError: the model gives no number for a token.
         ModelError: the document does not fit the device's memory.
     """
-    asked = [np.arange(window + stride, len(ids), dtype=np.int32) for window, stride in windows]
-    longest = max(asked, key=len)
+    positions_list = [np.arange(window + stride, len(ids), dtype=np.int32) for window, stride in windows]
+    longest = max(positions_list, key=len)
     if not len(longest):
         return [FarGain(longest, np.zeros(0, np.float32), np.zeros(0, np.float32)) for _ in windows]
     shorts = [[ids[at : at + w + s] for at in range(s, len(ids) - w, s)] for w, s in windows]
     inside = [np.arange(w, len(short), dtype=np.int32) for (w, _), own in zip(windows, shorts, strict=True) for short in own]
     flat = [short for own in shorts for short in own]
     long, *short = _nll(model, [ids, *flat], [longest, *inside], batch_tokens)
-    found = []
-    for positions, own in zip(asked, shorts, strict=True):
+    gains = []
+    for positions, own in zip(positions_list, shorts, strict=True):
         nll = long[len(long) - len(positions) :]
-        found.append(FarGain(positions, np.concatenate([np.zeros(0, np.float32), *short[: len(own)]]) - nll, nll))
+        gains.append(FarGain(positions, np.concatenate([np.zeros(0, np.float32), *short[: len(own)]]) - nll, nll))
         short = short[len(own) :]
-    return found
+    return gains
 
 
 def long_ppl(model: CausalLM, ids_list: Sequence[Ids], keys_list: Sequence[Ids], batch_tokens: int = 8192) -> LongPPL:
@@ -160,10 +160,10 @@ def long_ppl(model: CausalLM, ids_list: Sequence[Ids], keys_list: Sequence[Ids],
         raise EvaluationError(
             f"none of {len(ids_list)} documents has a key token; take longer documents, or an evaluator that uses long contexts"
         )
-    asked = [np.arange(first, len(ids), dtype=np.int32) for ids in ids_list]
-    found = _nll(model, ids_list, asked, batch_tokens)
-    every = np.concatenate(found).astype(np.float64)
-    of_keys = [nll[keys - first].astype(np.float64) for nll, keys in zip(found, keys_list, strict=True)]
+    positions_list = [np.arange(first, len(ids), dtype=np.int32) for ids in ids_list]
+    nll_list = _nll(model, ids_list, positions_list, batch_tokens)
+    every = np.concatenate(nll_list).astype(np.float64)
+    of_keys = [nll[keys - first].astype(np.float64) for nll, keys in zip(nll_list, keys_list, strict=True)]
     key = np.concatenate(of_keys)
     by_document = tuple((float(own.mean()) if len(own) else 0.0, len(own)) for own in of_keys)
     return LongPPL(float(np.exp(key.mean())), float(np.exp(every.mean())), len(key), len(every), by_document)
@@ -173,7 +173,7 @@ def _nll(model: CausalLM, ids_list: Sequence[Ids], positions: Sequence[Ids], bat
     """NLL at the positions of each sequence, the start prefix before it; positions do not count the prefix."""
     front = np.array(model.prefix, np.int32)
     sequences = [np.concatenate([front, ids]) for ids in ids_list]
-    shifted = [asked + np.int32(len(front)) for asked in positions]
+    shifted = [places + np.int32(len(front)) for places in positions]
     return [finite(reading) for reading in entropy_at(model, sequences, shifted, batch_tokens=batch_tokens)]
 
 
@@ -209,22 +209,22 @@ def load_keys(path: Path, evaluator: str, ids_list: Sequence[Ids], **rule: Unpac
         EvaluationError: no such file, a damaged one, or one of another evaluator, another rule or other documents.
     """
     try:
-        kept: dict[str, Any] = json.loads(path.read_text())
-        of_evaluator, of_rule = kept["evaluator"], kept["rule"]
-        hashes = [row["document"] for row in kept["documents"]]
-        keys = [np.array(row["keys"], np.int32) for row in kept["documents"]]
+        record: dict[str, Any] = json.loads(path.read_text())
+        of_evaluator, of_rule = record["evaluator"], record["rule"]
+        hashes = [row["document"] for row in record["documents"]]
+        keys = [np.array(row["keys"], np.int32) for row in record["documents"]]
     except FileNotFoundError:
         raise EvaluationError(f"{path}: no key tokens there; let the evaluator find them first") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise EvaluationError(f"{path}: holds no key tokens; remove it and let the evaluator find them again") from None
     if of_evaluator != evaluator:
         raise EvaluationError(f"{path}: key tokens of evaluator {of_evaluator}, this one is {evaluator}; take another file")
-    if of_rule != (asked := {**PAPER, **rule}):
-        raise EvaluationError(f"{path}: key tokens by {of_rule}, asked for {asked}; take another file")
-    if hashes != (wanted := [_hash(ids) for ids in ids_list]):
-        same = len(set(hashes) & set(wanted))
+    if of_rule != (expected_rule := {**PAPER, **rule}):
+        raise EvaluationError(f"{path}: key tokens by {of_rule}, asked for {expected_rule}; take another file")
+    if hashes != (expected_hashes := [_hash(ids) for ids in ids_list]):
+        same = len(set(hashes) & set(expected_hashes))
         raise EvaluationError(
-            f"{path}: key tokens of {len(hashes)} other documents ({same} of these {len(wanted)}); take another file"
+            f"{path}: key tokens of {len(hashes)} other documents ({same} of these {len(expected_hashes)}); take another file"
         )
     return keys
 
@@ -288,7 +288,7 @@ def evaluate_longppl(
             del first  # or it would be in memory beside the other
             save_keys(path, by, list(zip(ids_list, found_keys, strict=True)), **rule)
     keys = load_keys(path, by, ids_list, **rule)
-    found = long_ppl(load(judged), ids_list, keys, batch_tokens)
+    score = long_ppl(load(judged), ids_list, keys, batch_tokens)
     facts = {"benchmark": "longppl", "label": LABEL, "model": judged.spec.name, "model_hash": judged.fingerprint,
              "dtype": judged.dtype, "evaluator": evaluator.spec.name, "evaluator_hash": evaluator.fingerprint,
              "evaluator_dtype": evaluator.dtype, "length": length, "documents": digest(hashes),
@@ -296,11 +296,11 @@ def evaluate_longppl(
     folder = out / digest(facts)
     folder.mkdir(parents=True, exist_ok=True)
     items: dict[str, tuple[float, float]] = {}
-    for document, (value, count) in zip(hashes, found.by_document, strict=True):
+    for document, (value, count) in zip(hashes, score.by_document, strict=True):
         if count:  # a document that is there twice weighs twice
             items[document] = value, count + items.get(document, (0.0, 0.0))[1]
-    figures = {f"longppl.{name}": value for name, value in found.figures.items()}
-    return Result(folder, facts, figures).kept([found.figures], items), found
+    figures = {f"longppl.{name}": value for name, value in score.figures.items()}
+    return Result(folder, facts, figures).kept([score.figures], items), score
 
 
 def _encoded(model: WorkerModel, texts: Sequence[str], length: int) -> list[Ids]:

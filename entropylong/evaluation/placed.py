@@ -42,7 +42,7 @@ def sample_placed(state: PipelineState, count: int) -> tuple[list[tuple[Ids, Seq
     names = {row.sequence_id for row in chosen}
     whole = sequences.where(F.col("sequence_id").isin(list(names))).select("sequence_id", "input_ids", "segments").collect()
     by_id = {row.sequence_id: row for row in whole}
-    found: list[tuple[Ids, Sequence[Placed]]] = []
+    pairs: list[tuple[Ids, Sequence[Placed]]] = []
     for name, own in groupby(chosen, key=lambda row: row.sequence_id):
         row = by_id[name]
         contexts = {s.chunk_id: (s.start, s.end) for s in row.segments if s.kind == SegmentKind.CONTEXT}
@@ -51,9 +51,9 @@ def sample_placed(state: PipelineState, count: int) -> tuple[list[tuple[Ids, Seq
             Placed(f"{name}/{d.root_id}/{d.chunk_id}/{d.anchor}", d.anchor, roots[d.root_id], contexts[d.chunk_id], d.gain)
             for d in own
         ]
-        found.append((np.array(row.input_ids, np.int32), placed))
+        pairs.append((np.array(row.input_ids, np.int32), placed))
     segments = [segment for row in whole for segment in row.segments]
-    return found, {s.chunk_id for s in segments} - {None}, {s.root_id for s in segments} - {None}
+    return pairs, {s.chunk_id for s in segments} - {None}, {s.root_id for s in segments} - {None}
 
 
 def other_chunks(state: PipelineState, reader: WorkerModel, chunk_ids: set[int], root_ids: set[str]) -> list[Ids]:

@@ -64,20 +64,20 @@ def read_sample(path: Path, count: int, seed: int) -> Sample:
     if (rows := _ROWS.get(source["kind"])) is None:
         raise EvaluationError(f"{path}: is of kind {source['kind']}; an audit reads JSON lines or parquet")
     units = unit_source(source["kind"]).list_units("audit", str(source["path"]), WHOLE_FILES)
-    kept: list[tuple[int, int, Content]] = []
-    seen: set[int] = set()
+    heap: list[tuple[int, int, Content]] = []
+    hashes: set[int] = set()
     total = 0
     for number, content in enumerate(row for unit in units for row in rows(unit, str(source["path"]))):
-        seen.add(_hash(content))
+        hashes.add(_hash(content))
         entry = (-xxhash64(seed, number), number, content)
-        if len(kept) < count:
-            heapq.heappush(kept, entry)
-        elif entry[:2] > kept[0][:2]:
-            heapq.heapreplace(kept, entry)
+        if len(heap) < count:
+            heapq.heappush(heap, entry)
+        elif entry[:2] > heap[0][:2]:
+            heapq.heapreplace(heap, entry)
         total = number + 1
     if not total:
         raise EvaluationError(f"{path}: holds no row")
-    return Sample(sorted(((n, content) for _, n, content in kept), key=lambda row: row[0]), total, total - len(seen))
+    return Sample(sorted(((n, content) for _, n, content in heap), key=lambda row: row[0]), total, total - len(hashes))
 
 
 def _hash(content: Content) -> int:
@@ -126,16 +126,16 @@ def _numbers(value: pa.Scalar) -> Any:
 
 
 def _content(where: str, row: dict[str, Any]) -> Content:
-    text, given, mask = row.get(TEXT), row.get(IDS), row.get(MASK)
+    text, values, mask = row.get(TEXT), row.get(IDS), row.get(MASK)
     if isinstance(text, str):
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise EvaluationError(f"{where}: character {error.start} of {TEXT} is half of a surrogate pair") from None
         return text
-    if given is None:
+    if values is None:
         raise EvaluationError(f"{where}: has neither {TEXT} nor {IDS}")
-    ids = _whole_numbers(given)
+    ids = _whole_numbers(values)
     if ids is None or not len(ids) or not 0 <= ids.min() <= ids.max() < 2**31:
         raise EvaluationError(f"{where}: {IDS} is not a list of token ids")
     if mask is None:
@@ -149,7 +149,7 @@ def _content(where: str, row: dict[str, Any]) -> Content:
 def _whole_numbers(values: Any) -> np.ndarray[Any, Any] | None:
     """As an array, as wide as they need; None where they are no list of whole numbers."""
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
     except ValueError:  # lists of several lengths
         return None
-    return found if found.ndim == 1 and found.dtype.kind in "iub" else None
+    return array if array.ndim == 1 and array.dtype.kind in "iub" else None

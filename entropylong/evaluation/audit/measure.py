@@ -57,15 +57,15 @@ def reach(model: CausalLM, ids: Ids, distances: Sequence[int], batch_tokens: int
         EvaluationError: the model gives no number for a token.
         ModelError: the document does not fit the device's memory.
     """
-    found = far_gains(model, ids, [window_of(d) for d in distances], batch_tokens)
+    gains = far_gains(model, ids, [window_of(d) for d in distances], batch_tokens)
     farthest = np.zeros(len(ids), np.int64)
-    for number, of_distance in enumerate(found, start=1):
+    for number, of_distance in enumerate(gains, start=1):
         farthest[of_distance.positions[of_distance.gain > FAR]] = number
     return Reach(
-        tuple(len(f.positions) for f in found),
-        tuple(int((f.gain > FAR).sum()) for f in found),
-        tuple(int((f.gain < -FAR).sum()) for f in found),
-        tuple(np.bincount(farthest, minlength=len(found) + 1)[1:].tolist()),
+        tuple(len(f.positions) for f in gains),
+        tuple(int((f.gain > FAR).sum()) for f in gains),
+        tuple(int((f.gain < -FAR).sum()) for f in gains),
+        tuple(np.bincount(farthest, minlength=len(gains) + 1)[1:].tolist()),
     )
 
 

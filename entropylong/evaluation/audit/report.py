@@ -65,16 +65,16 @@ def audit_sample(
         )
     texts = [str(model.tokenizer.decode(ids.tolist(), skip_special_tokens=True)) for ids in whole]
     repeated = repeats([gram_hashes(text) for text in texts])
-    found = []
+    audited = []
     for number, (ids, text) in enumerate(zip(ids_list, texts, strict=True)):
         progress(number, len(ids_list))
         reached = (
             reach(model, ids, distances_within(len(ids)), batch_tokens) if distances_within(len(ids)) else Reach((), (), (), ())
         )
         shared = grams.shared(text) if grams is not None else None
-        found.append(Audited(sample.rows[number][0], len(ids), reached, *repeated[number], shared))
+        audited.append(Audited(sample.rows[number][0], len(ids), reached, *repeated[number], shared))
     progress(len(ids_list), len(ids_list))
-    return found
+    return audited
 
 
 def _ids(model: CausalLM, content: str | Ids) -> Ids:
@@ -105,20 +105,20 @@ def metrics_of(audited: Sequence[Audited], excludes: bool) -> list[Estimate]:
         audited: documents.
         excludes: whether they were compared with evaluation sets.
     """
-    found = []
+    estimates = []
     for number, d in enumerate(distances_within(max(doc.tokens for doc in audited))):
         able = [doc.reach for doc in audited if len(doc.reach.asked) > number and doc.reach.asked[number]]
         far, against = ([getattr(r, name)[number] / r.asked[number] for r in able] for name in ("far", "against"))
-        found.append(_estimate(f"far_{d}", f"tokens that need context beyond {d:,}", far))
-        found.append(_estimate(f"against_{d}", f"tokens that lose by context beyond {d:,} (chance)", against))
-    found.append(_estimate("repeated_within", "13-grams that stand earlier in the document", [doc.within for doc in audited]))
-    found.append(
+        estimates.append(_estimate(f"far_{d}", f"tokens that need context beyond {d:,}", far))
+        estimates.append(_estimate(f"against_{d}", f"tokens that lose by context beyond {d:,} (chance)", against))
+    estimates.append(_estimate("repeated_within", "13-grams that stand earlier in the document", [doc.within for doc in audited]))
+    estimates.append(
         _estimate("repeated_across", "13-grams that stand in another document of the sample", [doc.across for doc in audited])
     )
     if excludes:
         hits = [float(doc.shared is not None) for doc in audited]
-        found.append(_estimate("contaminated", "documents that share 13 words with corpus.exclude", hits))
-    return found
+        estimates.append(_estimate("contaminated", "documents that share 13 words with corpus.exclude", hits))
+    return estimates
 
 
 def _estimate(name: str, label: str, values: Sequence[float]) -> Estimate:

@@ -37,12 +37,12 @@ def run(
     sequences, chunk_ids, root_ids = sample_placed(state, samples)
     others = other_chunks(state, reader, chunk_ids, root_ids)
     with counted_progress("gain", "dependencies") as progress:
-        found = gains_in_place(
+        gains = gains_in_place(
             load(reader), sequences, others, seed=config.seed, batch_tokens=config.run.batch_tokens, progress=progress
         )
     fingerprint = state.fingerprint("sequences") or "-"
-    result, rows = keep_gains(reader, fingerprint, found, config.accept.epsilon, request.folder)
-    return Outcome(result, gain_table(rows, len(found)), f"Each dependency: {result.folder}")
+    result, rows = keep_gains(reader, fingerprint, gains, config.accept.epsilon, request.folder)
+    return Outcome(result, gain_table(rows, len(gains)), f"Each dependency: {result.folder}")
 
 
 BENCHMARK = Benchmark(key="gain_in_place", command="gain", title="gain in place", run=run, reads_tables=True)

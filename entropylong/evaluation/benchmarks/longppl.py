@@ -42,9 +42,9 @@ def run(
     config = request.config
     (judge, _), (judged, _) = (reading_model(config, name, request.dtype, length + 1) for name in (evaluator, model))
     texts = read_documents(data)
-    result, found = evaluate_longppl(judged, judge, texts, length, keys, request.folder, config.run.batch_tokens)
-    said = f"LongPPL {found.long_ppl:.3f} on {found.key_count:,} key tokens; perplexity {found.ppl:.3f} on {found.token_count:,}"
-    return Outcome(result, said, f"Scores: {result.folder}")
+    result, score = evaluate_longppl(judged, judge, texts, length, keys, request.folder, config.run.batch_tokens)
+    line = f"LongPPL {score.long_ppl:.3f} on {score.key_count:,} key tokens; perplexity {score.ppl:.3f} on {score.token_count:,}"
+    return Outcome(result, line, f"Scores: {result.folder}")
 
 
 def table(results: Sequence[Scored | None]) -> Section | None:

@@ -75,22 +75,24 @@ def table(results: Sequence[Scored | None]) -> Section | None:
     """RULER by task and length, with the means of each run and the published averages; None if no run has it."""
     from entropylong.evaluation.ruler.tasks import TASKS
 
-    known: _Scores = {
+    by_cell: _Scores = {
         (place, score["task"], int(score["length"])): score
         for place, result in enumerate(results)
         if result
         for score in result.scores
     }
-    if not known:
+    if not by_cell:
         return None
-    lengths = sorted({length for _, _, length in known})
-    places = sorted({place for place, _, _ in known})
-    names = [task for task in TASKS if any(task == own for _, own, _ in known)]
-    asked = {(place, length): [task for task in names if (place, task, length) in known] for place in places for length in lengths}
+    lengths = sorted({length for _, _, length in by_cell})
+    places = sorted({place for place, _, _ in by_cell})
+    names = [task for task in TASKS if any(task == own for _, own, _ in by_cell)]
+    tasks_asked = {
+        (place, length): [task for task in names if (place, task, length) in by_cell] for place in places for length in lengths
+    }
     means: list[tuple[int, list[float | None]]] = []
     averages: list[Row] = []
     for place in places:
-        scores = [[known[place, task, length]["score"] for task in asked[place, length]] for length in lengths]
+        scores = [[by_cell[place, task, length]["score"] for task in tasks_asked[place, length]] for length in lengths]
         means.append((place, [mean(own) if own else None for own in scores]))
         cells = [Cell(f"{mean(own):.2f}", f"{len(own)} of {len(TASKS)} tasks") if own else None for own in scores]
         averages.append(Row("mean, ", cells, place, "mean"))
@@ -99,10 +101,10 @@ def table(results: Sequence[Scored | None]) -> Section | None:
         cells = [None if value is None else Cell(f"{value:.2f}") for value in values]
         averages.append(Row(f"published, {name}", cells, kind="published"))
     tasks = [
-        Group([Row("", [_cell(known.get((place, task, length))) for length in lengths], place) for place in places], task)
+        Group([Row("", [_cell(by_cell.get((place, task, length))) for length in lengths], place) for place in places], task)
         for task in names
     ]
-    is_uneven = any(len({tuple(asked[place, n]) for place in places if asked[place, n]}) > 1 for n in lengths)
+    is_uneven = any(len({tuple(tasks_asked[place, n]) for place in places if tasks_asked[place, n]}) > 1 for n in lengths)
     return Section(
         heading="RULER-compatible",
         columns=[short(length) for length in lengths],

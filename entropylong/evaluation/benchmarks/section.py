@@ -105,9 +105,9 @@ def metric_rows(results: Sequence[Scored | None], figures: Sequence[tuple[str, s
         results: a result a run.
         figures: label, the figure's name, its format.
     """
-    found = [result.figures if result else {} for result in results]
-    lines = [line for line in figures if any(line[1] in own for own in found)]
-    return [Row(label, [Cell(form.format(own[name])) if name in own else None for own in found]) for label, name, form in lines]
+    values = [result.figures if result else {} for result in results]
+    lines = [line for line in figures if any(line[1] in own for own in values)]
+    return [Row(label, [Cell(form.format(own[name])) if name in own else None for own in values]) for label, name, form in lines]
 
 
 def short(length: int) -> str:

@@ -96,13 +96,13 @@ class Material:
             EvaluationError: it cannot be read.
         """
         path: Path = getattr(self, name)
-        known = f"hash of {name}"
-        if known not in self._read:
+        key = f"hash of {name}"
+        if key not in self._read:
             try:
-                self._read[known] = file_sha256(path.expanduser())[:16]
+                self._read[key] = file_sha256(path.expanduser())[:16]
             except OSError:
                 raise EvaluationError(f"evaluate.{name}: {path} cannot be read; it should be {WHERE[name]}") from None
-        return str(self._read[known])
+        return str(self._read[key])
 
     @cached_property
     def common_words(self) -> tuple[str, ...]:
@@ -113,8 +113,8 @@ class Material:
         """Words of the essays, white space folded."""
 
         def parse(text: str) -> list[str]:
-            found = json.loads(text)["text"] if text.lstrip().startswith("{") else text
-            return str(found).split()
+            essays = json.loads(text)["text"] if text.lstrip().startswith("{") else text
+            return str(essays).split()
 
         return self._file("essays", parse)  # type: ignore[no-any-return]
 
@@ -132,14 +132,14 @@ class Material:
             raise EvaluationError(f"needs {option(name)}")
         if name not in self._read:
             try:
-                found = parse(path.expanduser().read_text())
+                content = parse(path.expanduser().read_text())
             except (OSError, UnicodeDecodeError):
                 raise EvaluationError(f"evaluate.{name}: {path} cannot be read; it should be {WHERE[name]}") from None
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):
                 raise EvaluationError(f"evaluate.{name}: {path} is another file or version; it should be {WHERE[name]}") from None
-            if not (found.questions if isinstance(found, Reading) else found):
+            if not (content.questions if isinstance(content, Reading) else content):
                 raise EvaluationError(f"evaluate.{name}: {path} holds nothing; it should be {WHERE[name]}")
-            self._read[name] = found
+            self._read[name] = content
         return self._read[name]
 
 

@@ -78,17 +78,19 @@ def prepare(
         EvaluationError: a row does not fit, a file is missing or damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    asked = [(length, task, folder / _name(task, length, samples, seed, material, counter)) for length in lengths for task in tasks]
-    total = len(asked) * samples
-    done = sum(samples for _, _, path in asked if path.is_file())
+    targets = [
+        (length, task, folder / _name(task, length, samples, seed, material, counter)) for length in lengths for task in tasks
+    ]
+    total = len(targets) * samples
+    done = sum(samples for _, _, path in targets if path.is_file())
     progress(done, total)
     parts = []
-    for length, task, path in asked:
+    for length, task, path in targets:
         if not path.is_file():
             with locked(f"{path}.lock"):  # evaluations that run beside each other share the files
                 if not path.is_file():
-                    told = partial(_told, progress, done, total)
-                    rows = rows_of(task, length, samples, material, counter.count, seed, told)
+                    row_progress = partial(_told, progress, done, total)
+                    rows = rows_of(task, length, samples, material, counter.count, seed, row_progress)
                     write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
             done += samples
             progress(done, total)
@@ -96,8 +98,8 @@ def prepare(
     return parts
 
 
-def _told(progress: Callable[[int, int], None], before: int, total: int, made: int) -> None:
-    progress(before + made, total)
+def _told(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def _name(task: Task, length: int, samples: int, seed: int, material: Material, counter: Counter) -> str:

@@ -45,7 +45,7 @@ class Row:
 
 def rows_of(
     task: Task, length: int, samples: int, material: Material, count: Callable[[str], int], seed: int = SEED,
-    told: Callable[[int], None] = lambda made: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Row]:  # fmt: skip
     """Rows of a task. Their size is found by bisection on one sample; a row that overruns drops one step and is drawn again.
 
@@ -56,7 +56,7 @@ def rows_of(
         material: files that some tasks need.
         count: tokens of a text, without special tokens.
         seed: another seed, other rows.
-        told: how many rows there are so far.
+        progress: told how many rows there are so far.
 
     Raises:
         EvaluationError: a file is missing, or not even the smallest question fits the length.
@@ -66,7 +66,7 @@ def rows_of(
     rows = []
     for index in range(samples):
         rows.append(_row(task, setting, size, index))
-        told(index + 1)
+        progress(index + 1)
     return rows
 
 
@@ -107,19 +107,19 @@ def _fitting_size(task: Task, setting: Setting) -> int:
         return size
     # Doubled until it no longer fits: what a small sample costs a unit says little, as most of it is the same at any size.
     most = _most(task, setting)
-    found, high = step, 2 * step
+    fit, high = step, 2 * step
     while high < most and fits(high):
-        found, high = high, 2 * high
-    low, high = found + 1, min(high, most)
+        fit, high = high, 2 * high
+    low, high = fit + 1, min(high, most)
     while low <= high:
         middle = (low + high) // 2
         if fits(middle):
-            found, low = middle, middle + 1
+            fit, low = middle, middle + 1
         else:
             high = middle - 1
-    if task.prompt == "cwe" and found == most:
-        fits(found + 1)  # which says what is missing, where there is no longer list of words
-    return found
+    if task.prompt == "cwe" and fit == most:
+        fits(fit + 1)  # which says what is missing, where there is no longer list of words
+    return fit
 
 
 def _most(task: Task, setting: Setting) -> int:

@@ -71,10 +71,10 @@ def evaluate_ruler(
 def _metrics(scores: Sequence[TaskScore]) -> dict[str, float]:
     """Flat, as MLflow takes them: ruler.<length>.<task>, ruler.<length>; the paper's average where all of it was asked."""
     by_length = averages(scores)
-    found = {f"ruler.{s.length}.{s.task}": s.score for s in scores} | {f"ruler.{n}": v for n, v in by_length.items()}
+    metrics = {f"ruler.{s.length}.{s.task}": s.score for s in scores} | {f"ruler.{n}": v for n, v in by_length.items()}
     if {(score.task, score.length) for score in scores} == set(product(TASKS, LENGTHS)):
-        found[AVERAGE] = mean(by_length.values())
-    return found
+        metrics[AVERAGE] = mean(by_length.values())
+    return metrics
 
 
 def ruler_table(result: Result, scores: Sequence[TaskScore]) -> Table:
@@ -84,19 +84,19 @@ def ruler_table(result: Result, scores: Sequence[TaskScore]) -> Table:
     table.add_column("task")
     for length in lengths:
         table.add_column(f"{length:,}", justify="right")
-    known = {(score.task, score.length): score for score in scores}
+    by_cell = {(score.task, score.length): score for score in scores}
     for task in dict.fromkeys(score.task for score in scores):
-        cells = [known[task, length] for length in lengths]
+        cells = [by_cell[task, length] for length in lengths]
         table.add_row(task, *(f"{c.score:.1f} [{c.interval[0]:.0f}, {c.interval[1]:.0f}]" for c in cells))
     table.add_section()
     means = averages(scores)
     table.add_row("mean of these tasks", *(f"{means[length]:.2f}" for length in lengths))
     for name, published in PUBLISHED.items():
-        shown = [published.get(length) for length in lengths]
-        if any(value is not None for value in shown):
-            table.add_row(f"published, {name} (13 tasks, 8B)", *("" if value is None else f"{value:.2f}" for value in shown))
-    asked = len({score.task for score in scores})
-    table.caption = f"{asked} of {len(TASKS)} tasks"
+        values = [published.get(length) for length in lengths]
+        if any(value is not None for value in values):
+            table.add_row(f"published, {name} (13 tasks, 8B)", *("" if value is None else f"{value:.2f}" for value in values))
+    task_count = len({score.task for score in scores})
+    table.caption = f"{task_count} of {len(TASKS)} tasks"
     if AVERAGE in result.figures:
         averages_of = ", ".join(f"{name} {value:.2f}" for name, value in PUBLISHED_AVERAGE.items())
         table.caption += f"; average of 8K to 128K {result.figures[AVERAGE]:.2f}; published: {averages_of}"

@@ -41,9 +41,9 @@ def cleaned(prediction: str) -> str:
 
 def row_score(row: Row, prediction: str) -> float:
     """Share of the references that the prediction holds; of the reading tasks, whether it holds one. Case is ignored."""
-    said = cleaned(prediction).lower()
-    found = [reference.lower() in said for reference in row.references]
-    return float(any(found)) if TASKS[row.task].any_reference else sum(found) / len(found)
+    answer = cleaned(prediction).lower()
+    hits = [reference.lower() in answer for reference in row.references]
+    return float(any(hits)) if TASKS[row.task].any_reference else sum(hits) / len(hits)
 
 
 def task_scores(rows: Sequence[Row], predictions: Mapping[str, str]) -> list[TaskScore]:

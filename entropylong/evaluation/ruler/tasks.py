@@ -64,9 +64,9 @@ class Setting:
 
     def shuffled(self, items: Sequence[Item]) -> list[Item]:
         """In the order that this seed always gives."""
-        found = list(items)
-        random.Random(self.seed).shuffle(found)
-        return found
+        order = list(items)
+        random.Random(self.seed).shuffle(order)
+        return order
 
 
 Build = Callable[[Setting, int, random.Random, int], Sample]
@@ -146,21 +146,21 @@ def niah(
         else:
             lines = [needle(_drawn(kind_of_key, rng), _drawn(kind, rng)) for _ in range(size)]
             context = _in_lines(lines, needles, rng)
-        asked = rng.sample(names, queries)
-        query = asked[0] if len(asked) == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
+        targets = rng.sample(names, queries)
+        query = targets[0] if len(targets) == 1 else f"{', '.join(targets[:-1])}, and {targets[-1]}"
         single = queries * values == 1
         text, prefix = _filled("niah", single, kind=kind[:-1] if single else kind, context=context, query=query)
-        return Sample(text, prefix, tuple(value for name in asked for value in hidden[name]))
+        return Sample(text, prefix, tuple(value for name in targets for value in hidden[name]))
 
     return build
 
 
 def _in_lines(lines: Sequence[str], inserted: Sequence[str], rng: random.Random) -> str:
     """Each at its own line, drawn evenly; never the last."""
-    found = list(lines)
+    context = list(lines)
     for place, line in zip(sorted(rng.sample(range(len(lines)), len(inserted)), reverse=True), inserted, strict=True):
-        found.insert(place, line)
-    return "\n".join(found)
+        context.insert(place, line)
+    return "\n".join(context)
 
 
 def _in_essays(words: Sequence[str], size: int, needles: Sequence[str], rng: random.Random) -> str:
@@ -180,10 +180,10 @@ def _in_essays(words: Sequence[str], size: int, needles: Sequence[str], rng: ran
 def vt(setting: Setting, size: int, rng: random.Random, row: int) -> Sample:
     """A chain of five variables in noise, after a solved example."""
     example = _chain(_example_lines(setting), 3, setting, rng, random.Random(setting.seed))
-    asked = _chain(size, 5, setting, rng, rng)
+    question = _chain(size, 5, setting, rng, rng)
     # The prefix ends in a space: with the one before the answer there are two.
-    shown = f"{example.text}{example.prefix} {' '.join(example.references)}\n\n"
-    return Sample(shown + asked.text, asked.prefix, asked.references)
+    demonstration = f"{example.text}{example.prefix} {' '.join(example.references)}\n\n"
+    return Sample(demonstration + question.text, question.prefix, question.references)
 
 
 def _chain(lines: int, letters: int, setting: Setting, rng: random.Random, places: random.Random) -> Sample:
@@ -218,9 +218,9 @@ def cwe(setting: Setting, size: int, rng: random.Random, row: int) -> Sample:
     """Ten common words among others, after a solved example."""
     often, seldom = (30, 3) if setting.length >= SHORT else (6, 1)
     example = _counted(setting, 40, 10, 3, rng) if setting.length >= SHORT else _counted(setting, 20, 3, 1, rng)
-    asked = _counted(setting, size, often, seldom, rng)
+    question = _counted(setting, size, often, seldom, rng)
     solved = " ".join(f"{number}. {word}" for number, word in enumerate(example.references, start=1))
-    return Sample(f"{example.text}{example.prefix} {solved}\n{asked.text}", asked.prefix, asked.references)
+    return Sample(f"{example.text}{example.prefix} {solved}\n{question.text}", question.prefix, question.references)
 
 
 def _counted(setting: Setting, distinct: int, often: int, seldom: int, rng: random.Random) -> Sample:
@@ -261,17 +261,17 @@ def qa(name: str) -> Build:
     def build(setting: Setting, size: int, rng: random.Random, row: int) -> Sample:
         reading = setting.material.reading(name)
         question = reading.questions[row % len(reading.questions)]
-        wanted = size - len(question.gold)
-        if wanted <= len(question.near):
-            more = rng.sample(question.near, max(0, wanted))
+        room = size - len(question.gold)
+        if room <= len(question.near):
+            more = rng.sample(question.near, max(0, room))
         else:
-            known = {*question.gold, *question.near}
-            others = [number for number in range(len(reading.documents)) if number not in known]
-            more = [*question.near, *rng.sample(others, min(len(others), wanted - len(question.near)))]
-        shown = setting.shuffled([*question.gold, *more])
+            article = {*question.gold, *question.near}
+            others = [number for number in range(len(reading.documents)) if number not in article]
+            more = [*question.near, *rng.sample(others, min(len(others), room - len(question.near)))]
+        numbers = setting.shuffled([*question.gold, *more])
         documents = [
             prompts()["document"].format(number=place, text=reading.documents[number])
-            for place, number in enumerate(shown, start=1)
+            for place, number in enumerate(numbers, start=1)
         ]
         text, prefix = _filled("qa", context="\n\n".join(documents), query=question.text)
         return Sample(text, prefix, question.answers)
