@@ -62,14 +62,16 @@ def test_a_haystack_is_the_benchmarks_prompt(tiny_lm: Path) -> None:
         size = len(hay.front) + len(hay.line) * hay.lines + len(hay.needle) + len(hay.question)
         assert length - len(hay.line) < size <= length and hay.front[0] == 0
         needle = tokenizer.decode(hay.needle)
-        said = re.fullmatch(r"One of the special magic numbers for (.+) is: (\d{7})\.\n", needle)
-        assert said is not None and tokenizer.decode(hay.needle[slice(*hay.answer)]).strip() == said[2]
+        match = re.fullmatch(r"One of the special magic numbers for (.+) is: (\d{7})\.\n", needle)
+        assert match is not None and tokenizer.decode(hay.needle[slice(*hay.answer)]).strip() == match[2]
         assert tokenizer.decode(hay.front[1:]).startswith("A special magic number is hidden within the following text.")
         assert (
             tokenizer.decode(hay.line)
             == "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
         )
-        assert tokenizer.decode(hay.question).endswith(f" The special magic number for {said[1]} mentioned in the provided text is")
+        assert tokenizer.decode(hay.question).endswith(
+            f" The special magic number for {match[1]} mentioned in the provided text is"
+        )
     assert haystack(tokenizer, (0,), 400, 42, 1) != haystack(tokenizer, (0,), 400, 43, 1)
 
 
@@ -102,7 +104,7 @@ def test_shares_over_all_spans_sum_to_one(sharp: Path) -> None:
 def test_shares_by_depth_move_the_needle(sharp: Path) -> None:
     needle, filler, question = [7, 8, 9, 10], IDS[:40].tolist(), [11, 12]
     with last_token(sharp) as attend:
-        found = shares_by_depth(attend, needle, filler, [0, 0.5, 1], front=[0], question=question, answer=(2, 4))
+        shares = shares_by_depth(attend, needle, filler, [0, 0.5, 1], front=[0], question=question, answer=(2, 4))
         whole = shares_by_depth(attend, needle, filler, [0.26], front=[], question=question)
         assert shares_by_depth(attend, needle, filler, [], front=[0]).shape == (0,)
         for depth in (-0.1, 1.1, float("nan")):
@@ -110,7 +112,7 @@ def test_shares_by_depth_move_the_needle(sharp: Path) -> None:
                 shares_by_depth(attend, needle, filler, [depth], front=[0])
         with pytest.raises(EvaluationError, match=r"span 2 \.\. 5 is not within 4 tokens"):
             shares_by_depth(attend, needle, filler, [0], front=[0], answer=(2, 5))
-    for share, cut in zip(found, (0, 20, 40), strict=True):
+    for share, cut in zip(shares, (0, 20, 40), strict=True):
         row = eager_row(sharp, np.array([0, *filler[:cut], *needle, *filler[cut:], *question]))
         assert share == pytest.approx(row[1 + cut + 2 : 1 + cut + 4].sum(), abs=1e-5)
     row = eager_row(sharp, np.array([*filler[:10], *needle, *filler[10:], *question]))
@@ -123,11 +125,11 @@ class Largest(TorchDispatchMode):
     elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = func(*args, **(kwargs or {}))
-        for tensor in given if isinstance(given, tuple | list) else [given]:
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
             if isinstance(tensor, torch.Tensor):
                 self.elements = max(self.elements, tensor.numel())
-        return given
+        return output
 
 
 def test_no_matrix_of_all_pairs_is_made(sharp: Path) -> None:

@@ -55,7 +55,7 @@ def test_reach_is_a_count_of_single_passes(tiny_lm: Path) -> None:
     model, lm = CausalLM(tiny_lm, document_start_id=0), LlamaForCausalLM.from_pretrained(tiny_lm)
     ids = np.random.default_rng(1).integers(2, 300, 40).astype(np.int32)
     distances, largest = [8, 12], {}
-    found = reach(model, ids, distances)
+    counts = reach(model, ids, distances)
     for n, d in enumerate(distances):
         gains = {}
         for t in range(d + d // 4, len(ids)):
@@ -64,9 +64,9 @@ def test_reach_is_a_count_of_single_passes(tiny_lm: Path) -> None:
         assert all(abs(abs(gain) - FAR) > 1e-4 for gain in gains.values()), "no token on the edge"
         far = [t for t, gain in gains.items() if gain > FAR]
         largest.update(dict.fromkeys(far, n))
-        assert (found.asked[n], found.far[n]) == (len(gains), len(far)) and far
-        assert found.against[n] == sum(gain < -FAR for gain in gains.values())
-    assert list(found.farthest) == [list(largest.values()).count(n) for n in range(2)]
+        assert (counts.asked[n], counts.far[n]) == (len(gains), len(far)) and far
+        assert counts.against[n] == sum(gain < -FAR for gain in gains.values())
+    assert list(counts.farthest) == [list(largest.values()).count(n) for n in range(2)]
 
 
 def test_distances_stay_below_the_length() -> None:
@@ -75,11 +75,11 @@ def test_distances_stay_below_the_length() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4))
 def test_repetition_is_what_sets_say(documents: list[list[int]]) -> None:
-    found = repeats([np.array(own, np.uint64) for own in documents])
+    shares = repeats([np.array(own, np.uint64) for own in documents])
     for n, own in enumerate(documents):
         others = {h for m, other in enumerate(documents) if m != n for h in other}
         within = sum(h in own[:i] for i, h in enumerate(own)) / max(1, len(own))
-        assert found[n] == pytest.approx((within, sum(h in others for h in own) / max(1, len(own))))
+        assert shares[n] == pytest.approx((within, sum(h in others for h in own) / max(1, len(own))))
 
 
 def test_data_sets_of_every_form(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_data_sets_of_every_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("gone.jsonl", None, "no such file"),
         ("a.jsonl", b'{"text": "x"}\n{"words": 1}', "record 2: has neither text nor input_ids"),
@@ -116,10 +116,10 @@ def test_data_sets_of_every_form(tmp_path: Path) -> None:
         ("a.txt", b"text", "reads JSON lines or parquet"),
     ],
 )
-def test_data_sets_that_cannot_be_read(name: str, content: bytes | None, said: str, tmp_path: Path) -> None:
+def test_data_sets_that_cannot_be_read(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(EntropyLongError, match=said) as caught:
+    with pytest.raises(EntropyLongError, match=message) as caught:
         read_sample(tmp_path / name, 5, 0)
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
@@ -140,16 +140,16 @@ def test_the_command(tiny_lm: Path, make_config: MakeConfig, tmp_path: Path, cap
     keys = [f"workspace={tmp_path / 'work'}", f"model.name={tiny_lm}", f"node_cache={tmp_path / 'cache'}"]
     command = ["audit", str(data), "--config", str(CONF / "demo.yaml"), "--length", "700", f"corpus.exclude=[{exam}]", *keys]
     assert call(command) == 0
-    said = capsys.readouterr().out
-    assert "context beyond 512" in said and "share 13 words" in said
+    output = capsys.readouterr().out
+    assert "context beyond 512" in output and "share 13 words" in output
     (folder,) = (tmp_path / "work" / "audit").iterdir()
-    kept = json.loads((folder / "audit.json").read_text())
+    record = json.loads((folder / "audit.json").read_text())
     assert (folder / "audit.png").read_bytes().startswith(b"\x89PNG")
     figures = json.loads((folder / "scores.json").read_text())["figures"]
-    assert kept["duplicates"] == {"rows": 4, "copies": 1} and figures["audit.contaminated"] == 0.25
-    assert [doc["shared"] and doc["shared"]["name"] for doc in kept["documents"]] == [None, None, None, "exam.jsonl"]
-    assert kept["documents"][0]["across"] == 1.0 > figures["audit.repeated_across"] > 0
-    assert all(doc["tokens"] == 700 and doc["reach"]["asked"] == [60] for doc in kept["documents"])
+    assert record["duplicates"] == {"rows": 4, "copies": 1} and figures["audit.contaminated"] == 0.25
+    assert [doc["shared"] and doc["shared"]["name"] for doc in record["documents"]] == [None, None, None, "exam.jsonl"]
+    assert record["documents"][0]["across"] == 1.0 > figures["audit.repeated_across"] > 0
+    assert all(doc["tokens"] == 700 and doc["reach"]["asked"] == [60] for doc in record["documents"])
     client = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("entropylong")
     assert experiment is not None

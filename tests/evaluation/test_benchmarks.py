@@ -40,13 +40,13 @@ def run(
 
         entropylong evaluate riddles riddles.txt --guesses 9
     """
-    wrong = int(riddles.read_text())
+    errors = int(riddles.read_text())
     facts = {"benchmark": "riddles_v1", "label": "Riddles", "model": "m", "model_hash": "abc", "riddles": "r", "guesses": guesses}
-    items = {str(n): (float(n >= wrong), 1.0) for n in range(guesses)}
-    folder = request.folder / str(wrong)
+    items = {str(n): (float(n >= errors), 1.0) for n in range(guesses)}
+    folder = request.folder / str(errors)
     folder.mkdir(parents=True)
-    result = Result(folder, facts, {"riddles_v1.right": float(guesses - wrong)}).kept([], items)
-    return Outcome(result, f"{guesses - wrong} right, as {request.dtype}", f"Guesses: {folder}")
+    result = Result(folder, facts, {"riddles_v1.right": float(guesses - errors)}).kept([], items)
+    return Outcome(result, f"{guesses - errors} right, as {request.dtype}", f"Guesses: {folder}")
 
 
 def table(results: Sequence[Scored | None]) -> Section | None:
@@ -78,13 +78,13 @@ def riddles(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
 def test_a_new_benchmark_is_its_record(
     riddles: Benchmark, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, wrong in (("a", 1), ("b", 9)):
+    for name, errors in (("a", 1), ("b", 9)):
         make_config(tmp_path / name, tmp_path)  # which puts an MLflow store there
-        (tmp_path / f"{name}.txt").write_text(str(wrong))
+        (tmp_path / f"{name}.txt").write_text(str(errors))
         command = ["evaluate", riddles.command, str(tmp_path / f"{name}.txt"), f"workspace={tmp_path / name}", "--guesses", "9"]
         assert call([*command, "--config", str(CONF / "demo.yaml")]) == 0
-        folder = tmp_path / name / "evaluation" / "riddles_v1" / str(wrong)
-        assert capsys.readouterr().out == f"{9 - wrong} right, as auto\nGuesses: {folder}\n"
+        folder = tmp_path / name / "evaluation" / "riddles_v1" / str(errors)
+        assert capsys.readouterr().out == f"{9 - errors} right, as auto\nGuesses: {folder}\n"
         assert json.loads((folder / "scores.json").read_text())["facts"]["guesses"] == 9 and (folder / "mlflow.json").is_file()
     assert call(["evaluate", "riddles", "--help"]) == 0 and "Guesses a riddle." in capsys.readouterr().out
     assert call(["evaluate", "riddles", str(tmp_path / "a.txt"), "--guesses", "0"]) == 2
@@ -92,8 +92,8 @@ def test_a_new_benchmark_is_its_record(
     runs = collect([f"{name}={tmp_path / name}" for name in "ab"])
     (pair,) = compared(runs)
     assert (pair.benchmark, pair.rows[0].pairs, pair.rows[0].differs) == ("riddles_v1", 9, True)
-    (shown,) = judged(runs)
-    assert shown.section.groups[0].rows[0] == Row("right", [Cell("8"), Cell("0")])
+    (entry,) = judged(runs)
+    assert entry.section.groups[0].rows[0] == Row("right", [Cell("8"), Cell("0")])
     text = page(runs, [pair])
     assert "<h2>Riddles of old</h2>" in text and "published, Sphinx" in text and "Riddles in points of 100, where less" in text
     assert re.search(r"-88\.89<small>.*\n.*differs<small>better</small>", text), "fewer are better"

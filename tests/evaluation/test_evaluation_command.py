@@ -37,20 +37,22 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
         *keys,
     ]
     assert call(command) == 0
-    said = capsys.readouterr().out
-    assert "niah_single_1" in said and "mean of these tasks" in said
+    output = capsys.readouterr().out
+    assert "niah_single_1" in output and "mean of these tasks" in output
     prompts, folder = sorted((tmp_path / "work" / "evaluation" / "ruler").iterdir(), key=lambda path: path.name != "prompts")
-    kept = json.loads((folder / "scores.json").read_text())
-    assert kept["facts"]["samples"] == 2 and kept["facts"]["label"].startswith("RULER-compatible")
-    assert {score["task"] for score in kept["scores"]} == {"fwe", "niah_single_1"} and "ruler.1500" in kept["figures"]
-    assert (kept["facts"]["benchmark"], len(kept["facts"]["model_hash"])) == ("ruler", 16)
+    record = json.loads((folder / "scores.json").read_text())
+    assert record["facts"]["samples"] == 2 and record["facts"]["label"].startswith("RULER-compatible")
+    assert {score["task"] for score in record["scores"]} == {"fwe", "niah_single_1"} and "ruler.1500" in record["figures"]
+    assert (record["facts"]["benchmark"], len(record["facts"]["model_hash"])) == ("ruler", 16)
     items = json.loads((folder / "items.json").read_text())
     assert set(items) == {f"{task}/1500/{index}" for task in ("fwe", "niah_single_1") for index in range(2)}
     assert all(0 <= value <= 1 and weight == 1 for value, weight in items.values())
     answers = (folder / "answers.jsonl").read_text()
     assert answers.count("\n") == 4 and len(list(prompts.glob("*.jsonl"))) == 2
-    assert "2 of 13 tasks" in said and kept["facts"]["tasks"] == ["fwe", "niah_single_1"] and kept["facts"]["lengths"] == [1500]
-    assert not any("average" in name for name in kept["figures"])
+    assert (
+        "2 of 13 tasks" in output and record["facts"]["tasks"] == ["fwe", "niah_single_1"] and record["facts"]["lengths"] == [1500]
+    )
+    assert not any("average" in name for name in record["figures"])
     assert call(command) == 0 and (folder / "answers.jsonl").read_text() == answers, "nothing is asked again"
     (folder / "mlflow.json").unlink()  # as a kill before it is written leaves it
     assert call(command) == 0
@@ -59,7 +61,7 @@ def test_ruler_scores_are_kept_and_logged_once(keys: list[str], tmp_path: Path, 
     experiment = client.get_experiment_by_name("entropylong")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.data.metrics["ruler.1500"] == kept["figures"]["ruler.1500"] and run.data.params["samples"] == "2"
+    assert run.data.metrics["ruler.1500"] == record["figures"]["ruler.1500"] and run.data.params["samples"] == "2"
     assert len(client.get_metric_history(run.info.run_id, "ruler.1500")) == 1
 
 
@@ -70,8 +72,8 @@ def test_longbench_from_a_file(keys: list[str], tmp_path: Path, capsys: pytest.C
     (tmp_path / "data.json").write_text(json.dumps(rows))
     command = ["evaluate", "longbench", str(tmp_path / "data.json"), "--config", DEMO, "--no-chat", "--max-len", "300", *keys]
     assert call(command) == 0
-    said = capsys.readouterr().out
-    assert "Overall" in said and "0 of 2" in said and "Medium" not in said
+    output = capsys.readouterr().out
+    assert "Overall" in output and "0 of 2" in output and "Medium" not in output
     (folder,) = (tmp_path / "work" / "evaluation" / "longbench_v2").iterdir()
     assert json.loads((folder / "items.json").read_text()) == {"0": [0.0, 1.0], "1": [0.0, 1.0]}
     assert json.loads((folder / "scores.json").read_text())["facts"]["benchmark"] == "longbench_v2"
@@ -82,18 +84,18 @@ def test_attention_by_length_and_depth(keys: list[str], tmp_path: Path, capsys: 
     command = ["evaluate", "attention", "--config", DEMO, "--length", "400", "--length", "600", "--depth", "0", "--depth", "100",
                "--samples", "2", *keys]  # fmt: skip
     assert call(command) == 0
-    said = capsys.readouterr().out
-    assert "100 %" in said and "600" in said
+    output = capsys.readouterr().out
+    assert "100 %" in output and "600" in output
     (folder,) = (tmp_path / "work" / "evaluation" / "attention").iterdir()
-    kept, items = (json.loads((folder / f"{name}.json").read_text()) for name in ("scores", "items"))
+    record, items = (json.loads((folder / f"{name}.json").read_text()) for name in ("scores", "items"))
     assert set(items) == {f"{length}/{depth}/{index}" for length in (400, 600) for depth in (0, 100) for index in range(2)}
-    assert kept["figures"]["attention.400.100"] == pytest.approx((items["400/100/0"][0] + items["400/100/1"][0]) / 2)
-    assert kept["facts"]["benchmark"] == "attention" and all(0 < share < 1 for share, _ in items.values())
+    assert record["figures"]["attention.400.100"] == pytest.approx((items["400/100/0"][0] + items["400/100/1"][0]) / 2)
+    assert record["facts"]["benchmark"] == "attention" and all(0 < share < 1 for share, _ in items.values())
     assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         (["ruler", "--length", "9000"], "reads 2,048 tokens, --length asks for 9,000 in all", 2),
         (["ruler", "--length", "1024", "--task", "niah"], "no such task: niah", 1),
@@ -108,11 +110,11 @@ def test_attention_by_length_and_depth(keys: list[str], tmp_path: Path, capsys: 
     ],
 )
 def test_refusals_are_one_line(
-    arguments: list[str], said: str, code: int, keys: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, code: int, keys: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["evaluate", *arguments, "--config", DEMO, *keys]) == code
-    told = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("error")]
-    assert len(told) == 1 and said in told[0], told
+    errors = [line for line in capsys.readouterr().err.strip().splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and message in errors[0], errors
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,8 +42,8 @@ def test_batches_answer_as_one_by_one(tiny_lm: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_lm).eval()
     for prompt in PROMPTS:
         ids = torch.tensor(read[prompt.key][None], dtype=torch.long)
-        wanted = model.generate(ids, max_new_tokens=prompt.new_tokens, do_sample=False)[0, ids.shape[1] :]
-        assert answers[prompt.key] == backend.tokenizer.decode(wanted, skip_special_tokens=True)
+        continuation = model.generate(ids, max_new_tokens=prompt.new_tokens, do_sample=False)[0, ids.shape[1] :]
+        assert answers[prompt.key] == backend.tokenizer.decode(continuation, skip_special_tokens=True)
 
 
 def test_greedy_is_greedy_whatever_the_model_ships(tiny_lm: Path, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_run_that_was_cut_short_goes_on(tiny_lm: Path, tmp_path: Path) -> None
     whole = generate(PROMPTS, here(tiny_lm), file)
     text = file.read_text()
     file.write_text(text[: len(text) // 2])
-    kept = text[: len(text) // 2].count("\n")
-    told: list[int] = []
-    assert generate(PROMPTS, here(tiny_lm), file, lambda done, total: told.append(done)) == whole
-    assert told[0] == kept and told[-1] == len(PROMPTS), "only the others were asked"
+    kept_count = text[: len(text) // 2].count("\n")
+    counts: list[int] = []
+    assert generate(PROMPTS, here(tiny_lm), file, lambda done, total: counts.append(done)) == whole
+    assert counts[0] == kept_count and counts[-1] == len(PROMPTS), "only the others were asked"
     keys = [json.loads(line)["key"] for line in file.read_text().splitlines()]
     assert sorted(keys) == sorted(whole) and len(keys) == len(PROMPTS)
     file.write_text('{"key": 1}\n')
@@ -107,12 +107,12 @@ def test_what_just_fits_is_refused_where_start_and_template_do_not(tiny_lm: Path
 class Server(BaseHTTPRequestHandler):
     """Speaks OpenAI's completions; sometimes busy, sometimes cut off."""
 
-    asked: ClassVar[list[dict[str, Any]]] = []
+    requests: ClassVar[list[dict[str, Any]]] = []
     faults: ClassVar[list[str]] = []
     slow: ClassVar[float] = 0.0
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "busy":
             self.send_error(503)
@@ -122,8 +122,8 @@ class Server(BaseHTTPRequestHandler):
             self.send_error(400)
             return
         time.sleep(self.slow)
-        Server.asked.append({"path": self.path, "key": self.headers["Authorization"], **asked})
-        body = json.dumps({"choices": [{"text": f"answer to {len(asked['prompt'])}"}]}).encode()
+        Server.requests.append({"path": self.path, "key": self.headers["Authorization"], **request})
+        body = json.dumps({"choices": [{"text": f"answer to {len(request['prompt'])}"}]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -138,7 +138,7 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(endpoint, "AT_ONCE", 1)
-    Server.asked, Server.faults = [], []
+    Server.requests, Server.faults = [], []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
@@ -164,7 +164,7 @@ def test_an_endpoint_that_is_busy_or_cut_off(url: str, tokenizer: Any, tmp_path:
     answers = generate(PROMPTS, Endpoint(url, "m", Decoding(), tokenizer), file)
     assert answers == {p.key: f"answer to {len(p.text + p.prefix)}" for p in PROMPTS}
     assert len(file.read_text().splitlines()) == len(PROMPTS), "each counts once"
-    last = Server.asked[-1]
+    last = Server.requests[-1]
     assert (last["path"], last["max_tokens"], last["temperature"], last["key"]) == ("/v1/completions", 6, 0.0, "Bearer secret")
 
 
@@ -173,12 +173,12 @@ def test_an_endpoint_reads_the_template_and_the_prefix_whole(url: str, tokenizer
     with pytest.raises(UsageError, match="m: its tokenizer has no chat template"):
         Endpoint(url, "m", Decoding(chat=True), tokenizer)
     tokenizer.chat_template = TEMPLATE
-    asked = Prompt("k", " the window ", " they are: ", 4)
-    generate([asked], Endpoint(url, "m", Decoding(chat=True), tokenizer), tmp_path / "chat.jsonl")
-    (sent,) = Server.asked
+    prompt = Prompt("k", " the window ", " they are: ", 4)
+    generate([prompt], Endpoint(url, "m", Decoding(chat=True), tokenizer), tmp_path / "chat.jsonl")
+    (sent,) = Server.requests
     assert sent["path"] == "/v1/completions" and sent["prompt"] == "<|endoftext|>user: the window\nassistant: they are: "
     assert sent["add_special_tokens"] is False
-    assert tokenizer.decode(Wording(tokenizer, "m", True).ids(asked)) == sent["prompt"], "the template's start token only"
+    assert tokenizer.decode(Wording(tokenizer, "m", True).ids(prompt)) == sent["prompt"], "the template's start token only"
 
 
 def test_who_answers_is_the_server_and_the_tokenizer(tokenizer: Any) -> None:
@@ -205,11 +205,11 @@ def test_one_failure_of_many_costs_one_answer(
     more = [Prompt(f"more{n}", "text", "", 4) for n in range(40)]
     with pytest.raises(EvaluationError, match="no answer to k"):
         generate([*PROMPTS, *more], Endpoint(url, "m", Decoding(), tokenizer), file)
-    kept = len(file.read_text().splitlines())
-    assert 5 <= kept < 20, "those that nobody had begun were not asked"
+    kept_count = len(file.read_text().splitlines())
+    assert 5 <= kept_count < 20, "those that nobody had begun were not asked"
     with counted_progress("asked") as progress:
         generate([*PROMPTS, *more], Endpoint(url, "m", Decoding(), tokenizer), file, progress)
-    assert f"asked: {kept} of 46 answers were there already" in capsys.readouterr().err
+    assert f"asked: {kept_count} of 46 answers were there already" in capsys.readouterr().err
 
 
 def test_an_endpoint_that_is_not_there(tokenizer: Any, tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_intervals() -> None:
 
 def test_the_interval_of_a_ratio() -> None:
     """scipy's where counts are large, a limit where nothing is counted, and the truth within as often as it says."""
-    known = relative_risk(3000, 100_000, 4000, 50_000).confidence_interval()
-    assert ratio_interval((3000, 100_000), (4000, 50_000)) == pytest.approx((known.low, known.high), rel=0.002)
+    interval = relative_risk(3000, 100_000, 4000, 50_000).confidence_interval()
+    assert ratio_interval((3000, 100_000), (4000, 50_000)) == pytest.approx((interval.low, interval.high), rel=0.002)
     low, high = ratio_interval((0, 300), (20, 200))
     assert low == 0 and wilson(0, 300)[1] / 0.1 < high < wilson(0, 300)[1] / wilson(20, 200)[0]
     with pytest.raises(ValueError, match="share of 0"):

@@ -32,9 +32,9 @@ def test_three_entropies_at_an_anchor(tiny_lm: Path) -> None:
     one, two, three = (
         Placed(str(a), a, root, span, 0.5) for a, root, span in ((45, 40, (1, 9)), (50, 40, (1, 9)), (44, 40, (20, 22)))
     )
-    found = {f.dependency.key: f for f in gains_in_place(model, [(ids, [two, three, one])], others)}
+    gains = {f.dependency.key: f for f in gains_in_place(model, [(ids, [two, three, one])], others)}
     for dependency in (one, two, three):
-        got, (start, end) = found[dependency.key], dependency.context
+        got, (start, end) = gains[dependency.key], dependency.context
         assert got.alone == pytest.approx(entropy([0, *ids[40 : dependency.anchor].tolist()]), abs=1e-4)
         assert got.whole == pytest.approx(entropy(ids[: dependency.anchor].tolist()), abs=1e-4)
         swaps = []
@@ -60,15 +60,15 @@ def test_of_a_workspace(finished: Path, open_runner: OpenRunner, tmp_path: Path)
     assert {d.key for _, own in few for d in own} < {d.key for d in placed}
     reader = runner.state.context.causal_lm
     others = other_chunks(runner.state, reader, chunk_ids, root_ids)
-    found = gains_in_place(load(reader), few, others)
+    gains = gains_in_place(load(reader), few, others)
     scored = {r.root_id: r for r in runner.state.ok_rows("scored_documents").collect()}
-    for one in found:
+    for one in gains:
         d, root_id = one.dependency, one.dependency.key.split("/")[1]
         entropy = np.frombuffer(scored[root_id].entropy, "<f4")
         assert one.alone == pytest.approx(float(entropy[d.anchor - d.root]), abs=1e-3), "what Stage 1 read"
         assert one.whole != one.without
-    result, table = keep_gains(reader, "abc", found, 0.4, tmp_path)
-    kept = json.loads((result.folder / "scores.json").read_text())
-    assert kept["figures"]["gain.own"] == pytest.approx(np.mean([one.own for one in found])) and len(NAMES) == len(table)
-    assert set(json.loads((result.folder / "items.json").read_text())) == {one.dependency.key for one in found}
-    assert gain_table(table, len(found)).row_count == len(NAMES)
+    result, table = keep_gains(reader, "abc", gains, 0.4, tmp_path)
+    record = json.loads((result.folder / "scores.json").read_text())
+    assert record["figures"]["gain.own"] == pytest.approx(np.mean([one.own for one in gains])) and len(NAMES) == len(table)
+    assert set(json.loads((result.folder / "items.json").read_text())) == {one.dependency.key for one in gains}
+    assert gain_table(table, len(gains)).row_count == len(NAMES)

@@ -51,18 +51,18 @@ def items_of(folder: Path, *rows: Any) -> list[Item]:
 @pytest.fixture
 def tokenizer(tiny_lm: Path) -> Any:
     """A real one that, as Llama's, puts a token of its own before each text."""
-    found = AutoTokenizer.from_pretrained(tiny_lm)
-    start = found.bos_token
-    found.backend_tokenizer.post_processor = TemplateProcessing(f"{start} $A", special_tokens=[(start, found.bos_token_id)])
-    return found
+    encoder = AutoTokenizer.from_pretrained(tiny_lm)
+    start = encoder.bos_token
+    encoder.backend_tokenizer.post_processor = TemplateProcessing(f"{start} $A", special_tokens=[(start, encoder.bos_token_id)])
+    return encoder
 
 
 def test_the_prompt_is_the_public_one_to_the_letter(tmp_path: Path) -> None:
     (item,) = items_of(tmp_path, row(retrieved_context=[]))
     assert prompt_of(item) == PROMPT
     assert (item.key, item.answer, item.sub_domain) == ("66f36490821e116aacb2cc22", "D", "Financial")
-    (asked,) = prompts([item], None)
-    assert (asked.key, asked.text, asked.prefix, asked.new_tokens) == (item.key, PROMPT, "", 128)
+    (prompt,) = prompts([item], None)
+    assert (prompt.key, prompt.text, prompt.prefix, prompt.new_tokens) == (item.key, PROMPT, "", 128)
 
 
 def test_marks_are_replaced_one_after_the_other(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_truncation_keeps_both_ends(tmp_path: Path, tokenizer: Any, max_len: int
     whole = prompt_of(item)
     ids = tokenizer(whole)["input_ids"]
     assert ids[0] == tokenizer.bos_token_id and len(ids) > 1000
-    (asked,) = prompts([item], tokenizer, max_len)
+    (prompt,) = prompts([item], tokenizer, max_len)
     begin, end = tokenizer.decode(ids[1 : max(first, 1)]), tokenizer.decode(ids[-last:])
-    assert asked.text == begin + end == truncated(whole, tokenizer, max_len)
+    assert prompt.text == begin + end == truncated(whole, tokenizer, max_len)
     assert whole.startswith(begin) and whole.endswith(end)
 
 
@@ -130,8 +130,8 @@ def test_answers_are_read_as_the_benchmark_does(response: str, letter: str | Non
 def test_the_published_scores_follow_from_their_counts(tmp_path: Path) -> None:
     """503 questions with the benchmark's splits, 139 of them right: the report gives the paper's scores."""
     right = list(zip(["easy"] * 49 + ["hard"] * 90, ["short"] * 54 + ["medium"] * 51 + ["long"] * 34, strict=True))
-    wrong = list(zip(["easy"] * 143 + ["hard"] * 221, ["short"] * 126 + ["medium"] * 164 + ["long"] * 74, strict=True))
-    kinds = enumerate(right + wrong)
+    rest = list(zip(["easy"] * 143 + ["hard"] * 221, ["short"] * 126 + ["medium"] * 164 + ["long"] * 74, strict=True))
+    kinds = enumerate(right + rest)
     items = items_of(tmp_path, *(row(f"q{n}", difficulty=difficulty, length=length) for n, (difficulty, length) in kinds))
     # Of those that are not right a third say another letter, a third say nothing, a third were never answered.
     answers = {f"q{n}": "The correct answer is (D)" if n < 139 else ["The correct answer is (A)", ""][n % 3] for n in range(503)
@@ -189,6 +189,6 @@ def test_no_file_is_told_in_a_line(tmp_path: Path) -> None:
 def _refused(file: Path, message: str) -> None:
     with pytest.raises(EvaluationError) as caught:
         read_items(file)
-    said = str(caught.value)
-    assert said.startswith(str(file)) and message in said and "\n" not in said
-    assert "file data.json of the dataset zai-org/LongBench-v2 on the Hugging Face hub" in said
+    text = str(caught.value)
+    assert text.startswith(str(file)) and message in text and "\n" not in text
+    assert "file data.json of the dataset zai-org/LongBench-v2 on the Hugging Face hub" in text

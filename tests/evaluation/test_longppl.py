@@ -38,9 +38,9 @@ def without_start(source: Path, target: Path) -> Path:
     """A copy whose tokenizer has no start token."""
     shutil.copytree(source, target)
     for file in target.glob("*token*.json"):
-        kept = json.loads(file.read_text())
-        kept.pop("bos_token", None)
-        file.write_text(json.dumps(kept))
+        settings = json.loads(file.read_text())
+        settings.pop("bos_token", None)
+        file.write_text(json.dumps(settings))
     return target
 
 
@@ -97,11 +97,11 @@ def test_key_tokens_are_those_of_a_slow_count(
     evaluator, plain = CausalLM(folder), LlamaForCausalLM.from_pretrained(folder).eval()
     assert evaluator.prefix == ([0] if starts else [])
     ids = documents[0]
-    wanted, close = slow_keys(plain, evaluator.prefix, ids.tolist(), gain, most)
-    assert len(wanted) >= 10 and close > 1e-3, "there are key tokens, and none of them by rounding"
+    expected, close = slow_keys(plain, evaluator.prefix, ids.tolist(), gain, most)
+    assert len(expected) >= 10 and close > 1e-3, "there are key tokens, and none of them by rounding"
     for batch_tokens in (8192, 50):
-        found = key_tokens(evaluator, ids, window=WINDOW, stride=STRIDE, gain=gain, most=most, batch_tokens=batch_tokens)
-        assert found.dtype == np.int32 and found.tolist() == wanted
+        keys = key_tokens(evaluator, ids, window=WINDOW, stride=STRIDE, gain=gain, most=most, batch_tokens=batch_tokens)
+        assert keys.dtype == np.int32 and keys.tolist() == expected
 
 
 def test_a_document_without_far_context_has_no_key_token(evaluator_folder: Path, documents: list[Ids]) -> None:
@@ -112,9 +112,9 @@ def test_a_document_without_far_context_has_no_key_token(evaluator_folder: Path,
     plain = LlamaForCausalLM.from_pretrained(evaluator_folder).eval()
     for length in (WINDOW + STRIDE + 1, WINDOW + 2 * STRIDE, WINDOW + 2 * STRIDE + 1):
         ids = documents[0][:length]
-        wanted, close = slow_keys(plain, evaluator.prefix, ids.tolist(), 0.01, 99)
-        assert wanted and close > 1e-3
-        assert key_tokens(evaluator, ids, window=WINDOW, stride=STRIDE, gain=0.01, most=99).tolist() == wanted
+        expected, close = slow_keys(plain, evaluator.prefix, ids.tolist(), 0.01, 99)
+        assert expected and close > 1e-3
+        assert key_tokens(evaluator, ids, window=WINDOW, stride=STRIDE, gain=0.01, most=99).tolist() == expected
     assert not len(key_tokens(evaluator, documents[0])), "the paper's window is 4,096"
 
 
@@ -129,10 +129,10 @@ def test_long_ppl_is_that_of_a_slow_count(tiny_lm: Path, documents: list[Ids], t
         for t in range(first, len(ids)):
             every.append(nll(plain, front + ids[:t].tolist(), int(ids[t])))
             key += every[-1:] if t in keys else []
-    found = long_ppl(model, documents, keys_list, batch_tokens=100)
-    assert (found.key_count, found.token_count) == (5, sum(map(len, documents)) - first * len(documents))
-    assert found.long_ppl == pytest.approx(np.exp(np.mean(key)), rel=1e-4)
-    assert found.ppl == pytest.approx(np.exp(np.mean(every)), rel=1e-4)
+    score = long_ppl(model, documents, keys_list, batch_tokens=100)
+    assert (score.key_count, score.token_count) == (5, sum(map(len, documents)) - first * len(documents))
+    assert score.long_ppl == pytest.approx(np.exp(np.mean(key)), rel=1e-4)
+    assert score.ppl == pytest.approx(np.exp(np.mean(every)), rel=1e-4)
 
 
 def test_what_cannot_be_judged_is_said(tiny_lm: Path, documents: list[Ids], tmp_path: Path) -> None:
@@ -194,14 +194,14 @@ def test_checkpoints_are_judged_on_the_evaluators_tokens(tiny_lm: Path, evaluato
     rule: Rule = {"window": WINDOW, "stride": STRIDE, "gain": 0.01, "most": 50.0}
     judge, other = named(evaluator_folder, tmp_path), named(tiny_lm, tmp_path)
     keys = tmp_path / "keys.json"
-    result, found = evaluate_longppl(judge, judge, texts, 60, keys, tmp_path, 8192, **rule)
-    kept, before = json.loads((result.folder / "scores.json").read_text()), keys.read_text()
-    assert kept["figures"]["longppl.long_ppl"] == found.long_ppl and found.key_count > 0
+    result, score = evaluate_longppl(judge, judge, texts, 60, keys, tmp_path, 8192, **rule)
+    record, before = json.loads((result.folder / "scores.json").read_text()), keys.read_text()
+    assert record["figures"]["longppl.long_ppl"] == score.long_ppl and score.key_count > 0
     values, weights = np.array(list(json.loads((result.folder / "items.json").read_text()).values())).T
-    assert np.exp(np.average(values, weights=weights)) == pytest.approx(found.long_ppl) and weights.sum() == found.key_count
-    assert kept["facts"]["benchmark"] == "longppl" and kept["facts"]["model_hash"] == judge.fingerprint
+    assert np.exp(np.average(values, weights=weights)) == pytest.approx(score.long_ppl) and weights.sum() == score.key_count
+    assert record["facts"]["benchmark"] == "longppl" and record["facts"]["model_hash"] == judge.fingerprint
     again, second = evaluate_longppl(other, judge, texts, 60, keys, tmp_path, 8192, **rule)
-    assert keys.read_text() == before and second.key_count == found.key_count and second.long_ppl != found.long_ppl
+    assert keys.read_text() == before and second.key_count == score.key_count and second.long_ppl != score.long_ppl
     assert again.folder != result.folder and again.facts["evaluator_hash"] == judge.fingerprint
     with pytest.raises(EvaluationError, match="other documents"):
         evaluate_longppl(other, judge, texts[:1], 60, keys, tmp_path, 8192, **rule)
@@ -222,10 +222,10 @@ def test_keys_have_a_file_for_all_that_they_depend_on(evaluator_folder: Path, tm
 
 def test_documents_that_are_none(tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
-    for text, said in (("{}\n", r"texts.jsonl@3:1: no key 'text'"), ('{"text": "a"}\n\n[1]\n', ":2: the line is a JSON list"),
-                       ("\n", "holds no document"), ('{"text": null}', ":1: the text is null")):  # fmt: skip
+    for text, message in (("{}\n", r"texts.jsonl@3:1: no key 'text'"), ('{"text": "a"}\n\n[1]\n', ":2: the line is a JSON list"),
+                          ("\n", "holds no document"), ('{"text": null}', ":1: the text is null")):  # fmt: skip
         file.write_text(text)
-        with pytest.raises(EvaluationError, match=said):
+        with pytest.raises(EvaluationError, match=message):
             read_documents(file)
     with pytest.raises(SourceError, match="no such file"):
         read_documents(tmp_path / "none")

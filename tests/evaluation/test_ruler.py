@@ -69,14 +69,14 @@ def test_rows_hold_their_answers_within_the_length(name: str, length: int, mater
         assert task.prompt == "qa" or row.tokens > length - task.new_tokens - 3 * _step_tokens(row, count), "filled, but for a step"
         _CHECKS[task.prompt](row)
     answers = {row.prompt.key: " and ".join(row.references).upper() + "\n" for row in rows}
-    (right,) = task_scores(rows, answers)
-    (wrong,) = task_scores(rows, dict.fromkeys(answers, "I do not know."))
+    (oracle,) = task_scores(rows, answers)
+    (constant,) = task_scores(rows, dict.fromkeys(answers, "I do not know."))
     assert (
-        right.score == 100.0
-        and wrong.score == 0.0
-        and right.rows == 3
-        and 40 < right.interval[0] < 50
-        and right.interval[1] == 100.0
+        oracle.score == 100.0
+        and constant.score == 0.0
+        and oracle.rows == 3
+        and 40 < oracle.interval[0] < 50
+        and oracle.interval[1] == 100.0
     )
     again = rows_of(task, length, 2, material, count)
     assert again == rows[:2], "a row does not depend on how many were asked for"
@@ -98,10 +98,10 @@ def _niah(row: Row) -> None:
     many = row.task in ("niah_multivalue", "niah_multiquery")
     assert len(row.references) == len(set(row.references)) == (4 if many else 1)
     kind = "uuids" if row.references[0].count("-") == 4 else "numbers"
-    asked = row.prefix.partition(" for ")[2].rpartition(" mentioned")[0]
+    query = row.prefix.partition(" for ")[2].rpartition(" mentioned")[0]
     places = []
     for number, value in enumerate(row.references):
-        key = re.split(r", and |, ", asked)[number if row.task == "niah_multiquery" else 0]
+        key = re.split(r", and |, ", query)[number if row.task == "niah_multiquery" else 0]
         needle = f"One of the special magic {kind} for {key} is: {value}."
         assert row.text.count(needle) == 1
         places.append(row.text.index(needle))
@@ -116,10 +116,10 @@ def _niah(row: Row) -> None:
         ]
         allowed = {int(len(plain) * depth / 100) for depth in _DEPTHS}
         before = re.split(r"One of the special magic [^:]*: [\w-]+\.", context)
-        seen = 0
+        ends = 0
         for part in before[:-1]:
-            seen += len(re.findall(r"[.!?](?=\s|$)", part))
-            assert min(abs(seen - place) for place in allowed) <= 1, "at a sentence's end, at a depth of the benchmark"
+            ends += len(re.findall(r"[.!?](?=\s|$)", part))
+            assert min(abs(ends - place) for place in allowed) <= 1, "at a sentence's end, at a depth of the benchmark"
     else:
         lines = context.split("\n")
         at = [n for n, line in enumerate(lines) if any(f": {value}." in line for value in row.references)]
@@ -127,20 +127,20 @@ def _niah(row: Row) -> None:
 
 
 def _vt(row: Row) -> None:
-    shown, _, asked = row.text.rpartition("Memorize and track")
-    assert shown.count("Memorize and track") == 1 and shown.endswith("\n\n") and row.prefix.endswith("they are: ")
-    value = re.search(r"assigned the value (\d{5}) in the text above", asked)
-    assert value is not None and f"VAR {row.references[0]} = {value[1]}\n" in asked
+    demonstration, _, question = row.text.rpartition("Memorize and track")
+    assert demonstration.count("Memorize and track") == 1 and demonstration.endswith("\n\n") and row.prefix.endswith("they are: ")
+    value = re.search(r"assigned the value (\d{5}) in the text above", question)
+    assert value is not None and f"VAR {row.references[0]} = {value[1]}\n" in question
     for old, new in pairwise(row.references):
-        assert f"VAR {new} = VAR {old} \n" in asked and asked.index(f"VAR {old} =") < asked.index(f"VAR {new} =")
+        assert f"VAR {new} = VAR {old} \n" in question and question.index(f"VAR {old} =") < question.index(f"VAR {new} =")
     assert len(set(row.references)) == 5 and all(re.fullmatch("[A-Z]{5}", name) for name in row.references)
-    example = re.search(r"they are:  ((?:[A-Z]{3} ?){5})\n", shown)
+    example = re.search(r"they are:  ((?:[A-Z]{3} ?){5})\n", demonstration)
     assert example is not None, "two spaces before the example's answer"
 
 
 def _cwe(row: Row) -> None:
-    example, _, asked = row.text.rpartition("Below is a numbered list")
-    listed = re.findall(r"\d+\. (.*?)(?= \d+\. |\n)", asked)
+    example, _, question = row.text.rpartition("Below is a numbered list")
+    listed = re.findall(r"\d+\. (.*?)(?= \d+\. |\n)", question)
     counts = Tally(listed)
     often, seldom = (30, 3) if row.length >= 4096 else (6, 1)
     assert {counts[word] for word in row.references} == {often} and len(row.references) == 10
@@ -162,10 +162,8 @@ def _qa(row: Row) -> None:
     assert [int(n) for n in documents[1::2]] == list(range(1, len(documents[1::2]) + 1))
     assert any(row.references[0] in text for text in documents[2::2])
     if row.task == "qa_2":
-        asked = re.search(r"book (\d+)\?", row.text)
-        assert asked is not None and all(f"Title {asked[1]}.{k}\n" in row.text for k in range(10)), (
-            "all paragraphs of its item stay"
-        )
+        book = re.search(r"book (\d+)\?", row.text)
+        assert book is not None and all(f"Title {book[1]}.{k}\n" in row.text for k in range(10)), "all paragraphs of its item stay"
 
 
 _CHECKS = {"niah": _niah, "vt": _vt, "cwe": _cwe, "fwe": _fwe, "qa": _qa}
@@ -187,29 +185,29 @@ def test_prompts_are_made_once_for_a_tokenizer(material: Material, count: Count,
         counted += 1
         return count(text)
 
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     tasks, counter = [TASKS["fwe"], TASKS["niah_single_2"]], Counter(counting, "t1")
-    made = prepare(tasks, [1024, 2048], 2, 42, material, counter, tmp_path, lambda *at: told.append(at))
-    assert told[0] == (0, 8) and told[-1] == (8, 8) and told == sorted(told)
-    assert made[1].rows() == rows_of(TASKS["niah_single_2"], 1024, 2, material, count)
-    assert made[1].longest.tokens == max(row.tokens for row in made[1].rows()) and made[1].keys[1] == "niah_single_2/1024/1"
-    told.clear()
+    parts = prepare(tasks, [1024, 2048], 2, 42, material, counter, tmp_path, lambda *at: calls.append(at))
+    assert calls[0] == (0, 8) and calls[-1] == (8, 8) and calls == sorted(calls)
+    assert parts[1].rows() == rows_of(TASKS["niah_single_2"], 1024, 2, material, count)
+    assert parts[1].longest.tokens == max(row.tokens for row in parts[1].rows()) and parts[1].keys[1] == "niah_single_2/1024/1"
+    calls.clear()
     with ThreadPoolExecutor(2) as pool:  # two models that are judged beside each other wait for one making
         both = list(pool.map(lambda _: prepare(tasks[:1], [512], 2, 42, material, counter, tmp_path), range(2)))
     alone = prepare(tasks[:1], [512], 2, 42, material, Counter(counting, "alone"), tmp_path)
     assert both[0] == both[1] and alone[0].fingerprint == both[0][0].fingerprint
     before = counted
-    again = prepare(tasks, [1024, 2048], 2, 42, material, counter, tmp_path, lambda *at: told.append(at))
-    assert again == made and counted == before and told == [(8, 8)]
+    again = prepare(tasks, [1024, 2048], 2, 42, material, counter, tmp_path, lambda *at: calls.append(at))
+    assert again == parts and counted == before and calls == [(8, 8)]
     own = tmp_path / "essays.txt"
     own.write_text("Another essay has another sentence. " * 99)
     for files, by in ((Material(essays=own), "t1"), (material, "t2")):
         other = prepare(tasks[1:], [1024], 2, 42, files, Counter(counting, by), tmp_path)
-        assert other[0].path != made[1].path and counted > before
+        assert other[0].path != parts[1].path and counted > before
         before = counted
-    made[0].path.write_text('{"task": "fwe"}\n')
+    parts[0].path.write_text('{"task": "fwe"}\n')
     with pytest.raises(EvaluationError, match="is no question; remove it, and it is made again"):
-        made[0].rows()
+        parts[0].rows()
 
 
 def test_the_papers_average_is_of_all_that_it_averages() -> None:
@@ -292,7 +290,7 @@ def test_what_is_missing_is_named(material: Material, count: Count, tmp_path: Pa
         runnable(["qa_1"], Material())
     with pytest.raises(EvaluationError, match="its smallest question has more than 300 tokens"):
         rows_of(TASKS["vt"], 300, 1, material, count)
-    for name, text, said in (
+    for name, text, message in (
         (
             "squad",
             '{"data": [{"paragraphs": [{"context": "c", "qas": [{"question": "q", "answers": []}]}]}]}',
@@ -303,7 +301,7 @@ def test_what_is_missing_is_named(material: Material, count: Count, tmp_path: Pa
         ("hotpotqa", "{", "another file or version"),
     ):
         (tmp_path / "file.json").write_text(text)
-        with pytest.raises(EvaluationError, match=said):
+        with pytest.raises(EvaluationError, match=message):
             Material(**{name: tmp_path / "file.json"}).reading(name)
     with pytest.raises(EvaluationError, match=r"evaluate\.essays: .*cannot be read; it should be Paul Graham"):
         Material(essays=tmp_path / "none").essay_words()
