@@ -68,14 +68,14 @@ def inspect_root(state: PipelineState, doc_id: str, chunks_shown: int = 3) -> Re
     )
     parts += [_readings_table(readings, unmet(readings, Rule.of(state.config.accept)), tokenizer, scored), _legend(state.config)]
     accepted = sorted((reading for reading in readings if reading["accepted"]), key=lambda c: -c["gain"])
-    shown = accepted[:chunks_shown]
+    shown_readings = accepted[:chunks_shown]
     if not accepted:
         parts.append(Text("No candidate was accepted: the root is left out of the verified sequences.", style="yellow"))
-    elif len(shown) < len(accepted):
-        said = f"{len(shown)} of {len(accepted)} accepted candidates, those with the largest gains"
-        parts.append(Text(f"In full: {said} (--contexts {len(accepted)} shows all)."))
-    texts = chunk_texts(state, [reading["chunk_id"] for reading in shown])
-    parts += [_dependency(reading, tokenizer, scored, texts[reading["chunk_id"]]) for reading in shown]
+    elif len(shown_readings) < len(accepted):
+        summary = f"{len(shown_readings)} of {len(accepted)} accepted candidates, those with the largest gains"
+        parts.append(Text(f"In full: {summary} (--contexts {len(accepted)} shows all)."))
+    texts = chunk_texts(state, [reading["chunk_id"] for reading in shown_readings])
+    parts += [_dependency(reading, tokenizer, scored, texts[reading["chunk_id"]]) for reading in shown_readings]
     return Group(*parts)
 
 
@@ -85,8 +85,8 @@ def _scored(state: PipelineState, doc_id: str) -> Any:
     if not rows:
         is_piece = F.col("doc_id") != doc_id
         near = state.store.read_ok("scored_documents", value).orderBy(is_piece, "root_id").select("root_id").limit(3).collect()
-        known = ", ".join(row.root_id for row in near) or "none yet; run entropylong run first"
-        raise UsageError(f"{doc_id}: not among the scored roots (for example: {known})")
+        examples = ", ".join(row.root_id for row in near) or "none yet; run entropylong run first"
+        raise UsageError(f"{doc_id}: not among the scored roots (for example: {examples})")
     if rows[0].outcome != "ok":
         raise UsageError(f"{doc_id}: {rows[0].code}: {rows[0].detail}")
     return rows[0]
@@ -114,9 +114,9 @@ def unmet(readings: Sequence[Any], rule: Rule) -> list[str]:
 
 def _legend(config: Config) -> Text:
     """What the columns are, and what was asked of them."""
-    asked = "; ".join(rule_words(config))
+    conditions = "; ".join(rule_words(config))
     return Text(
-        f"Accepted is a candidate where {asked}. Where it is not, the last column names the first of these that fails: gain = "
+        f"Accepted is a candidate where {conditions}. Where it is not, the last column names the first of these that fails: gain = "
         "(H - H with) / H; excess = gain less the median gain of the controls at the anchor; NLL drop of the true token, nats; "
         "copy = tokens of the verbatim copy over the anchor.",
         style="dim",
@@ -166,12 +166,12 @@ def chunk_rows(state: PipelineState, chunk_ids: list[int]) -> dict[int, Any]:
 def chunk_texts(state: PipelineState, chunk_ids: list[int]) -> dict[int, str]:
     """Of chunks what the model read, each below the name of its document."""
     tokenizer, most = load(state.context.causal_lm.tokenizer()), state.config.contexts.max_tokens
-    found = {}
+    texts = {}
     for row in chunk_rows(state, chunk_ids).values():
         text = context_read(tokenizer, row.text, most)
         cut = "" if text == row.text else f", the first {most} tokens of a chunk: what the model read (contexts.max_tokens)"
-        found[row.chunk_id] = f"[{row.doc_id}{cut}]\n{text}"
-    return found
+        texts[row.chunk_id] = f"[{row.doc_id}{cut}]\n{text}"
+    return texts
 
 
 def _dependency(reading: Any, tokenizer: Any, scored: Any, chunk: str) -> Panel:

@@ -33,7 +33,7 @@ def status_rows(state: PipelineState) -> list[dict[str, Any]]:
     rates, beside = _rates(state), leftovers(state)
     rows: list[dict[str, Any]] = []
     for step in STEPS:
-        found = counts(state, step)
+        backlog = counts(state, step)
         artifact = state.artifact(step)
         row: dict[str, Any] = {"stage": step.name, "table": step.writes, "fingerprint": artifact.fingerprint if artifact else None}
         row["counted"] = "documents" if isinstance(step, FileStage) else step.counted or None  # what is left are files
@@ -46,16 +46,16 @@ def status_rows(state: PipelineState) -> list[dict[str, Any]]:
             "rate": None,
             "eta_seconds": None,
         }
-        if found is not None:
+        if backlog is not None:
             rate = rates.get(step.writes)
             row |= {
-                "rows_in": found.rows_in,
-                "done": found.done,
-                "left": found.left,
-                "skipped": sum(n for (outcome, _), n in found.outcomes.items() if outcome == SKIPPED),
-                "quarantined": sum(n for (outcome, _), n in found.outcomes.items() if outcome == ERROR),
+                "rows_in": backlog.rows_in,
+                "done": backlog.done,
+                "left": backlog.left,
+                "skipped": sum(n for (outcome, _), n in backlog.outcomes.items() if outcome == SKIPPED),
+                "quarantined": sum(n for (outcome, _), n in backlog.outcomes.items() if outcome == ERROR),
                 "rate": rate,
-                "eta_seconds": found.left / rate if rate and found.left else 0.0 if not found.left else None,
+                "eta_seconds": backlog.left / rate if rate and backlog.left else 0.0 if not backlog.left else None,
             }
         row["others"] = [
             {"fingerprint": left.fingerprint, "rows": left.rows, "differs_by": left.differs_by}
@@ -80,8 +80,8 @@ def _rates(state: PipelineState) -> dict[str, float]:
 
 def others_table(rows: list[dict[str, Any]]) -> Table | None:
     """What stands beside, for people; None where there is nothing."""
-    found = [Leftover(row["table"], **other) for row in rows for other in row["others"]]
-    return leftovers_table(found, "Beside them, under other settings (entropylong gc drops it)") if found else None
+    others = [Leftover(row["table"], **other) for row in rows for other in row["others"]]
+    return leftovers_table(others, "Beside them, under other settings (entropylong gc drops it)") if others else None
 
 
 def status_view(rows: list[dict[str, Any]], workspace: str) -> Group:
@@ -120,9 +120,9 @@ def status_table(rows: list[dict[str, Any]], workspace: str) -> Table:
         if row["stage"] not in stages.setdefault(row["counted"], []):
             stages[row["counted"]].append(row["stage"])
     whole = " and ".join(stages.pop(None, []))
-    said = "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
+    units = "; ".join(f"{counted} ({', '.join(names)})" for counted, names in stages.items())
     table.caption = (
-        f"Counted are {said}. An anchor's candidates are one row of search; a reading is of a pair at one anchor; {whole} "
+        f"Counted are {units}. An anchor's candidates are one row of search; a reading is of a pair at one anchor; {whole} "
         "make one thing each, as a whole."
     )
     return table

@@ -14,8 +14,8 @@ from entropylong.verification.screens import SCREENS
 def shown_metrics(recipe: str | None, figures: Mapping[str, float]) -> Mapping[str, float]:
     """Without those of dependencies where nothing was verified: a link by rank is none."""
     of_links = ("packed_dependencies", "distance_median", "distance_p90")
-    known = RECIPES.get(recipe or "")
-    if known is not None and known.keeps_dependencies:
+    record = RECIPES.get(recipe or "")
+    if record is not None and record.keeps_dependencies:
         return figures
     return {name: value for name, value in figures.items() if name not in of_links}
 
@@ -30,14 +30,14 @@ def roots_rule(config: Config) -> str:
 def anchors_rule(config: Config) -> str:
     """Where a root is said to be uncertain."""
     own = config.anchors
-    said = f"H > mean + {own.alpha:g} standard deviations of the root's entropy, from token {own.min_position} on"
+    text = f"H > mean + {own.alpha:g} standard deviations of the root's entropy, from token {own.min_position} on"
     if own.min_gap > 1:
-        said += f", at least {own.min_gap} tokens apart"
+        text += f", at least {own.min_gap} tokens apart"
     if own.word_start_only:
-        said += ", at starts of words only"
+        text += ", at starts of words only"
     if own.max_per_root is not None:
-        said += f", the {own.max_per_root} highest of a root"
-    return said
+        text += f", the {own.max_per_root} highest of a root"
+    return text
 
 
 def acceptance_rule(config: Config) -> list[str]:
@@ -79,22 +79,22 @@ def chance(config: Config, figures: Mapping[str, float]) -> str | None:
 
 def limits(config: Config) -> list[str]:
     """What someone who uses the sequences should know."""
-    found = [
+    notes = [
         "The token ids are of the tokenizer of the model that measured; another one cannot use them.",
         "`root_id` is the id of a document as its source gave it: look whether ids may be published.",
         "What is in the documents is in the sequences: errors, bias, personal data. Nothing was filtered but what is named here.",
     ]
     if recipe_of(config).is_verified:
-        found.append("A dependency is what one model measured with the context directly in front of its root. "
+        notes.append("A dependency is what one model measured with the context directly in front of its root. "
                      "In a sequence other pieces may stand between them.")  # fmt: skip
-    found.append(
+    notes.append(
         "Text was compared with the evaluation sets word for word: a paraphrase or a translation of them is not found."
         if config.corpus.exclude
         else "No evaluation set was kept out (corpus.exclude was empty): results on public benchmarks may be contaminated."
     )
     if config.verify.budget_tokens is not None:
-        found.append(f"Candidates of a root were read until its contexts held {config.verify.budget_tokens:,} tokens; "
+        notes.append(f"Candidates of a root were read until its contexts held {config.verify.budget_tokens:,} tokens; "
                      "those behind were not measured.")  # fmt: skip
     if (limit := SCREENS[config.verify.screen.kind].limit) is not None:
-        found.append(limit)
-    return found
+        notes.append(limit)
+    return notes

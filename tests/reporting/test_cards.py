@@ -117,10 +117,10 @@ def test_the_commands(finished: Path, open_runner: OpenRunner, tmp_path: Path, c
         (["dataset", "--config", str(file), "--out", str(file / "x")], 2, "card: cannot write"),
         (["model", "--config", str(file)], 1, "card model: no training run of this config is at its end"),
     ]
-    for arguments, code, said in refused:
+    for arguments, code, message in refused:
         assert call(["card", *arguments]) == code
-        told = capsys.readouterr()
-        assert said in told.err and len(told.err.strip().splitlines()) == 1 and not told.out, told
+        output = capsys.readouterr()
+        assert message in output.err and len(output.err.strip().splitlines()) == 1 and not output.out, output
 
 
 def check_model_card(config: Config, done: Prepared, tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def check_model_card(config: Config, done: Prepared, tmp_path: Path) -> None:
         "text-generation",
     )
     curve, (feed,) = read_steps(done.folder), done.feeds
-    told = dict(table(text, "## Training"))
-    assert told["steps"] == f"{len(curve)} of 2 sequences" and told["tokens"].startswith(f"{sum(s.tokens for s in curve):,}")
-    assert told["loss at the first step"] == f"{curve[0].loss:.4f}" and told["loss at the last step"] == f"{curve[-1].loss:.4f}"
+    rows = dict(table(text, "## Training"))
+    assert rows["steps"] == f"{len(curve)} of 2 sequences" and rows["tokens"].startswith(f"{sum(s.tokens for s in curve):,}")
+    assert rows["loss at the first step"] == f"{curve[0].loss:.4f}" and rows["loss at the last step"] == f"{curve[-1].loss:.4f}"
     manifest = feed.manifest
     assert table(text, "## Data") == [
         ["sequences, recipe verified", "100%", str(manifest.rows), str(manifest.version), manifest.fingerprint, manifest.identity]

@@ -29,7 +29,7 @@ from tests.conftest import CONF, MakeConfig
 TASKS = ("niah_single_1", "fwe")
 
 
-def asked(values: dict[str, float], weights: dict[str, float] | None = None, prompts: str = "p") -> Questions:
+def answers(values: dict[str, float], weights: dict[str, float] | None = None, prompts: str = "p") -> Questions:
     return {key: Answered(value, (weights or {}).get(key, 1.0), prompts) for key, value in values.items()}
 
 
@@ -47,7 +47,7 @@ def test_point_estimates_against_loops() -> None:
             of_lengths.append(mean(mean(rows) for rows in own if rows))
         return 100 * mean(of_lengths)
 
-    rows = {row.scope: row for row in differences(Pairing.STRATA, asked(first), asked(second))}
+    rows = {row.scope: row for row in differences(Pairing.STRATA, answers(first), answers(second))}
     assert list(rows) == ["overall", "4,096 tokens", "8,192 tokens", "fwe", "vt"]
     both: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
         "overall": (("fwe", "vt"), (4096, 8192)), "4,096 tokens": (("fwe", "vt"), (4096,)), "8,192 tokens": (("fwe",), (8192,)),
@@ -59,7 +59,7 @@ def test_point_estimates_against_loops() -> None:
     assert [row.pairs for row in rows.values()] == [17, 12, 5, 8, 9]
 
     tokens = {key: float(rng.integers(1, 50)) for key in keys}
-    (row,) = differences(Pairing.PERPLEXITY, asked(first, tokens), asked(second, tokens))
+    (row,) = differences(Pairing.PERPLEXITY, answers(first, tokens), answers(second, tokens))
     nlls = [[values[key] for key in keys for _ in range(int(tokens[key]))] for values in (first, second)]
     assert (row.reference, row.other) == pytest.approx([math.exp(mean(own)) for own in nlls])
 
@@ -73,7 +73,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for trial in range(trials):
         first = {f"{t}/{n}/{i}": float(rng.normal()) for t, n in strata for i in range(5)}
         second = {k: v + gain[k.split("/")[0], int(k.split("/")[1])] + 0.3 * float(rng.normal()) for k, v in first.items()}
-        interval = differences(Pairing.STRATA, asked(first), asked(second), seed=trial)[0].interval
+        interval = differences(Pairing.STRATA, answers(first), answers(second), seed=trial)[0].interval
         assert interval is not None
         held += interval[0] <= 0 <= interval[1]
         widths.append(interval[1] - interval[0])
@@ -84,17 +84,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 def test_a_difference_is_said_of_enough_pairs_and_of_the_same_questions_only() -> None:
     def right(n: int, of: int) -> Questions:
-        return asked({f"fwe/4096/{i}": float(i < n) for i in range(of)})
+        return answers({f"fwe/4096/{i}": float(i < n) for i in range(of)})
 
     few = differences(Pairing.STRATA, right(0, 5), right(5, 5))[0]
     assert few.interval is None and few.difference == 100 and few.verdict == "no difference shown", "five pairs are too few"
     assert differences(Pairing.STRATA, right(0, 8), right(8, 8))[0].verdict == "differs"
     alike = differences(Pairing.QUESTIONS, right(7, 20), right(7, 20))[0]
     assert (alike.difference, alike.different, alike.interval) == (0, 0, None)
-    alone = asked({f"{task}/4096/0": 1.0 for task in "abcdefgh"})
-    row = differences(Pairing.STRATA, asked(dict.fromkeys(alone, 0.0)), alone)[0]
+    alone = answers({f"{task}/4096/0": 1.0 for task in "abcdefgh"})
+    row = differences(Pairing.STRATA, answers(dict.fromkeys(alone, 0.0)), alone)[0]
     assert row.different == 8 and row.interval is None, "one question a task has no spread"
-    assert differences(Pairing.STRATA, right(1, 9), asked({f"fwe/4096/{i}": 1.0 for i in range(9)}, prompts="other")) == []
+    assert differences(Pairing.STRATA, right(1, 9), answers({f"fwe/4096/{i}": 1.0 for i in range(9)}, prompts="other")) == []
 
 
 def put(folder: Path, benchmark: str, model: str, values: dict[str, float], prompts: str = "p", **facts: Any) -> Path:
@@ -154,12 +154,12 @@ def test_a_workspace_is_one_run(two: list[str], tmp_path: Path) -> None:
     assert list(runs[0].evaluations) == ["ruler", "longbench_v2", "longppl"] and runs[0].data is not None
     whole = runs[0].evaluations["ruler"]
     assert len(whole.folders) == 2 and len(whole.questions) == 36 and whole.facts["lengths"] == [131072, 8192], "lengths are parts"
-    found, *others = (one.section for one in judged(runs))
-    assert found.columns == ["8K", "128K"] and not found.before and [one.heading for one in others] == ["LongBench-v2", "LongPPL"]
-    assert found.groups[0].rows[0] == Row("mean, ", [Cell("33.33", "2 of 13 tasks")] * 2, 0, "mean")
-    assert Row("published, Quest", [None, Cell("60.11")], kind="published") in found.groups[0].rows
-    assert found.lines is not None and found.lines.runs[0] == (0, [pytest.approx(100 / 3)] * 2)
-    assert ("EntropyLong", [91.5, 81.26]) in found.lines.published and ("Quest", [None, 60.11]) in found.lines.published
+    ruler, *others = (one.section for one in judged(runs))
+    assert ruler.columns == ["8K", "128K"] and not ruler.before and [one.heading for one in others] == ["LongBench-v2", "LongPPL"]
+    assert ruler.groups[0].rows[0] == Row("mean, ", [Cell("33.33", "2 of 13 tasks")] * 2, 0, "mean")
+    assert Row("published, Quest", [None, Cell("60.11")], kind="published") in ruler.groups[0].rows
+    assert ruler.lines is not None and ruler.lines.runs[0] == (0, [pytest.approx(100 / 3)] * 2)
+    assert ("EntropyLong", [91.5, 81.26]) in ruler.lines.published and ("Quest", [None, 60.11]) in ruler.lines.published
     assert scales() == ("RULER and LongBench-v2 in points of 100, where more is better; LongPPL as it is, where less is better")
     assert draws() == "RULER within each task and length, LongPPL over documents"
     assert ("verified dependencies", ["12", "32"]) in data_rows(runs) and "sequences" not in dict(data_rows(runs))
@@ -211,7 +211,7 @@ def test_the_page_stands_alone(two: list[str], tmp_path: Path) -> None:
     parser = Balanced()
     parser.feed(text)
     assert parser.open_ == []
-    for said in (
+    for phrase in (
         "Not paired",
         "no difference shown",
         "differs",
@@ -221,7 +221,7 @@ def test_the_page_stands_alone(two: list[str], tmp_path: Path) -> None:
         "1 empty",
         "asked different tasks",
     ):
-        assert said in text, said
+        assert phrase in text, phrase
     assert "What these depend on: runs differ in model" in text and text.count('id="ruler-line-') == 6
     short = collect([f"{name}={tmp_path / 'three'}" for name in "ab"])
     assert "ruler-line" not in page(short, compared(short)), "one length is no line"
@@ -230,24 +230,24 @@ def test_the_page_stands_alone(two: list[str], tmp_path: Path) -> None:
 def test_lines_of_a_chart_end_with_names_that_do_not_cover_each_other() -> None:
     def texts(lines: Lines) -> dict[str, float]:
         """What the picture says, and how far down it stands."""
-        found = ElementTree.fromstring(lines_over("name", lines)).iter("{http://www.w3.org/2000/svg}text")
-        return {text.text or "": float(text.get("y", "nan")) for text in found}
+        elements = ElementTree.fromstring(lines_over("name", lines)).iter("{http://www.w3.org/2000/svg}text")
+        return {text.text or "": float(text.get("y", "nan")) for text in elements}
 
     published = [("B", [90.0, 80.0]), ("A", [None, 81.0]), ("C", [70.0, None]), ("D", [None, 80.5])]
     lines = Lines("", [8192, 131072], [(0, [10.0, None])], published, "")
-    said = texts(lines)
-    assert {"8K", "128K", "100"} <= set(said) and "0" not in said
-    assert said["A"] + 9 < said["D"] and said["D"] + 9 < said["B"], "nine points high"
-    assert abs(said["C"] - said["70"]) < 2, "another length's name is where its point is"
+    places = texts(lines)
+    assert {"8K", "128K", "100"} <= set(places) and "0" not in places
+    assert places["A"] + 9 < places["D"] and places["D"] + 9 < places["B"], "nine points high"
+    assert abs(places["C"] - places["70"]) < 2, "another length's name is where its point is"
     assert "90" in texts(Lines("", [1000], [(0, [99.0])], [], "")) and "1,000" in texts(Lines("", [1000], [(0, [100.0])], [], ""))
-    drawn = lines_over("name", lines)
-    assert drawn.count('id="name-line-') == 5 and "var(--c0)" in drawn and "var(--c1)" not in drawn
+    chart = lines_over("name", lines)
+    assert chart.count('id="name-line-') == 5 and "var(--c0)" in chart and "var(--c1)" not in chart
 
 
 def test_what_cannot_be_compared_is_said_in_one_line(two: list[str], tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "two"
     figures, evaluation = str(one / "figures"), str(other / "evaluation")
-    for error, said, words in (
+    for error, message, words in (
         (UsageError, "1 run given", [str(one)]),
         (UsageError, "no such folder", [str(one), str(tmp_path / "three")]),
         (UsageError, "1 run given", [f"a={one}", f"a={one}"]),
@@ -259,9 +259,9 @@ def test_what_cannot_be_compared_is_said_in_one_line(two: list[str], tmp_path: P
         ),
         (ComparisonError, "holds no figures.json", [str(one / "tables"), str(other)]),
     ):
-        with pytest.raises(error, match=said) as told:
+        with pytest.raises(error, match=message) as info:
             collect(words)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(info.value)
     put(one / "evaluation" / "ruler" / "again", "ruler", "another", {"fwe/8192/0": 1.0}, samples=9)
     with pytest.raises(ComparisonError, match=r"3 RULER results below it; give one of them: .*model another"):
         collect(two)
@@ -280,9 +280,9 @@ def test_compare_writes_the_page_and_logs_it_once(
     put(tmp_path / "one" / "evaluation" / "attention" / "x", "attention", "one", {"1024/50/0": 0.1})
     command = ["compare", *two, "--config", str(CONF / "demo.yaml"), f"workspace={tmp_path / 'work'}"]
     assert call(command) == 0
-    said = capsys.readouterr().out
-    assert "differs" in said and "RULER" in said and "LongBench" not in said and "not compared: attention\n" in said
-    file = Path(said.rpartition("Page: ")[2].strip())
+    output = capsys.readouterr().out
+    assert "differs" in output and "RULER" in output and "LongBench" not in output and "not compared: attention\n" in output
+    file = Path(output.rpartition("Page: ")[2].strip())
     assert file.parent.parent == tmp_path / "work" / "comparisons" and "RULER" in file.read_text()
     assert call([*command, "--out", str(tmp_path / "page.html")]) == 0 and (tmp_path / "page.html").read_text() == file.read_text()
     client = MlflowClient(f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}")

@@ -28,7 +28,7 @@ def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
     root, accepted = Counter(reading.root_id for reading in readings if reading.accepted).most_common(1)[0]
     out = io.StringIO()
     Console(file=out, width=120).print(inspect_root(runner.state, root, chunks_shown=1))
-    said = out.getvalue()
+    output = out.getvalue()
     rule = runner.config.accept
 
     def reason(reading) -> str:  # type: ignore[no-untyped-def]
@@ -40,12 +40,12 @@ def test_each_candidate_has_its_verdict_and_what_is_shown_is_counted(
             return "no: NLL drop"
         return "yes" if rule.max_copy_tokens is None or reading.copy_len <= rule.max_copy_tokens else "no: copy"
 
-    wanted = Counter(reason(reading) for reading in readings if reading.root_id == root)
-    assert Counter(re.findall(r" (yes|no: (?:gain|excess|NLL drop|copy)) *$", said, re.MULTILINE)) == wanted
-    assert wanted["yes"] == accepted > 1
-    flat = " ".join(said.split())
+    expected = Counter(reason(reading) for reading in readings if reading.root_id == root)
+    assert Counter(re.findall(r" (yes|no: (?:gain|excess|NLL drop|copy)) *$", output, re.MULTILINE)) == expected
+    assert expected["yes"] == accepted > 1
+    flat = " ".join(output.split())
     assert f"In full: 1 of {accepted} accepted candidates" in flat and f"--contexts {accepted} shows all" in flat
-    assert f"(H - H') / H > {rule.epsilon:g}" in flat and said.count("dependency at ") == 1
+    assert f"(H - H') / H > {rule.epsilon:g}" in flat and output.count("dependency at ") == 1
 
 
 def test_of_a_context_what_the_model_read(finished: Path, open_runner: OpenRunner, tiny_lm: Path) -> None:
@@ -53,9 +53,9 @@ def test_of_a_context_what_the_model_read(finished: Path, open_runner: OpenRunne
     whole = {row.chunk_id: row for row in runner.state.ok_rows("chunks").collect()}
     ids = {chunk_id: encode_plain(tokenizer, row.text) for chunk_id, row in whole.items()}
     most = sorted(map(len, ids.values()))[len(ids) // 2]
-    shown = chunk_texts(open_runner(finished, f"contexts.max_tokens={most}").state, list(whole))
+    texts = chunk_texts(open_runner(finished, f"contexts.max_tokens={most}").state, list(whole))
     for chunk_id, row in whole.items():
-        header, text = shown[chunk_id].split("\n", 1)
+        header, text = texts[chunk_id].split("\n", 1)
         is_cut = len(ids[chunk_id]) > most
         assert text == (tokenizer.decode(ids[chunk_id][:most]) if is_cut else row.text)
         assert header.startswith(f"[{row.doc_id}") and (f"the first {most} tokens" in header) == is_cut

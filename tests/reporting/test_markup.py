@@ -14,9 +14,9 @@ from entropylong.reporting.status import status_table
 TEXT = "a[bold]b[/]c[/nothing]"
 
 
-def printed(shown: RenderableType) -> str:
+def printed(content: RenderableType) -> str:
     out = io.StringIO()
-    Console(file=out, width=160).print(shown)
+    Console(file=out, width=160).print(content)
     return out.getvalue()
 
 

@@ -45,13 +45,13 @@ def test_each_token_shows_its_text(tiny_lm: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
     text = "Straße, 漢字 and 🙂 end"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    shown = token_texts(tokenizer, ids)
-    assert len(shown) == len(ids) and "".join(shown) == tokenizer.decode(ids) and "\ufffd" not in "".join(shown)
+    texts = token_texts(tokenizer, ids)
+    assert len(texts) == len(ids) and "".join(texts) == tokenizer.decode(ids) and "\ufffd" not in "".join(texts)
 
 
 def test_the_sentence_that_answers_is_the_one_most_is_lost_without() -> None:
-    told = weigh(["a", "b", "c"], 4.0, 2.0, [2.5, 3.5, 1.5])
-    assert [(s.share, s.answers) for s in told] == [(0.25, False), (0.75, True), (-0.25, False)]
+    pieces = weigh(["a", "b", "c"], 4.0, 2.0, [2.5, 3.5, 1.5])
+    assert [(s.share, s.answers) for s in pieces] == [(0.25, False), (0.75, True), (-0.25, False)]
     assert not any(s.answers for s in weigh(["a", "b"], 2.0, 2.5, [3.0, 2.0])), "nothing fell, so nothing answers"
     assert weigh([], 4.0, 2.0, []) == []
 
@@ -60,11 +60,11 @@ def test_the_verdict_says_how_well_chance_is_known() -> None:
     figures = {"dependencies": 20.0, "roots_with_dependency": 5.0, "roots": 13.0, "sequences": 1.0, "packed_dependencies": 18.0,
                "cells_retrieved": 200.0, "pass_rate_retrieved_specific": 0.1,
                "cells_random": 30.0, "pass_rate_random_specific": 0.0, "fdr_specific": 0.0}  # fmt: skip
-    said = verdict(figures, "specific")
-    assert "20 of 200 (10.0%) readings of retrieved contexts pass and 0 of 30 (0.0%) of random ones" in said
-    assert "in 5 of 13 roots; 18 are packed into 1 sequence." in said
+    text = verdict(figures, "specific")
+    assert "20 of 200 (10.0%) readings of retrieved contexts pass and 0 of 30 (0.0%) of random ones" in text
+    assert "in 5 of 13 roots; 18 are packed into 1 sequence." in text
     # Wilson's bounds: 11.35 % of random ones at most, 6.57 % of the retrieved at least; 0.1135 / (0.0657 (0.2 - 0.0657))^0.5 > 1.
-    assert "0% of the dependencies are chance (95 % interval, were readings independent: 0% to 100%)" in said
+    assert "0% of the dependencies are chance (95 % interval, were readings independent: 0% to 100%)" in text
     many = verdict(figures | {"cells_random": 3000.0}, "specific")
     assert "0% to 1%)" in many and "shares its topic" not in many
     both = verdict(figures | {"cells_same_root": 400.0, "pass_rate_same_root_specific": 0.02}, "specific")
@@ -93,25 +93,23 @@ def test_rank_words() -> None:
 @pytest.mark.runtime
 def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    found = gather(runner.state)
+    data = gather(runner.state)
     profiles = runner.state.ok_rows("scored_documents").collect()
     values = np.concatenate([np.frombuffer(row.entropy, "<f4")[runner.config.anchors.min_position :] for row in profiles])
-    assert found.entropy == dict(Counter(np.floor(values[np.isfinite(values)] / ENTROPY_BIN).astype(int).tolist()))
+    assert data.entropy == dict(Counter(np.floor(values[np.isfinite(values)] / ENTROPY_BIN).astype(int).tolist()))
     readings = runner.state.readings().collect()
-    for kind, bins in found.gains.items():
+    for kind, bins in data.gains.items():
         gains = [max(-1.0, reading.gain) for reading in readings if reading.kind == kind]
         assert bins == dict(Counter(int(np.floor(gain / GAIN_BIN)) for gain in gains))
     retrieved = [reading for reading in readings if reading.kind == "retrieved"]
     for rates, key in (
-        (found.ranks, lambda reading: reading.rank),
-        (found.scores, lambda reading: np.floor(reading.score / 0.05) * 0.05),
+        (data.ranks, lambda reading: reading.rank),
+        (data.scores, lambda reading: np.floor(reading.score / 0.05) * 0.05),
     ):
         assert {round(r.at, 2): r.total for r in rates} == Counter(round(float(key(reading)), 2) for reading in retrieved)
-        assert (
-            sum(rate.accepted for rate in rates) == found.figures["dependencies"] == sum(reading.accepted for reading in readings)
-        )
-    assert sum(found.distances.values()) == found.figures["packed_dependencies"]
-    assert json.dumps(found.facts) and found.stages[0].seconds is not None
+        assert sum(rate.accepted for rate in rates) == data.figures["dependencies"] == sum(reading.accepted for reading in readings)
+    assert sum(data.distances.values()) == data.figures["packed_dependencies"]
+    assert json.dumps(data.facts) and data.stages[0].seconds is not None
 
 
 @pytest.mark.runtime
@@ -129,11 +127,11 @@ def test_what_a_sentence_is_worth_is_measured(copied: Path, open_runner: OpenRun
         for link in root.shown[:1]:
             at, ids = positions[root.root_id][link.anchor - 1], np.array(scored[root.root_id].input_ids, np.int32)
             context = "".join(piece.text for piece in link.context)
-            asked = [Pair(ids, np.array(model.encode(t), np.int32), np.array([at], np.int32), n)
+            pairs = [Pair(ids, np.array(model.encode(t), np.int32), np.array([at], np.int32), n)
                      for n, t in enumerate([context, *without_each(sentences(context))])]  # fmt: skip
             read = {
                 p.tag: float(r.entropy_with[0])
-                for p, r in measure(model, asked, separator_ids=model.encode("\n\n"), batch_tokens=64)
+                for p, r in measure(model, pairs, separator_ids=model.encode("\n\n"), batch_tokens=64)
             }
             assert read[0] == pytest.approx(link.entropy_with, abs=1e-3)
             shares = [(read[n + 1] - read[0]) / (link.entropy - read[0]) for n in range(len(link.context))]
@@ -157,13 +155,13 @@ def _looked_at(page: str, folder: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for scheme, width in (("light", 1100), ("dark", 390)):
             tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})  # type: ignore[arg-type]
-            said: list[str] = []
-            asked: list[str] = []
-            tab.on("console", lambda message, said=said: said.append(message.text))
-            tab.on("pageerror", lambda error, said=said: said.append(str(error)))
-            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            messages: list[str] = []
+            requests: list[str] = []
+            tab.on("console", lambda message, messages=messages: messages.append(message.text))
+            tab.on("pageerror", lambda error, messages=messages: messages.append(str(error)))
+            tab.on("request", lambda request, requests=requests: requests.append(request.url))
             tab.goto(file.as_uri())
-            assert said == [] and asked == [file.as_uri()]
+            assert messages == [] and requests == [file.as_uri()]
             assert tab.locator("figure svg").count() == 5 and tab.locator(".anchor").count() > 0
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")

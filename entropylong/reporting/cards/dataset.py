@@ -74,8 +74,8 @@ def gather_facts(state: PipelineState) -> DatasetFacts:
     config, figures = state.config, packed_metrics(state, "card dataset")
     sequences = state.fingerprint("sequences") or ""
     behind = {step.writes: value for step in STEPS if (value := state.fingerprint(step.writes)) is not None}
-    made = [artifact for value in behind.values() if (artifact := state.registry.get(value)) is not None]
-    hashes = {name: value for artifact in made for name, value in artifact.models.items()}
+    artifacts = [artifact for value in behind.values() if (artifact := state.registry.get(value)) is not None]
+    hashes = {name: value for artifact in artifacts for name, value in artifact.models.items()}
     names = {"model": config.model.name, "encoder": config.encoder.name}
     roles = {"model": "measures entropy", "encoder": "retrieves"}
     written = (

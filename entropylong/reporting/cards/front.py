@@ -34,8 +34,8 @@ def check_license(license_id: str | None) -> str | None:
 
 def front_matter(values: Mapping[str, Any]) -> str:
     """The YAML block that a card begins with; what is None or empty is left out."""
-    known = {key: value for key, value in values.items() if value not in (None, [], "")}
-    return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"
+    fields = {key: value for key, value in values.items() if value not in (None, [], "")}
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def size_category(rows: int) -> str:

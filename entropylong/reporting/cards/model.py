@@ -90,16 +90,16 @@ def gather_facts(config: Config, run: str | None = None) -> ModelFacts:
         UsageError: there are several, or none of that name.
     """
     workspace = Workspace(config.workspace)
-    found = {Path(settings.folder).name: settings for settings in _runs(config, workspace)}
-    if not found:
+    runs = {Path(settings.folder).name: settings for settings in _runs(config, workspace)}
+    if not runs:
         raise NothingToDoError(
             f"card model: no training run of this config is at its end in {config.workspace}; "
             "run: entropylong train, with the same arguments"
         )
-    if (run is None and len(found) > 1) or (run is not None and run not in found):
-        told = [f"{name} ({_said(config, workspace, own)})" for name, own in sorted(found.items())]
-        raise UsageError(f"card model: name the run with --run, one of: {', '.join(told)}")
-    name, settings = (run, found[run]) if run is not None else next(iter(found.items()))
+    if (run is None and len(runs) > 1) or (run is not None and run not in runs):
+        choices = [f"{name} ({_said(config, workspace, own)})" for name, own in sorted(runs.items())]
+        raise UsageError(f"card model: name the run with --run, one of: {', '.join(choices)}")
+    name, settings = (run, runs[run]) if run is not None else next(iter(runs.items()))
     folder = workspace.training(name)
     fingerprint = prepare(ModelSpec(str(folder / RESULT)), config.cache_folder).fingerprint
     return ModelFacts(
@@ -115,17 +115,17 @@ def gather_facts(config: Config, run: str | None = None) -> ModelFacts:
 
 def _runs(config: Config, workspace: Workspace) -> Iterator[TrainSettings]:
     """Settings of the runs that ended and that this config describes, whatever they were trained on."""
-    wanted = {
+    expected = {
         key.removeprefix("train."): value for key, value in config.semantic("train").items() if not key.startswith(_OTHERWISE)
     }
-    wanted |= {
+    expected |= {
         "length": config.pack.length,
         "seed": config.seed if config.train.seed is None else config.train.seed,
         "model": model_of(config).name,
     }
     for file in sorted(workspace.path.glob(f"training/*/{FILE}")):
         settings = replace(TrainSettings.read(file), folder=str(file.parent))  # a workspace may have moved
-        if is_whole(settings) and all(getattr(settings, key) == value for key, value in wanted.items()):
+        if is_whole(settings) and all(getattr(settings, key) == value for key, value in expected.items()):
             yield settings
 
 
@@ -143,31 +143,31 @@ def _feed(config: Config, workspace: Workspace, folder: Path, share: float) -> D
     if "/" not in manifest.table:  # not an address: a name under train.data
         kind = "conversations" if config.train.mode == "sft" else "documents"
         return Data(kind, share, manifest, None, {})
-    kept = next(iter(sorted(workspace.path.glob(f"figures/*-{manifest.fingerprint[:8]}/{FIGURES}"))), None)
-    known = _read(kept) if kept is not None else {}
-    recipe = known.get("facts", {}).get("recipe")
-    return Data("sequences", share, manifest, recipe, wording.shown_metrics(recipe, known.get("figures", {})))
+    file = next(iter(sorted(workspace.path.glob(f"figures/*-{manifest.fingerprint[:8]}/{FIGURES}"))), None)
+    record = _read(file) if file is not None else {}
+    recipe = record.get("facts", {}).get("recipe")
+    return Data("sequences", share, manifest, recipe, wording.shown_metrics(recipe, record.get("figures", {})))
 
 
 def evaluations_of(workspace: Workspace, fingerprint: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, float]]]:
     """Results of the trained model; of an endpoint nobody knows which model answered."""
     for key, benchmark in sorted(BENCHMARKS.items()):
         for file in sorted(workspace.path.glob(f"evaluation/{key}/*/{SCORES}")):
-            known = _read(file)
-            facts = known.get("facts", {})
+            record = _read(file)
+            facts = record.get("facts", {})
             if facts.get("model_hash") == fingerprint:
-                asked = {name: facts[name] for name in benchmark.card_facts if name in facts}
-                yield str(facts.get("label", benchmark.title)), asked, known.get("figures", {})
+                card_facts = {name: facts[name] for name in benchmark.card_facts if name in facts}
+                yield str(facts.get("label", benchmark.title)), card_facts, record.get("figures", {})
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise EvaluationError(f"{file}: not readable as JSON; remove its folder, and run or evaluate again")
-    return found
+    return content
 
 
 def model_card(facts: ModelFacts, license_id: str | None = None) -> str:

@@ -31,10 +31,10 @@ def lines_over(name: str, lines: Lines) -> str:
             axes.plot(*zip(*own, strict=True), marker="o", ms=5, clip_on=False, gid=f"line-{number}", **style)
         # Behind the last point of each published line, none over another.
         ends = [max((p, v) for p, v in zip(places, row, strict=True) if v is not None) for _, row in lines.published]
-        taken: dict[int, float] = {}
+        heights: dict[int, float] = {}
         for (place, value), (label, _) in sorted(zip(ends, lines.published, strict=True), key=lambda e: -e[0][1]):
-            taken[place] = min(value, taken.get(place, math.inf) - _LINE * (100 - lowest))
-            axes.annotate(label, (place, taken[place]), (8, 0), textcoords="offset points", va="center", color=SOFT)
+            heights[place] = min(value, heights.get(place, math.inf) - _LINE * (100 - lowest))
+            axes.annotate(label, (place, heights[place]), (8, 0), textcoords="offset points", va="center", color=SOFT)
         axes.set(xlim=(-0.5, len(places) - 0.5), ylim=(lowest, 100), ylabel="per cent")
         axes.set_xticks(places, [short(length) for length in lines.lengths])
         axes.tick_params(length=0, pad=6)

@@ -71,9 +71,9 @@ class Run:
     def digest(self) -> str:
         """Of its name, its places and all that is shown of it."""
         data = None if self.data is None else [dict(self.data.facts), dict(self.data.figures)]
-        kept = {name: [dict(e.facts), dict(e.figures), {k: vars(a) for k, a in e.questions.items()}]
-                for name, e in self.evaluations.items()}  # fmt: skip
-        return digest([self.name, [str(place) for place in self.places], data, kept])
+        evaluations = {name: [dict(e.facts), dict(e.figures), {k: vars(a) for k, a in e.questions.items()}]
+                       for name, e in self.evaluations.items()}  # fmt: skip
+        return digest([self.name, [str(place) for place in self.places], data, evaluations])
 
 
 def collect(words: Sequence[str]) -> list[Run]:
@@ -95,14 +95,14 @@ def collect(words: Sequence[str]) -> list[Run]:
     runs = [_run(name, places) for name, places in named.items()]
     kinds = [{*run.evaluations, *(["data figures"] if run.data else [])} for run in runs]
     if not any(sum(kind in own for own in kinds) > 1 for kind in set().union(*kinds)):
-        said = "; ".join(f"{run.name} has {', '.join(sorted({*own, *run.left_out}))}" for run, own in zip(runs, kinds, strict=True))
-        raise ComparisonError(f"nothing to compare, no two runs have figures or one of {', '.join(comparisons())}: {said}")
+        text = "; ".join(f"{run.name} has {', '.join(sorted({*own, *run.left_out}))}" for run, own in zip(runs, kinds, strict=True))
+        raise ComparisonError(f"nothing to compare, no two runs have figures or one of {', '.join(comparisons())}: {text}")
     return runs
 
 
 def _named(word: str) -> tuple[str, Path]:
-    name, found, place = word.partition("=")
-    if found and name and place and not Path(word).is_dir():
+    name, separator, place = word.partition("=")
+    if separator and name and place and not Path(word).is_dir():
         return name, Path(place)
     return word.rstrip("/") or word, Path(word)
 
@@ -120,17 +120,17 @@ def _run(name: str, places: Sequence[Path]) -> Run:
     data = [_data(file) for file in files if file.name == FIGURES]
     if len(data) > 1:
         raise _several(searched, "figures of data", {d.folder: d.facts for d in data}, ("recipe", "alpha", "epsilon", "layout"))
-    found: dict[str, list[Evaluation]] = {}
+    by_benchmark: dict[str, list[Evaluation]] = {}
     for file in files:
         if file.name == SCORES:
             evaluation = _evaluation(file)
-            found.setdefault(str(evaluation.facts["benchmark"]), []).append(evaluation)
+            by_benchmark.setdefault(str(evaluation.facts["benchmark"]), []).append(evaluation)
     evaluations = {
-        key: _one(searched, benchmark, comparison.parts, found[key])
+        key: _one(searched, benchmark, comparison.parts, by_benchmark[key])
         for key, (benchmark, comparison) in comparisons().items()
-        if key in found
+        if key in by_benchmark
     }
-    return Run(name, tuple(places), data[0] if data else None, evaluations, tuple(sorted(found.keys() - evaluations.keys())))
+    return Run(name, tuple(places), data[0] if data else None, evaluations, tuple(sorted(by_benchmark.keys() - evaluations.keys())))
 
 
 def _files(place: Path) -> Iterator[Path]:
@@ -152,22 +152,22 @@ def _read(file: Path) -> Any:
 
 
 def _data(file: Path) -> Data:
-    kept = _read(file)
+    record = _read(file)
     try:
-        return Data(file.parent, dict(kept["facts"]), {name: float(value) for name, value in kept["figures"].items()})
+        return Data(file.parent, dict(record["facts"]), {name: float(value) for name, value in record["figures"].items()})
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ComparisonError(f"{file}: holds no figures of a pipeline run; remove it, and run again") from None
 
 
 def _evaluation(file: Path) -> Evaluation:
-    kept, items = _read(file), _read(file.with_name(ITEMS))
+    record, items = _read(file), _read(file.with_name(ITEMS))
     try:
-        facts = dict(kept["facts"])
-        known = comparisons().get(facts["benchmark"])
-        asked = [facts[name] for name in known[1].asked] if known else []
-        questions = {key: Answered(float(value), float(weight), _asked(asked, key)) for key, (value, weight) in items.items()}
-        figures = {name: float(value) for name, value in kept["figures"].items()}
-        return Evaluation((file.parent,), facts, figures, list(kept["scores"]), questions)
+        facts = dict(record["facts"])
+        entry = comparisons().get(facts["benchmark"])
+        prompts = [facts[name] for name in entry[1].asked] if entry else []
+        questions = {key: Answered(float(value), float(weight), _asked(prompts, key)) for key, (value, weight) in items.items()}
+        figures = {name: float(value) for name, value in record["figures"].items()}
+        return Evaluation((file.parent,), facts, figures, list(record["scores"]), questions)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ComparisonError(f"{file}: holds no scores of an evaluation; remove its folder, and evaluate again") from None
 
@@ -177,22 +177,22 @@ def _asked(facts: Sequence[Any], key: str) -> str:
     return digest([fact[key.rpartition("/")[0]] if isinstance(fact, dict) else fact for fact in facts])
 
 
-def _one(place: str, benchmark: Benchmark, parts: Sequence[str], found: Sequence[Evaluation]) -> Evaluation:
+def _one(place: str, benchmark: Benchmark, parts: Sequence[str], evaluations: Sequence[Evaluation]) -> Evaluation:
     """The result of a benchmark; results of one model that differ in these parts only, as RULER's lengths and tasks, are one."""
-    kinds = {digest({k: v for k, v in e.facts.items() if k not in parts}) for e in found}
+    kinds = {digest({k: v for k, v in e.facts.items() if k not in parts}) for e in evaluations}
     questions: dict[str, Answered] = {}
-    for evaluation in found:
+    for evaluation in evaluations:
         questions |= evaluation.questions
-    is_one = bool(parts) and len(kinds) == 1 and len(questions) == sum(len(e.questions) for e in found)
-    if len(found) > 1 and not is_one:
-        told = ("model", "dtype", "samples", "length", "lengths")
-        raise _several(place, benchmark.title, {e.folders[0]: e.facts for e in found}, told)
-    facts, figures = dict(found[0].facts), dict(found[0].figures)
-    for other in found[1:]:
+    is_one = bool(parts) and len(kinds) == 1 and len(questions) == sum(len(e.questions) for e in evaluations)
+    if len(evaluations) > 1 and not is_one:
+        names = ("model", "dtype", "samples", "length", "lengths")
+        raise _several(place, benchmark.title, {e.folders[0]: e.facts for e in evaluations}, names)
+    facts, figures = dict(evaluations[0].facts), dict(evaluations[0].figures)
+    for other in evaluations[1:]:
         figures |= other.figures
         facts |= {name: _joined(facts[name], other.facts[name]) for name in parts if facts.get(name) != other.facts.get(name)}
-    folders = tuple(folder for evaluation in found for folder in evaluation.folders)
-    return Evaluation(folders, facts, figures, [score for e in found for score in e.scores], questions)
+    folders = tuple(folder for evaluation in evaluations for folder in evaluation.folders)
+    return Evaluation(folders, facts, figures, [score for e in evaluations for score in e.scores], questions)
 
 
 def _joined(first: Any, second: Any) -> Any:
@@ -202,9 +202,9 @@ def _joined(first: Any, second: Any) -> Any:
     return list(dict.fromkeys(every))
 
 
-def _several(place: str, kind: str, found: Mapping[Path, Mapping[str, Any]], told: Sequence[str]) -> ComparisonError:
+def _several(place: str, kind: str, by_folder: Mapping[Path, Mapping[str, Any]], names: Sequence[str]) -> ComparisonError:
     def what(facts: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} {facts[name]}" for name in told if name in facts)
+        return ", ".join(f"{name} {facts[name]}" for name in names if name in facts)
 
-    listed = "; ".join(f"{folder} ({what(facts)})" for folder, facts in found.items())
-    return ComparisonError(f"{place}: {len(found)} {kind} results below it; give one of them: {listed}")
+    listed = "; ".join(f"{folder} ({what(facts)})" for folder, facts in by_folder.items())
+    return ComparisonError(f"{place}: {len(by_folder)} {kind} results below it; give one of them: {listed}")

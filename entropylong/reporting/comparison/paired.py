@@ -116,8 +116,8 @@ def _by_strata(keys: Sequence[str], values: Floats, rng: np.random.Generator) ->
     whole = [1 / a_length[length] / len(lengths) for _, length in strata]
     scopes = {f"{length:,} tokens": [own for name, own in strata.items() if name[1] == length] for length in lengths}
     scopes |= {task: [own for name, own in strata.items() if name[0] == task] for task in tasks}
-    found = [_mean("overall", list(strata.values()), whole)]
-    return found + [_mean(scope, own, [1 / len(own)] * len(own)) for scope, own in scopes.items()]
+    rows = [_mean("overall", list(strata.values()), whole)]
+    return rows + [_mean(scope, own, [1 / len(own)] * len(own)) for scope, own in scopes.items()]
 
 
 def _mean(scope: str, strata: Sequence[_Stratum], weights: Sequence[float]) -> Difference:
@@ -127,11 +127,11 @@ def _mean(scope: str, strata: Sequence[_Stratum], weights: Sequence[float]) -> D
     interval = None
     # A stratum of one question has no spread of its own that could be known.
     if different >= LEAST_DIFFERENT and all(stratum.pairs > 1 for stratum in strata):
-        drawn = np.zeros(DRAWS)
+        draws = np.zeros(DRAWS)
         for stratum, weight in zip(strata, weights, strict=True):
             if stratum.draws is not None:
-                drawn += weight * stratum.draws
-        interval = percentiles(drawn)
+                draws += weight * stratum.draws
+        interval = percentiles(draws)
     pairs = sum(stratum.pairs for stratum in strata)
     return Difference(scope, float(reference), float(other), interval, pairs, different)
 
@@ -142,8 +142,8 @@ def _perplexity(values: Floats, weights: Floats, rng: np.random.Generator) -> Di
     different = int(np.count_nonzero(values[0] != values[1]))
     interval = None
     if different >= LEAST_DIFFERENT:
-        drawn = rao_wu(values.shape[1], DRAWS, rng)
-        own = weights[drawn]
-        first, second = (np.exp((of_model[drawn] * own).sum(axis=1) / own.sum(axis=1)) for of_model in values)
+        indices = rao_wu(values.shape[1], DRAWS, rng)
+        own = weights[indices]
+        first, second = (np.exp((of_model[indices] * own).sum(axis=1) / own.sum(axis=1)) for of_model in values)
         interval = percentiles(second - first)
     return Difference("overall", float(reference), float(other), interval, values.shape[1], different)

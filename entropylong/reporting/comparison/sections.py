@@ -65,19 +65,19 @@ def data_rows(runs: Sequence[Run]) -> list[Row]:
         seconds = [value for name, value in figures.items() if name.startswith("seconds_")]
         every.append(figures | ({"seconds": sum(seconds)} if seconds else {}))
     lines = [(label, name, form) for label, name, form in (*metric_lines(), *_COST) if name is not None]
-    shown = [line for line in lines if any(line[1] in figures for figures in every) and any(is_shown(line[1], f) for f in every)]
-    return [(label, [form.format(f[name]) if name in f else None for f in every]) for label, name, form in shown]
+    rows = [line for line in lines if any(line[1] in figures for figures in every) and any(is_shown(line[1], f) for f in every)]
+    return [(label, [form.format(f[name]) if name in f else None for f in every]) for label, name, form in rows]
 
 
 def judged(runs: Sequence[Run]) -> list[Judged]:
     """The benchmarks that some run has, by their records."""
-    found = []
+    benchmarks = []
     for key, (_, comparison) in comparisons().items():
         results = [run.evaluations.get(key) for run in runs]
         if section := comparison.table(results):
             facts = conditions([result.facts if result else None for result in results])
-            found.append(Judged(section, _chart(key, section), facts))
-    return found
+            benchmarks.append(Judged(section, _chart(key, section), facts))
+    return benchmarks
 
 
 def _chart(key: str, section: Section) -> str | None:
@@ -120,9 +120,9 @@ def draws() -> str:
     """What is drawn from, of the benchmarks where that is not simply the questions."""
     titles: dict[str, list[str]] = {}
     for benchmark, comparison in comparisons().values():
-        if drawn := WORDING[comparison.pairing][1]:
-            titles.setdefault(drawn, []).append(benchmark.title)
-    return ", ".join(f"{_listed(own)} {drawn}" for drawn, own in titles.items())
+        if scope := WORDING[comparison.pairing][1]:
+            titles.setdefault(scope, []).append(benchmark.title)
+    return ", ".join(f"{_listed(own)} {scope}" for scope, own in titles.items())
 
 
 def _listed(names: Sequence[str]) -> str:

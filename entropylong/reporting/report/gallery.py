@@ -83,8 +83,8 @@ def gallery(state: PipelineState) -> list[Root]:
     counted = {row.root_id: row["count"] for row in packed.groupBy("root_id").count().collect()}
     best = sorted(counted, key=lambda root: (-counted[root], root))[:BEST]
     rest = [root for root in counted if root not in best]
-    drawn = sorted(rest, key=lambda root: (xxhash64(state.config.seed, "gallery", root), root))[:DRAWN]
-    chosen = [*best, *drawn]
+    by_hash = sorted(rest, key=lambda root: (xxhash64(state.config.seed, "gallery", root), root))[:DRAWN]
+    chosen = [*best, *by_hash]
     frames = state.frames(PACK)
     is_chosen = F.col("root_id").isin(chosen)
     scored = {row.root_id: row for row in frames["scored_documents"].where(is_chosen).collect()}
@@ -97,8 +97,8 @@ def gallery(state: PipelineState) -> list[Root]:
     links = {root: _to_show([reading for reading in readings if reading.root_id == root and reading.accepted]) for root in chosen}
     every = [reading for root in chosen for reading in links[root]]
     contexts = [context_read(tokenizer, chunks[reading.chunk_id].text, state.config.contexts.max_tokens) for reading in every]
-    told = iter(_weighed(state, every, [list(scored[reading.root_id].input_ids) for reading in every], contexts))
-    found = []
+    answers = iter(_weighed(state, every, [list(scored[reading.root_id].input_ids) for reading in every], contexts))
+    roots = []
     for root in chosen:
         row, positions = scored[root], [anchor.position for anchor in anchors[root]]
         numbers = {position: number for number, position in enumerate(positions, start=1)}
@@ -108,10 +108,10 @@ def gallery(state: PipelineState) -> list[Root]:
             Token(text, float(h) if np.isfinite(h) else None, numbers.get(place, 0))
             for place, (text, h) in enumerate(zip(texts, profile.tolist(), strict=True))
         ]
-        shown = [_shown(reading, numbers, texts, chunks[reading.chunk_id].doc_id, next(told)) for reading in links[root]]
+        dependencies = [_shown(reading, numbers, texts, chunks[reading.chunk_id].doc_id, next(answers)) for reading in links[root]]
         candidates = len({reading.chunk_id for reading in readings if reading.root_id == root})
-        found.append(Root(root, root in drawn, tokens, len(positions), candidates, counted[root], shown))
-    return found
+        roots.append(Root(root, root in by_hash, tokens, len(positions), candidates, counted[root], dependencies))
+    return roots
 
 
 def _to_show(accepted: list[Any]) -> list[Any]:
@@ -136,16 +136,16 @@ def _weighed(state: PipelineState, readings: list[Any], roots: list[list[int]], 
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         model = load(worker)
-        asked = []
+        pairs = []
         for batch in batches:
             for row in batch.to_pylist():
                 root, at = np.array(row["root_ids"], np.int32), np.array([row["position"]], np.int32)
                 texts = [row["context"], *without_each(sentences(row["context"]))]
-                asked += [
+                pairs += [
                     Pair(root, np.array(model.encode(text), np.int32), at, (row["number"], n)) for n, text in enumerate(texts)
                 ]
-        found = measure(model, asked, separator_ids=model.encode(separator), batch_tokens=batch_tokens)
-        for pair, reading in found:
+        measurements = measure(model, pairs, separator_ids=model.encode(separator), batch_tokens=batch_tokens)
+        for pair, reading in measurements:
             number, piece = pair.tag
             yield pa.RecordBatch.from_pydict(
                 {"number": pa.array([number], pa.int32()), "piece": pa.array([piece], pa.int32()),
@@ -154,11 +154,11 @@ def _weighed(state: PipelineState, readings: list[Any], roots: list[list[int]], 
 
     frame = ctx.spark.createDataFrame(rows, _ASKED).repartition(min(ctx.cores, len(rows)), "number")
     read = {(row.number, row.piece): row.entropy for row in frame.mapInArrow(run, _READ).collect()}
-    told = []
+    answers = []
     for n, (reading, context) in enumerate(zip(readings, contexts, strict=True)):
         pieces = sentences(context)
-        told.append(weigh(pieces, reading.entropy, read[n, 0], [read[n, piece + 1] for piece in range(len(pieces))]))
-    return told
+        answers.append(weigh(pieces, reading.entropy, read[n, 0], [read[n, piece + 1] for piece in range(len(pieces))]))
+    return answers
 
 
 def _shown(reading: Any, numbers: dict[int, int], texts: list[str], source: str, context: list[Sentence]) -> Shown:

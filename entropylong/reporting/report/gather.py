@@ -177,18 +177,18 @@ def _facts(state: PipelineState) -> dict[str, str]:
 
 
 def _stages(figures: dict[str, float]) -> list[StageCost]:
-    found = []
+    costs = []
     for step in STEPS:
-        known = [figures.get(f"{name}_{step.writes}") for name in ("keys", "seconds", "tokens_per_second", "accelerator_busy")]
-        found.append(StageCost(step.name, step.writes, step.counted, *known))
-    return found
+        values = [figures.get(f"{name}_{step.writes}") for name in ("keys", "seconds", "tokens_per_second", "accelerator_busy")]
+        costs.append(StageCost(step.name, step.writes, step.counted, *values))
+    return costs
 
 
 def refused_rows(figures: Mapping[str, float]) -> list[tuple[str, str, str, int]]:
     """(table, outcome, code, rows) of what is not ok, as the run's figures have it."""
-    found = []
+    rows = []
     for step in STEPS:
         for outcome in ("skipped", "error"):
             start = f"{outcome}_{step.writes}_"
-            found += [(step.writes, outcome, name[len(start) :], int(n)) for name, n in figures.items() if name.startswith(start)]
-    return sorted(found)
+            rows += [(step.writes, outcome, name[len(start) :], int(n)) for name, n in figures.items() if name.startswith(start)]
+    return sorted(rows)

@@ -27,31 +27,31 @@ class Step:
     share: float | None
 
 
-def report_page(found: Gathered, roots: Sequence[Root], epsilon: float, rule: str) -> str:
+def report_page(data: Gathered, roots: Sequence[Root], epsilon: float, rule: str) -> str:
     """The file's text.
 
     Args:
-        found: figures and histograms.
+        data: figures and histograms.
         roots: of the gallery.
         epsilon: `accept.epsilon`.
         rule: `accept.rule`.
     """
-    drawn = [
-        (pictures.entropies(found.entropy, found.anchors, found.thresholds),
+    charts = [
+        (pictures.entropies(data.entropy, data.anchors, data.thresholds),
          "Where the model is uncertain, and where the threshold tau of a root cuts: the mean of its entropies and alpha standard "
          "deviations more. The scale is logarithmic above 2: the tail is small."),
-        (pictures.gains(found.gains, epsilon), gain_words(found.figures, rule)),
-        (pictures.by_rank(found.ranks), rank_words(found.ranks)),
-        (pictures.by_score(found.scores), "Whether the encoder's similarity knows what will help: bars rise where it does."),
-        (pictures.distances(found.distances),
-         f"How long the dependencies are in the sequences: the median is {found.figures.get('distance_median', 0):,.0f} tokens."),
+        (pictures.gains(data.gains, epsilon), gain_words(data.figures, rule)),
+        (pictures.by_rank(data.ranks), rank_words(data.ranks)),
+        (pictures.by_score(data.scores), "Whether the encoder's similarity knows what will help: bars rise where it does."),
+        (pictures.distances(data.distances),
+         f"How long the dependencies are in the sequences: the median is {data.figures.get('distance_median', 0):,.0f} tokens."),
     ]  # fmt: skip
-    shown = [line for line in lines(found.figures) if line[1] is not None]
+    rows = [line for line in lines(data.figures) if line[1] is not None]
     return render(
-        "report.html.j2", facts=found.facts, verdict=verdict(found.figures, rule), funnel=funnel(found.figures), pictures=drawn,
-        roots=roots, best=BEST, links=SHOWN, full=FULL_COLOUR_NATS, stages=found.stages, cost=cost_words(found.figures),
-        plan_keys=found.plan_keys, refused=found.refused, codes=CODES, examples=found.examples, examples_shown=EXAMPLES,
-        figures=shown, version=entropylong.__version__,
+        "report.html.j2", facts=data.facts, verdict=verdict(data.figures, rule), funnel=funnel(data.figures), pictures=charts,
+        roots=roots, best=BEST, links=SHOWN, full=FULL_COLOUR_NATS, stages=data.stages, cost=cost_words(data.figures),
+        plan_keys=data.plan_keys, refused=data.refused, codes=CODES, examples=data.examples, examples_shown=EXAMPLES,
+        figures=rows, version=entropylong.__version__,
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def funnel(figures: Mapping[str, float]) -> list[Step]:
 
 def verdict(figures: Mapping[str, float], rule: str) -> str:
     """What was found, how much of it chance would give and how well that is known, and what a shared topic alone gives."""
-    said = (
+    text = (
         f"{figures['dependencies']:,.0f} dependencies were verified in {figures.get('roots_with_dependency', 0):,.0f} of "
         f"{figures['roots']:,.0f} roots; {figures.get('packed_dependencies', 0):,.0f} are packed into "
         f"{figures['sequences']:,.0f} sequence{'' if figures['sequences'] == 1 else 's'}."
@@ -95,21 +95,21 @@ def verdict(figures: Mapping[str, float], rule: str) -> str:
     passed = {kind: _passed(figures, kind, rule) for kind in ReadingKind}
     retrieved, random, same_root = passed[ReadingKind.RETRIEVED], passed[ReadingKind.RANDOM], passed[ReadingKind.SAME_ROOT]
     if random is None or retrieved is None:
-        return f"{said} How many of them are chance is not known: there are no random controls to compare with."
+        return f"{text} How many of them are chance is not known: there are no random controls to compare with."
     if not retrieved[0]:
-        return f"{said} No context that was retrieved passes the rule."
+        return f"{text} No context that was retrieved passes the rule."
     low, high = ratio_interval(random, retrieved)
     fdr = min(1.0, figures[f"fdr_{rule}"])
-    said += (
+    text += (
         f" Under the same rule {_of(retrieved)} readings of retrieved contexts pass and {_of(random)} of random ones: by that "
         f"measure {fdr:.0%} of the dependencies are chance (95 % interval, were readings independent: "
         f"{min(1.0, low):.0%} to {min(1.0, high):.0%})."
     )
     if same_root is None:
-        return said
+        return text
     topic = min(1.0, same_root[0] / same_root[1] * retrieved[1] / retrieved[0])
     return (
-        f"{said} Of readings of contexts that another anchor of the root retrieved, which share its topic, {_of(same_root)} pass: "
+        f"{text} Of readings of contexts that another anchor of the root retrieved, which share its topic, {_of(same_root)} pass: "
         f"a shared topic explains about {topic:.0%} of the dependencies, chance included, the anchor's own query the rest."
     )
 
@@ -128,36 +128,36 @@ def gain_words(figures: Mapping[str, float], rule: str) -> str:
     """What to see in the gains."""
     both = [figures.get(f"pass_rate_{kind}_{rule}") for kind in ("retrieved", "same_root", "random")]
     names = ("retrieved", "another anchor's", "random")
-    said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
+    rates = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, both, strict=True) if value is not None)
     return (
         f"How much a context lowers the entropy; the scale is logarithmic above 2 %. What stands right of epsilon, the least gain "
-        f"that counts, is not accepted by that alone; accepted are: {said or 'n/a'}. Where chunks have the same text, one reading "
+        f"that counts, is not accepted by that alone; accepted are: {rates or 'n/a'}. Where chunks have the same text, one reading "
         "stands for each of them."
     )
 
 
 def rank_words(rates: Sequence[Rate]) -> str:
     """Whether so many candidates an anchor are worth it."""
-    found, whole = 0, sum(rate.accepted for rate in rates)
+    count, whole = 0, sum(rate.accepted for rate in rates)
     last = f"the last rank is accepted in {rates[-1].accepted / rates[-1].total:.1%} of its anchors" if whole else ""
     for rate in rates:
-        found += rate.accepted
-        if whole and found >= 0.9 * whole:
-            asked = f"Is K = {rates[-1].at:.0f} worth it?"
+        count += rate.accepted
+        if whole and count >= 0.9 * whole:
+            question = f"Is K = {rates[-1].at:.0f} worth it?"
             if rate is rates[-1]:
-                return f"{asked} All ranks are needed, and a larger one (retrieval.top_k) may find more: {last}."
-            return f"{asked} {found / whole:.0%} of the dependencies stand at rank {rate.at:.0f} or better; {last}."
+                return f"{question} All ranks are needed, and a larger one (retrieval.top_k) may find more: {last}."
+            return f"{question} {count / whole:.0%} of the dependencies stand at rank {rate.at:.0f} or better; {last}."
     return "No candidate was accepted at any rank."
 
 
 def cost_words(figures: Mapping[str, float]) -> str:
     """What a dependency cost."""
     seconds = sum(value for name, value in figures.items() if name.startswith("seconds_"))
-    kept = figures.get("dependencies", 0)
-    if not kept or not seconds:
+    dependencies = figures.get("dependencies", 0)
+    if not dependencies or not seconds:
         return "No cost is known: the run that packed had nothing else to do."
     verify = figures.get("seconds_gains", 0.0)
     return (
-        f"{seconds:,.0f} seconds in all, {verify / seconds:.0%} of them in verification; {seconds / kept:,.2f} seconds and "
-        f"{figures.get('forwarded_tokens_gains', 0) / kept:,.0f} tokens read for each dependency."
+        f"{seconds:,.0f} seconds in all, {verify / seconds:.0%} of them in verification; {seconds / dependencies:,.2f} seconds and "
+        f"{figures.get('forwarded_tokens_gains', 0) / dependencies:,.0f} tokens read for each dependency."
     )

@@ -63,8 +63,8 @@ def by_rank(rates: Sequence[Rate]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         other = axes.twinx()
         other.spines["right"].set_visible(True)
-        found = np.cumsum([rate.accepted for rate in rates])
-        other.plot(ranks, 100 * found / max(1, found[-1] if len(found) else 1), color=CHANCE, marker="o", ms=3)
+        totals = np.cumsum([rate.accepted for rate in rates])
+        other.plot(ranks, 100 * totals / max(1, totals[-1] if len(totals) else 1), color=CHANCE, marker="o", ms=3)
         other.set(ylim=(0, 105), ylabel="dependencies up to this rank, %")
         other.yaxis.label.set_color(CHANCE)
 

@@ -33,10 +33,10 @@ def report_html(state: PipelineState, telling: Callable[[str], AbstractContextMa
         NothingToDoError: nothing is packed under this config.
     """
     with telling("report, 1 of 2: counting what is in the tables"):
-        found = gather(state)
+        data = gather(state)
     with telling("report, 2 of 2: reading contexts again without each of their sentences, for the roots that are shown"):
         roots = gallery(state)
-    return report_page(found, roots, state.config.accept.epsilon, state.config.accept.rule)
+    return report_page(data, roots, state.config.accept.epsilon, state.config.accept.rule)
 
 
 def write_report(state: PipelineState, out: Path | None = None) -> Path:
