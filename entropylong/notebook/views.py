@@ -41,8 +41,8 @@ _WIDGETS = (
 class View:
     """What a command prints on a terminal, with its colours: HTML in a notebook, text elsewhere."""
 
-    def __init__(self, shown: RenderableType) -> None:
-        self._shown = shown
+    def __init__(self, content: RenderableType) -> None:
+        self._content = content
 
     def _repr_html_(self) -> str:
         console = self._printed()
@@ -58,7 +58,7 @@ class View:
         console = Console(
             record=True, file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False, color_system="truecolor"
         )
-        console.print(self._shown)
+        console.print(self._content)
         return console
 
 
@@ -155,19 +155,19 @@ def open_workspace(config: str, *overrides: str, input_path: str | None = None) 
     from entropylong.config import load_config
     from entropylong.pipeline.open import open_state
 
-    asked = load_config(config, overrides, input_path).workspace
-    found = next((f / asked for f in (Path.cwd(), *Path.cwd().parents) if (f / asked / "workspace.json").is_file()), None)
-    if found is None:
+    workspace = load_config(config, overrides, input_path).workspace
+    folder = next((f / workspace for f in (Path.cwd(), *Path.cwd().parents) if (f / workspace / "workspace.json").is_file()), None)
+    if folder is None:
         words = ["--config", config, *(["--input", input_path] if input_path else []), *overrides]
         raise WorkspaceError(
-            f"no workspace at {asked}: nothing ran there; run `entropylong run {shlex.join(words)}`, or name another one: on "
+            f"no workspace at {workspace}: nothing ran there; run `entropylong run {shlex.join(words)}`, or name another one: on "
             "Databricks by the widgets, elsewhere by ENTROPYLONG_WORKSPACE"
         )
-    kept = (*overrides, f"workspace={found}")
+    all_overrides = (*overrides, f"workspace={folder}")
     with warnings.catch_warnings():
         # Where Jupyter has no widgets a library says so, in red, of progress bars that nobody asked for.
         warnings.filterwarnings("ignore", message="IProgress not found")
-        return OpenWorkspace(open_state(config, kept, input_path), config, kept, input_path)
+        return OpenWorkspace(open_state(config, all_overrides, input_path), config, all_overrides, input_path)
 
 
 def open_here(config: str = "demo") -> OpenWorkspace:

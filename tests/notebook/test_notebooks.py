@@ -38,11 +38,11 @@ STORED = sorted((CONF.parent / "notebooks").glob("*.ipynb"))
 ON_DATABRICKS = """
 class dbutils:
     class widgets:
-        made = {}
+        defaults = {}
         @classmethod
-        def text(cls, name, default, label): cls.made.setdefault(name, default)
+        def text(cls, name, default, label): cls.defaults.setdefault(name, default)
         @classmethod
-        def get(cls, name): return {"schema": "dev_jo", "overrides": "roots.share=0.5"}.get(name, cls.made[name])
+        def get(cls, name): return {"schema": "dev_jo", "overrides": "roots.share=0.5"}.get(name, cls.defaults[name])
 from entropylong.notebook import arguments, open_here
 print(arguments())
 """
@@ -50,11 +50,11 @@ print(arguments())
 
 @pytest.mark.parametrize("file", STORED, ids=lambda file: file.stem)
 def test_stored_notebooks_are_clean(file: Path) -> None:
-    found = nbformat.read(file, 4)  # type: ignore[no-untyped-call]
-    nbformat.validate(found)
-    assert file.read_text() == nbformat.writes(found) + "\n", "format it with nbformat"  # type: ignore[no-untyped-call]
-    assert found.metadata.keys() == {"kernelspec", "language_info"} and found.cells[0].cell_type == "markdown"
-    for cell in found.cells:
+    notebook = nbformat.read(file, 4)  # type: ignore[no-untyped-call]
+    nbformat.validate(notebook)
+    assert file.read_text() == nbformat.writes(notebook) + "\n", "format it with nbformat"  # type: ignore[no-untyped-call]
+    assert notebook.metadata.keys() == {"kernelspec", "language_info"} and notebook.cells[0].cell_type == "markdown"
+    for cell in notebook.cells:
         assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None), "clear all outputs"
         assert not cell.metadata and ("dbutils" not in cell.source)
 
@@ -81,9 +81,9 @@ def ran(
         patch.delenv("ENTROPYLONG_WORKSPACE", raising=False)
         manager = KernelManager(kernel_name="python3")
         manager.start_kernel()
-        found = {file.stem: nbformat.read(file, 4) for file in STORED} | {"probe": probe}  # type: ignore[no-untyped-call]
+        notebooks = {file.stem: nbformat.read(file, 4) for file in STORED} | {"probe": probe}  # type: ignore[no-untyped-call]
         try:
-            for content in found.values():
+            for content in notebooks.values():
                 # Nothing that one of them named is there for the next.
                 content.cells.append(nbformat.v4.new_code_cell("%reset -f"))  # type: ignore[no-untyped-call]
                 NotebookClient(content, km=manager, timeout=300, allow_errors=True).execute(reset_kc=True)
@@ -91,7 +91,7 @@ def ran(
         finally:
             manager.shutdown_kernel()
     assert versions(first) == before, "a notebook reads only"
-    yield found
+    yield notebooks
 
 
 def outputs(content: Any) -> list[Any]:
@@ -104,15 +104,15 @@ PICTURES = {"01_entropy": 4, "02_dependencies": 4, "03_compare": 1, "04_cost": 2
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", PICTURES)
 def test_notebooks_run_and_show_pictures(name: str, ran: dict[str, Any]) -> None:
-    shown = outputs(ran[name])
-    failed = [(output.ename, output.evalue) for output in shown if output.output_type == "error"]
-    assert failed == [] and all(output.output_type == "execute_result" for output in shown), "nothing is printed by the way"
-    pictures = [Image.open(io.BytesIO(base64.b64decode(o.data["image/png"]))) for o in shown if "image/png" in o.data]
+    results = outputs(ran[name])
+    failed = [(output.ename, output.evalue) for output in results if output.output_type == "error"]
+    assert failed == [] and all(output.output_type == "execute_result" for output in results), "nothing is printed by the way"
+    pictures = [Image.open(io.BytesIO(base64.b64decode(o.data["image/png"]))) for o in results if "image/png" in o.data]
     assert len(pictures) == PICTURES[name]
     for picture in pictures:
         colours = picture.convert("RGB").getcolors(picture.width * picture.height) or []
         assert min(picture.size) > 250 and len(colours) > 50, "there is something in it"
-    assert len(shown) == sum(cell.cell_type == "code" for cell in ran[name].cells), "each cell shows what it is about"
+    assert len(results) == sum(cell.cell_type == "code" for cell in ran[name].cells), "each cell shows what it is about"
 
 
 @pytest.mark.e2e
@@ -139,14 +139,14 @@ class Widgets:
     """Databricks' widgets, with what somebody typed into them."""
 
     def __init__(self, typed: dict[str, str]) -> None:
-        self.typed, self.made, self.widgets = typed, dict[str, str](), self
+        self.typed, self.defaults, self.widgets = typed, dict[str, str](), self
 
     def text(self, name: str, default: str, label: str) -> None:
         assert label
-        self.made[name] = default
+        self.defaults[name] = default
 
     def get(self, name: str) -> str:
-        return self.typed.get(name, self.made[name])
+        return self.typed.get(name, self.defaults[name])
 
 
 def test_the_widgets_name_what_the_bundles_job_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,8 +187,8 @@ def test_a_workspace_is_found_from_a_folder_below(
     copied: Path, corpus: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.yaml"
-    kept = make_config(copied, corpus).model_dump() | {"workspace": "workspace"}
-    file.write_text(yaml.safe_dump(kept))
+    settings = make_config(copied, corpus).model_dump() | {"workspace": "workspace"}
+    file.write_text(yaml.safe_dump(settings))
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     opened = open_workspace(str(file))
@@ -206,9 +206,9 @@ def test_views_are_what_the_commands_print(opened: OpenWorkspace, monkeypatch: p
     state = opened.state
     root = entropy.profiles(state, most=1)[0].root_id
 
-    def printed(shown: Any) -> str:
+    def printed(content: Any) -> str:
         out = io.StringIO()
-        Console(file=out, width=views.WIDTH, highlight=False).print(shown)
+        Console(file=out, width=views.WIDTH, highlight=False).print(content)
         return out.getvalue()
 
     beside = {"fingerprint": "ab12", "rows": 7, "differs_by": "accept.epsilon=0.2"}
@@ -216,9 +216,9 @@ def test_views_are_what_the_commands_print(opened: OpenWorkspace, monkeypatch: p
            "rows_in": 1500, "done": 1499, "left": 1, "skipped": 0, "quarantined": 0,
            "rate": 2.5, "eta_seconds": 0.4, "others": [beside]}  # fmt: skip
     monkeypatch.setattr(status, "status_rows", lambda state: [row])
-    shown = repr(opened.status())
-    assert shown == printed(status.status_table([row], state.config.workspace)) + printed(status.others_table([row]))
-    assert "1,499" in shown and "1 file " in shown and "accept.epsilon=0.2" in shown
+    text = repr(opened.status())
+    assert text == printed(status.status_table([row], state.config.workspace)) + printed(status.others_table([row]))
+    assert "1,499" in text and "1 file " in text and "accept.epsilon=0.2" in text
     assert repr(opened.inspect(root)) == printed(inspect_root(state, root))
     html = opened.inspect(root)._repr_html_()
     assert html.startswith("<pre style=") and "background-color: #" in html and "<html" not in html
@@ -255,19 +255,19 @@ def test_entropy_is_that_of_the_tables(opened: OpenWorkspace) -> None:
 @pytest.mark.parametrize("rule", ["paper", "specific"])
 def test_reasons_agree_with_the_verdicts(rule: str, finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished, f"accept.rule={rule}", "accept.min_excess=0.01", "accept.min_nll_drop=0.05")
-    found = dependencies.judged(runner.state)
-    assert ((found.readings["why"] == "accepted") == found.readings[f"passes_{rule}"]).all()
-    accepted = int(found.readings["accepted"].sum())
-    tables = dependencies.by_thresholds(found)
+    sample = dependencies.judged(runner.state)
+    assert ((sample.readings["why"] == "accepted") == sample.readings[f"passes_{rule}"]).all()
+    accepted = int(sample.readings["accepted"].sum())
+    tables = dependencies.by_thresholds(sample)
     assert list(tables) == (["epsilon"] if rule == "paper" else ["epsilon", "min_excess", "min_nll_drop"])
-    configured = dependencies.by_threshold(found, "epsilon", [runner.config.accept.epsilon, 1.0])
+    configured = dependencies.by_threshold(sample, "epsilon", [runner.config.accept.epsilon, 1.0])
     assert configured["dependencies"].tolist() == [accepted, 0] and accepted > 0
-    of_random = found.readings[found.readings["kind"] == "random"]
+    of_random = sample.readings[sample.readings["kind"] == "random"]
     assert configured["random"].iloc[0] == pytest.approx(of_random[f"passes_{rule}"].mean())
-    assert dependencies.refusals(found).sum().tolist() == pytest.approx([1.0] * 3)
-    misses = dependencies.near_misses(found, 3)
+    assert dependencies.refusals(sample).sum().tolist() == pytest.approx([1.0] * 3)
+    misses = dependencies.near_misses(sample, 3)
     assert len(misses) == 3 and "accepted" not in set(misses["why"])
-    best = found.readings[found.readings["accepted"]].nlargest(1, "gain").iloc[0]
+    best = sample.readings[sample.readings["accepted"]].nlargest(1, "gain").iloc[0]
     text = repr(dependencies.strongest(runner.state, 2))
     assert best["root_id"] in text and f"gain {best['gain']:.2f}" in text
 
@@ -283,11 +283,11 @@ def test_intervals_over_roots_hold_the_truth_as_often_as_they_say() -> None:
     """Readings of one root belong together: its rate is its own. Without controls there is no figure of them."""
     held, trials = 0, 60
     for seed in range(trials):
-        found = comparing.intervals(_roots(np.random.default_rng(seed), 0.3, 60))
-        one = found["candidates that pass"]
+        intervals = comparing.intervals(_roots(np.random.default_rng(seed), 0.3, 60))
+        one = intervals["candidates that pass"]
         held += one.low <= 0.3 <= one.high
-    assert 0.86 <= held / trials <= 1 and "random controls that pass" not in found
-    assert found["mean gain of a dependency"] == comparing.Interval(0.5, 0.5, 0.5)
+    assert 0.86 <= held / trials <= 1 and "random controls that pass" not in intervals
+    assert intervals["mean gain of a dependency"] == comparing.Interval(0.5, 0.5, 0.5)
     first = _roots(np.random.default_rng(1), 0.2, 80)
     none = comparing.differences(first, first)["candidates that pass"]
     assert (none.value, none.low, none.high, none.verdict) == (0, 0, 0, "no difference shown")
@@ -302,14 +302,14 @@ def test_prices_are_those_of_the_plan(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(make_config(finished, corpus).model_dump()))
-    known = costs.measured(opened.state)
+    keys = costs.measured(opened.state)
     figures = dependencies.latest_metrics(opened.state)
-    assert known["plan.anchors_per_root"] == pytest.approx(figures["anchors"] / figures["roots"], abs=0.01), "roots without any too"
+    assert keys["plan.anchors_per_root"] == pytest.approx(figures["anchors"] / figures["roots"], abs=0.01), "roots without any too"
     here = OpenWorkspace(opened.state, str(file), (), None)
-    asked = ["plan.documents=1000000", "roots.limit=1000", "retrieval.top_k=8"]
-    plan = costs.plan_of(here, known, *asked)
+    overrides = ["plan.documents=1000000", "roots.limit=1000", "retrieval.top_k=8"]
+    plan = costs.plan_of(here, keys, *overrides)
     same = make_plan(
-        load_config(file, ["plan.device=H100", *(f"{k}={v}" for k, v in known.items()), *asked]), lambda *_: pytest.fail()
+        load_config(file, ["plan.device=H100", *(f"{k}={v}" for k, v in keys.items()), *overrides]), lambda *_: pytest.fail()
     )
     assert plan.as_json() == same.as_json()
     stages, ways = costs.by_stage(plan, 2.0, 0.0), costs.by_way(plan, 2.0, 0.0)
@@ -317,7 +317,7 @@ def test_prices_are_those_of_the_plan(
     assert ways["exact"] == pytest.approx(stages["price"].sum()) and ways["literal"] > ways["exact"]
     with pytest.raises(UsageError, match=r"prices of 0 an hour of the device and 0\.1 a core: give one above 0"):
         costs.by_stage(plan, 0, 0.1)
-    table = costs.over(here, known, asked, "retrieval.top_k", [4, 8], (2.0, 0.0))
+    table = costs.over(here, keys, overrides, "retrieval.top_k", [4, 8], (2.0, 0.0))
     assert table.loc[8, "exact"] == pytest.approx(ways["exact"]) and table.loc[4, "exact"] < ways["exact"]
     with pytest.raises(NothingToDoError, match="nothing is packed under this config yet"):
         costs.measured(OpenWorkspace(opened.state, "demo", (), None).state.__class__(

@@ -97,16 +97,16 @@ def by_root(state: PipelineState) -> pd.DataFrame:
     good = [F.count_if((F.col("kind") == kind) & passes).alias(f"passed_{kind}") for kind in ReadingKind]
     gain = F.sum(F.when(F.col("accepted"), F.col("gain")).otherwise(0.0)).alias("gain")
     sums = state.readings().groupBy("root_id").agg(*counts, *good, F.count_if("accepted").alias("accepted"), gain)
-    found = sums.orderBy(sampled(state), "root_id").limit(MOST_ROOTS).toPandas()
-    if found.empty:
+    table = sums.orderBy(sampled(state), "root_id").limit(MOST_ROOTS).toPandas()
+    if table.empty:
         raise not_yet("no candidate is verified")
-    return found.assign(roots=1).set_index("root_id").sort_index()
+    return table.assign(roots=1).set_index("root_id").sort_index()
 
 
 def intervals(roots: pd.DataFrame) -> dict[str, Interval]:
     """Each figure of a run; drawn are roots, as what is measured within one root belongs together."""
-    whole, drawn = roots.sum(), _sums(roots)
-    return {name: _interval(_ratio(whole, *columns), _ratio(drawn, *columns))
+    whole, draws = roots.sum(), _sums(roots)
+    return {name: _interval(_ratio(whole, *columns), _ratio(draws, *columns))
             for name, columns in _RATIOS.items() if whole[columns[1]]}  # fmt: skip
 
 
@@ -114,27 +114,27 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Interval
     """Each figure of the second less that of the first, over the roots that both have; the same roots are drawn for both."""
     common = first.index.intersection(second.index)
     a, b = first.loc[common], second.loc[common]
-    found = {}
+    changes = {}
     for name, columns in _RATIOS.items():
         if a[columns[1]].sum() and b[columns[1]].sum():
             value = _ratio(b.sum(), *columns) - _ratio(a.sum(), *columns)
-            found[name] = _interval(value, _ratio(_sums(b), *columns) - _ratio(_sums(a), *columns))
-    return found
+            changes[name] = _interval(value, _ratio(_sums(b), *columns) - _ratio(_sums(a), *columns))
+    return changes
 
 
 def intervals_table(runs: list[Run], first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Both runs and their difference in words, a row a figure."""
     both, change = (intervals(first), intervals(second)), differences(first, second)
 
-    def said(found: dict[str, Interval], name: str, sign: str = "") -> str:
-        if name not in found:
+    def cell(figures: dict[str, Interval], name: str, sign: str = "") -> str:
+        if name not in figures:
             return "n/a"
-        one, form = found[name], f"{{:{sign}.{1 if name.endswith('pass') else 2}{'%' if name.endswith('pass') else 'f'}}}"
+        one, form = figures[name], f"{{:{sign}.{1 if name.endswith('pass') else 2}{'%' if name.endswith('pass') else 'f'}}}"
         values = (form.format(value) for value in (one.value, one.low, one.high))
         return "{} [{}, {}]".format(*values)
 
     rows = [
-        (name, said(both[0], name), said(both[1], name), said(change, name, "+"), change[name].verdict if name in change else "")
+        (name, cell(both[0], name), cell(both[1], name), cell(change, name, "+"), change[name].verdict if name in change else "")
         for name in _RATIOS
     ]
     return pd.DataFrame(rows, columns=["figure", *(run.name for run in runs), "difference", ""]).set_index("figure")
@@ -153,5 +153,5 @@ def _ratio(sums: Any, above: str, below: str) -> Any:
         return np.asarray(sums[above], np.float64) / np.asarray(sums[below], np.float64)
 
 
-def _interval(value: Any, drawn: Floats) -> Interval:
-    return Interval(float(value), *percentiles(drawn))
+def _interval(value: Any, draws: Floats) -> Interval:
+    return Interval(float(value), *percentiles(draws))

@@ -33,16 +33,16 @@ def measured(state: PipelineState) -> dict[str, float]:
     return plan_keys(state, figures)
 
 
-def plan_of(opened: OpenWorkspace, known: Mapping[str, float], *overrides: str) -> Plan:
+def plan_of(opened: OpenWorkspace, measurements: Mapping[str, float], *overrides: str) -> Plan:
     """The plan of a run under the workspace's config with other sizes.
 
     Args:
         opened: whose config it is.
-        known: as `measured`; overrides come after it.
+        measurements: as `measured`; overrides come after it.
         overrides: `key.sub=value`; plan.documents must be among them.
     """
-    stated = [f"{key}={value}" for key, value in known.items()]
-    return make_plan(opened.config_with("plan.device=H100", *stated, *overrides), _no_session)
+    settings = [f"{key}={value}" for key, value in measurements.items()]
+    return make_plan(opened.config_with("plan.device=H100", *settings, *overrides), _no_session)
 
 
 def _no_session() -> NoReturn:
@@ -69,9 +69,9 @@ def by_stage(plan: Plan, gpu_price: float, core_price: float) -> pd.DataFrame:
             f"prices of {gpu_price} an hour of the device and {core_price} a core: give one above 0, and one of 0 or more"
         )
     rows = [(stage.stage, stage.device_hours or 0.0, stage.core_hours or 0.0) for stage in plan.stages]
-    found = pd.DataFrame(rows, columns=["stage", "device hours", "core hours"]).set_index("stage")
-    found["price"] = found["device hours"] * gpu_price + found["core hours"] * core_price
-    return found[found["price"] > 0]
+    table = pd.DataFrame(rows, columns=["stage", "device hours", "core hours"]).set_index("stage")
+    table["price"] = table["device hours"] * gpu_price + table["core hours"] * core_price
+    return table[table["price"] > 0]
 
 
 def by_way(plan: Plan, gpu_price: float, core_price: float) -> dict[str, float]:
@@ -83,7 +83,7 @@ def by_way(plan: Plan, gpu_price: float, core_price: float) -> dict[str, float]:
 
 def over(
     opened: OpenWorkspace,
-    known: Mapping[str, float],
+    measurements: Mapping[str, float],
     overrides: Sequence[str],
     key: str,
     values: Sequence[int],
@@ -92,10 +92,10 @@ def over(
     """The price of the run over another value of one key: a row a value, a column a way to verify.
 
     Args:
-        opened, known, overrides: as of `plan_of`.
+        opened, measurements, overrides: as of `plan_of`.
         key: retrieval.top_k or roots.limit, for example.
         values: that it takes.
         prices: of an hour of the device, and of one core.
     """
-    rows = [by_way(plan_of(opened, known, *overrides, f"{key}={value}"), *prices) for value in values]
+    rows = [by_way(plan_of(opened, measurements, *overrides, f"{key}={value}"), *prices) for value in values]
     return pd.DataFrame(rows, index=pd.Index(values, name=key))

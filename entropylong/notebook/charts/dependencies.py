@@ -82,35 +82,35 @@ def reasons(readings: pd.DataFrame, rule: Rule) -> npt.NDArray[Any]:
     return np.array([why.get(name, ACCEPTED) for name in unmet.tolist()], dtype=object)
 
 
-def refusals(found: Judged) -> pd.DataFrame:
+def refusals(sample: Judged) -> pd.DataFrame:
     """Shares of the readings of each kind by what became of them: a row a reason, a column a kind."""
-    counted = pd.crosstab(found.readings["why"], found.readings["kind"], normalize="columns")
-    why = [condition.refusal for condition in RULES[found.rule.rule].conditions]
+    counted = pd.crosstab(sample.readings["why"], sample.readings["kind"], normalize="columns")
+    why = [condition.refusal for condition in RULES[sample.rule.rule].conditions]
     order = [name for name in (*why, ACCEPTED) if name in counted.index]
     return counted.reindex(index=order, columns=[kind for kind in ReadingKind if kind in counted.columns])
 
 
-def by_thresholds(found: Judged) -> dict[str, pd.DataFrame]:
+def by_thresholds(sample: Judged) -> dict[str, pd.DataFrame]:
     """`by_threshold` of each threshold of the rule, over the values that its condition says."""
-    asked = RULES[found.rule.rule].conditions
-    return {condition.key: by_threshold(found, condition.key, condition.tried) for condition in asked if condition.tried}
+    conditions = RULES[sample.rule.rule].conditions
+    return {condition.key: by_threshold(sample, condition.key, condition.tried) for condition in conditions if condition.tried}
 
 
-def by_threshold(found: Judged, key: str, values: Sequence[float]) -> pd.DataFrame:
+def by_threshold(sample: Judged, key: str, values: Sequence[float]) -> pd.DataFrame:
     """What other values of a threshold would let through, the others as configured.
 
     Args:
-        found: readings and rule.
+        sample: readings and rule.
         key: a threshold of `accept`, such as epsilon.
         values: to try.
 
     Returns:
         A row a value: pass rate of each kind, `dependencies`, and `FDR`, the pass rate of random controls by that of candidates.
     """
-    kind, rows = found.readings["kind"].to_numpy(), []
+    kind, rows = sample.readings["kind"].to_numpy(), []
     for value in values:
         changed: dict[str, Any] = {key: value}
-        good = reasons(found.readings, replace(found.rule, **changed)) == ACCEPTED
+        good = reasons(sample.readings, replace(sample.rule, **changed)) == ACCEPTED
         row = {name.value: float(good[kind == name].mean()) if (kind == name).any() else np.nan for name in ReadingKind}
         rows.append(
             {key: value, **row, "dependencies": int(good[kind == ReadingKind.RETRIEVED].sum()),
@@ -119,12 +119,12 @@ def by_threshold(found: Judged, key: str, values: Sequence[float]) -> pd.DataFra
     return pd.DataFrame(rows).set_index(key)
 
 
-def near_misses(found: Judged, count: int = 8) -> pd.DataFrame:
+def near_misses(sample: Judged, count: int = 8) -> pd.DataFrame:
     """Refused candidates with the largest gains, and why they were refused."""
-    readings = found.readings
+    readings = sample.readings
     refused = readings[(readings["kind"] == ReadingKind.RETRIEVED) & (readings["why"] != ACCEPTED)]
-    shown = ["root_id", "position", "rank", "score", "gain", "excess_gain", "nll_drop", "copy_len", "why"]
-    return refused.nlargest(count, "gain")[shown].round(2).reset_index(drop=True)
+    columns = ["root_id", "position", "rank", "score", "gain", "excess_gain", "nll_drop", "copy_len", "why"]
+    return refused.nlargest(count, "gain")[columns].round(2).reset_index(drop=True)
 
 
 def strongest(state: PipelineState, count: int = 5) -> View:

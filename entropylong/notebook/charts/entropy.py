@@ -80,18 +80,18 @@ def profiles(state: PipelineState, most: int = MOST_ROOTS) -> list[Profile]:
     ]
 
 
-def profile(found: Sequence[Profile], root_id: str | None = None) -> Profile:
+def profile(sample: Sequence[Profile], root_id: str | None = None) -> Profile:
     """One of them; of none, that with the highest mean entropy at its ten least certain positions.
 
     Raises:
         UsageError: it is not among them.
     """
     if root_id is None:
-        return max(found, key=lambda one: float(np.sort(np.nan_to_num(one.entropy))[-10:].mean()))
-    known = {one.root_id: one for one in found}
-    if root_id not in known:
-        raise UsageError(f"{root_id}: not among the {len(found)} sampled roots (for example: {', '.join(list(known)[:3])})")
-    return known[root_id]
+        return max(sample, key=lambda one: float(np.sort(np.nan_to_num(one.entropy))[-10:].mean()))
+    by_id = {one.root_id: one for one in sample}
+    if root_id not in by_id:
+        raise UsageError(f"{root_id}: not among the {len(sample)} sampled roots (for example: {', '.join(list(by_id)[:3])})")
+    return by_id[root_id]
 
 
 def words(state: PipelineState, one: Profile) -> list[str]:
@@ -99,19 +99,19 @@ def words(state: PipelineState, one: Profile) -> list[str]:
     return token_texts(load(state.context.causal_lm.tokenizer()), one.ids)
 
 
-def eligible_entropies(found: Sequence[Profile], rule: AnchorsConfig) -> Floats:
+def eligible_entropies(sample: Sequence[Profile], rule: AnchorsConfig) -> Floats:
     """Entropies of all positions that count for mean and std."""
-    values: Floats = np.concatenate([one.entropy[rule.min_position :] for one in found])
+    values: Floats = np.concatenate([one.entropy[rule.min_position :] for one in sample])
     finite: Floats = values[np.isfinite(values)]
     return finite
 
 
-def by_alpha(found: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[float]) -> pd.DataFrame:
+def by_alpha(sample: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[float]) -> pd.DataFrame:
     """A row an alpha: tau of the median root (nats), anchors a root, their share of the positions, roots without any."""
-    positions = sum(int(np.isfinite(one.entropy[rule.min_position :]).sum()) for one in found)
+    positions = sum(int(np.isfinite(one.entropy[rule.min_position :]).sum()) for one in sample)
     rows = []
     for alpha in alphas:
-        sets = [one.anchors(rule, alpha) for one in found]
+        sets = [one.anchors(rule, alpha) for one in sample]
         counts = np.array([len(own.positions) for own in sets])
         taus = [own.threshold for own in sets if np.isfinite(own.threshold)]
         rows.append(
@@ -121,13 +121,13 @@ def by_alpha(found: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[flo
     return pd.DataFrame(rows).set_index("alpha")
 
 
-def measured_anchors(state: PipelineState, found: Sequence[Profile]) -> pd.DataFrame:
+def measured_anchors(state: PipelineState, sample: Sequence[Profile]) -> pd.DataFrame:
     """A row a measured anchor of these roots: how far above its root's mean (in standard deviations), and what was accepted there.
 
     Raises:
         NothingToDoError: none is verified.
     """
-    names = [one.root_id for one in found]
+    names = [one.root_id for one in sample]
     is_in = F.col("root_id").isin(names)
     readings = state.readings().where(is_in & (F.col("kind") == ReadingKind.RETRIEVED))
     at = readings.groupBy("root_id", "position").agg(F.first("entropy").alias("entropy"), F.count_if("accepted").alias("accepted"))

@@ -53,11 +53,11 @@ def _picture(draw: Callable[..., None], columns: int = 1, size: tuple[float, flo
 # --- 01: entropy ------------------------------------------------------------------------------------------------------
 
 
-def entropy(found: Sequence[Profile], rule: AnchorsConfig, table: pd.DataFrame) -> Picture:
+def entropy(sample: Sequence[Profile], rule: AnchorsConfig, table: pd.DataFrame) -> Picture:
     """How uncertain the model is at all positions, and where tau of the median root lies at each alpha (a table of `by_alpha`)."""
 
     def draw(axes: Axes) -> None:
-        values = eligible_entropies(found, rule)
+        values = eligible_entropies(sample, rule)
         axes.hist(values, bins=np.arange(0, values.max() + 0.25, 0.25).tolist(), color=FOUND, rwidth=0.9)
         axes.set(yscale="log", xlabel="entropy of a position, nats", ylabel="positions")
         axes.set_ylim(0.7, axes.get_ylim()[1] * 4)
@@ -68,18 +68,18 @@ def entropy(found: Sequence[Profile], rule: AnchorsConfig, table: pd.DataFrame) 
                 f"alpha {alpha:g}", (tau, 1), (3, -12 - 12 * (place % 2)), xycoords=("data", "axes fraction"),
                 textcoords="offset points", fontsize=9, color=CHANCE,
             )  # fmt: skip
-        axes.set_title(f"Entropy at {len(values):,} positions of {len(found):,} roots, and the threshold of the median root")
+        axes.set_title(f"Entropy at {len(values):,} positions of {len(sample):,} roots, and the threshold of the median root")
 
     return _picture(draw)
 
 
-def anchor_counts(found: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[float]) -> Picture:
+def anchor_counts(sample: Sequence[Profile], rule: AnchorsConfig, alphas: Sequence[float]) -> Picture:
     """Anchors a root: each dot a root, a line at the median."""
 
     def draw(axes: Axes) -> None:
         jitter = np.random.default_rng(0)
         for place, alpha in enumerate(alphas):
-            counts = np.array([len(one.anchors(rule, alpha).positions) for one in found])
+            counts = np.array([len(one.anchors(rule, alpha).positions) for one in sample])
             colour = FOUND if alpha == rule.alpha else SOFT
             spread = jitter.uniform(-0.25, 0.25, len(counts))
             axes.scatter(place + spread, counts, s=20, color=colour, alpha=0.55, lw=0, clip_on=False)
@@ -105,10 +105,10 @@ def root_profile(one: Profile, texts: Sequence[str], rule: AnchorsConfig, named:
         axes.axhline(own.threshold, color=INK, lw=1, ls="--")
         axes.annotate(f"tau {own.threshold:.2f}", (len(heights), own.threshold), (4, 4), textcoords="offset points", fontsize=9)
         axes.plot(own.positions, heights[own.positions] + 0.15, ls="", marker="v", color=INK, ms=4)
-        taken: list[int] = []
+        label_places: list[int] = []
         for place in sorted(own.positions.tolist(), key=lambda p: -heights[p])[:named]:
-            if all(abs(place - other) > len(heights) / 40 for other in taken):
-                taken.append(place)
+            if all(abs(place - other) > len(heights) / 40 for other in label_places):
+                label_places.append(place)
                 axes.annotate(
                     repr(texts[place]), (place, heights[place] + 0.3), rotation=60, fontsize=8, va="bottom", ha="left",
                     parse_math=False,
@@ -159,14 +159,14 @@ def funnel(steps: Sequence[Step]) -> Picture:
     """From documents to packed dependencies, on a logarithmic scale."""
 
     def draw(axes: Axes) -> None:
-        shown = list(steps)[::-1]
-        axes.barh([step.label for step in shown], [max(step.count, 0.5) for step in shown], color=FOUND, height=0.62)
-        for place, step in enumerate(shown):
+        bars = list(steps)[::-1]
+        axes.barh([step.label for step in bars], [max(step.count, 0.5) for step in bars], color=FOUND, height=0.62)
+        for place, step in enumerate(bars):
             share = f"   {step.share:.1%} {step.note}" if step.share is not None else f"   {step.note}" if step.note else ""
             axes.annotate(
                 f"{step.count:,}{share}", (max(step.count, 0.5), place), (5, 0), textcoords="offset points", va="center", fontsize=9
             )
-        axes.set(xscale="log", xlim=(0.5, 60 * max(step.count for step in shown)), xlabel="number (logarithmic)")
+        axes.set(xscale="log", xlim=(0.5, 60 * max(step.count for step in bars)), xlabel="number (logarithmic)")
         axes.tick_params(axis="y", labelcolor=INK, length=0)
 
     return _picture(draw, size=(9.5, 3.6))
@@ -224,11 +224,11 @@ def refused(table: pd.DataFrame) -> Picture:
     return _picture(draw, size=(9.5, 2.9))
 
 
-def verdicts(found: Judged) -> Picture:
+def verdicts(sample: Judged) -> Picture:
     """Each candidate and control by its gain and by how far it stands above its controls; what is accepted stands out."""
 
     def draw(left: Axes, right: Axes) -> None:
-        readings, asked = found.readings.dropna(subset=["excess_gain"]), RULES[found.rule.rule].conditions
+        readings, conditions = sample.readings.dropna(subset=["excess_gain"]), RULES[sample.rule.rule].conditions
         # A context that makes an anchor that much less certain is as bad as any.
         readings = readings.assign(**{name: readings[name].clip(lower=-1.0) for name in ("gain", "excess_gain")})
         for axes, kinds, name in (
@@ -240,10 +240,10 @@ def verdicts(found: Judged) -> Picture:
                 part = own[(own["why"] == ACCEPTED) == is_good]
                 axes.scatter(part["gain"], part["excess_gain"], s=12, lw=0, alpha=0.75 if is_good else 0.25, color=colour,
                              label=f"{label}: {len(part):,}")  # fmt: skip
-            if GAIN in asked:
-                axes.axvline(found.rule.epsilon, color=INK, lw=1, ls="--")
-            if EXCESS in asked:
-                axes.axhline(found.rule.min_excess, color=INK, lw=1, ls="--")
+            if GAIN in conditions:
+                axes.axvline(sample.rule.epsilon, color=INK, lw=1, ls="--")
+            if EXCESS in conditions:
+                axes.axhline(sample.rule.min_excess, color=INK, lw=1, ls="--")
             rate = f", {(own['why'] == ACCEPTED).mean():.1%} pass" if len(own) else ""
             axes.set(xlabel="gain, (H - H') / H", title=f"{name}: {len(own):,}{rate}")
             axes.legend(loc="upper left")
@@ -272,8 +272,8 @@ def compared(names: Sequence[str], first: Mapping[str, Interval], second: Mappin
             axes.set_xticks((0, 1), names)
             axes.set(xlim=(-0.5, 1.8), ylim=0)
             axes.grid(axis="y")
-            told = change[label].verdict if label in change else "no common roots"
-            axes.set_title(f"{_wrapped(label)}\n({told})", fontsize=9.5, fontweight="bold" if told == "differs" else "normal")
+            verdict = change[label].verdict if label in change else "no common roots"
+            axes.set_title(f"{_wrapped(label)}\n({verdict})", fontsize=9.5, fontweight="bold" if verdict == "differs" else "normal")
 
     return _picture(draw, len(labels), (2.5 * len(labels), 3.6))
 
@@ -295,8 +295,8 @@ def run_prices(stages: pd.DataFrame, ways: Mapping[str, float], configured: str,
                  for gpu, core in zip(stages["device hours"], stages["core hours"], strict=True)]  # fmt: skip
         _bars(left, dict(stages["price"]), [FOUND] * len(stages), hours)
         left.set(xlabel=f"price, {currency}", title=f"By stage: {stages['price'].sum():,.0f} {currency} in all")
-        told = [f"{ways['literal'] / price:,.1f} x cheaper" if way != "literal" else "" for way, price in ways.items()]
-        _bars(right, ways, [CHANCE if way == configured else SOFT for way in ways], told)
+        notes = [f"{ways['literal'] / price:,.1f} x cheaper" if way != "literal" else "" for way, price in ways.items()]
+        _bars(right, ways, [CHANCE if way == configured else SOFT for way in ways], notes)
         right.set(xlabel=f"price of the whole run, {currency}", title=f"By way to verify: configured is {configured}")
 
     return _picture(draw, 2, (12.0, 2.9))
