@@ -92,9 +92,9 @@ class Checkpoints:
         if dist.get_rank() == 0:
             sizes = {file.name: file.stat().st_size for file in sorted(target.iterdir()) if file.name != COMPLETE}
             write_whole(target / COMPLETE, json.dumps(sizes))
-            kept = [path for path in self._all() if _is_whole(path)][-self.keep :]
+            newest = [path for path in self._all() if _is_whole(path)][-self.keep :]
             for path in self._all():
-                if path not in kept:
+                if path not in newest:
                     shutil.rmtree(path)
 
     def load(self, model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Any] | None:
@@ -103,13 +103,13 @@ class Checkpoints:
         Raises:
             CheckpointError: none of those that are there can be read.
         """
-        found = self._all()
-        while found and not _is_whole(found[-1]):
+        folders = self._all()
+        while folders and not _is_whole(folders[-1]):
             if dist.get_rank() == 0:
-                logger.info("checkpoint %s was cut short: passed over", found[-1].name)
-            found.pop()
+                logger.info("checkpoint %s was cut short: passed over", folders[-1].name)
+            folders.pop()
         # The first rank's choice counts: another machine may see an older listing of the folder.
-        chosen: list[str | None] = [found[-1].name if found else None]
+        chosen: list[str | None] = [folders[-1].name if folders else None]
         dist.broadcast_object_list(chosen, src=0, group=self._group)
         if chosen[0] is None:
             return None

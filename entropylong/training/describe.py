@@ -125,14 +125,14 @@ def _memory(config: Config, shape: ModelShape, tied: bool, ranks: int) -> tuple[
     parameters = _parameters(shape, tied)
     layer = shape.body_parameters // shape.layers
     tokens = config.pack.length // train.sequence_parallel
-    kept = shape.layers * tokens * shape.width * item
+    layer_inputs = shape.layers * tokens * shape.width * item
     # Of one layer in its backward pass: two norms, queries, keys, values and output, the feed-forward's products.
     widths = 4 * shape.width + 2 * shape.head_width * (shape.heads + shape.kv_heads) + (shape.matrices + 1) * shape.feed_forward
     inner = tokens * widths * item
-    activations = kept + 2 * inner if train.checkpoint_activations else shape.layers * inner + inner
+    activations = layer_inputs + 2 * inner if train.checkpoint_activations else shape.layers * inner + inner
     host = 0
     if train.offload_activations:
-        host = kept if train.checkpoint_activations else shape.layers * inner
+        host = layer_inputs if train.checkpoint_activations else shape.layers * inner
         activations -= host
     memory = {
         "weights, gradients and moments in float32, sharded": 16 * parameters // ranks,
@@ -145,7 +145,7 @@ def _memory(config: Config, shape: ModelShape, tied: bool, ranks: int) -> tuple[
     return memory, host
 
 
-def description_table(found: Description, config: Config) -> Table:
+def description_table(plan: Description, config: Config) -> Table:
     """The same for people."""
     train, length = config.train, config.pack.length
     table = Table(
@@ -155,29 +155,29 @@ def description_table(found: Description, config: Config) -> Table:
     table.add_column("", justify="right")
     table.add_column("how", overflow="fold")
     rope = "the model's" if train.rope_base is None else f"{train.rope_base:,.0f}"
-    table.add_row("parameters", f"{found.parameters / 1e9:.2f}e9", f"RoPE base {rope}, computed in {train.dtype}")
+    table.add_row("parameters", f"{plan.parameters / 1e9:.2f}e9", f"RoPE base {rope}, computed in {train.dtype}")
     table.add_row(
-        "ranks", str(found.ranks), f"{found.data_parallel} groups of {train.sequence_parallel} that share a sequence; "
-        f"{found.accumulation} sequences a group are added up in a step" + ("" if train.ranks else "; train.ranks states none"),
+        "ranks", str(plan.ranks), f"{plan.data_parallel} groups of {train.sequence_parallel} that share a sequence; "
+        f"{plan.accumulation} sequences a group are added up in a step" + ("" if train.ranks else "; train.ranks states none"),
     )  # fmt: skip
     table.add_row(
-        "steps", f"{found.steps:,}", f"{train.batch} sequences of {length:,}: {train.batch * length / 1e6:.2f}M tokens each"
+        "steps", f"{plan.steps:,}", f"{train.batch} sequences of {length:,}: {train.batch * length / 1e6:.2f}M tokens each"
     )
     low = f"to {train.final_rate:.0%} of it" if train.final_rate else "to 0"
-    table.add_row("rate", f"{train.learning_rate:g}", f"{found.warmup} steps of warm-up, then a cosine {low}")
-    table.add_row("tokens", f"{found.tokens / 1e9:.2f}e9", f"{found.steps * train.batch:,} sequences")
+    table.add_row("rate", f"{train.learning_rate:g}", f"{plan.warmup} steps of warm-up, then a cosine {low}")
+    table.add_row("tokens", f"{plan.tokens / 1e9:.2f}e9", f"{plan.steps * train.batch:,} sequences")
     table.add_section()
-    for what, size in found.memory.items():
+    for what, size in plan.memory.items():
         table.add_row(what, f"{size / GIB:.1f} GiB", "")
-    table.add_row("memory of a GPU", f"{sum(found.memory.values()) / GIB:.1f} GiB", "estimated; the allocator takes some more")
-    table.add_row("host memory a GPU", f"{found.load / GIB:.1f} GiB", "while the model is loaded, in float32")
-    if found.host:
-        table.add_row("", f"{found.host / GIB:.1f} GiB", "then: activations that wait there")
+    table.add_row("memory of a GPU", f"{sum(plan.memory.values()) / GIB:.1f} GiB", "estimated; the allocator takes some more")
+    table.add_row("host memory a GPU", f"{plan.load / GIB:.1f} GiB", "while the model is loaded, in float32")
+    if plan.host:
+        table.add_row("", f"{plan.host / GIB:.1f} GiB", "then: activations that wait there")
     table.add_section()
-    table.add_row("FLOP a token", f"{found.flops_a_token / 1e9:.0f}e9", "forward and backward, recomputation left out")
+    table.add_row("FLOP a token", f"{plan.flops_a_token / 1e9:.0f}e9", "forward and backward, recomputation left out")
     table.add_row(
-        "tokens/s a GPU", f"{found.tokens_a_second:,.0f}",
-        f"at train.mfu = {train.mfu:.0%} of {found.device}'s peak of {found.flops_a_second / train.mfu / 1e12:,.4g} TFLOP/s",
+        "tokens/s a GPU", f"{plan.tokens_a_second:,.0f}",
+        f"at train.mfu = {train.mfu:.0%} of {plan.device}'s peak of {plan.flops_a_second / train.mfu / 1e12:,.4g} TFLOP/s",
     )  # fmt: skip
-    table.add_row("hours", f"{found.hours:,.1f}", f"{found.hours * found.ranks:,.0f} GPU hours")
+    table.add_row("hours", f"{plan.hours:,.1f}", f"{plan.hours * plan.ranks:,.0f} GPU hours")
     return table

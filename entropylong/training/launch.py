@@ -119,18 +119,18 @@ def launch(spark: SparkSession, settings: Path, ranks: int, mode: str, on_entry:
 
 def follow(folder: Path, on_entry: Callable[[dict[str, Any]], None], ended: Callable[[], bool]) -> None:
     """Hand on each entry of a run's log, as it comes, until the run has ended."""
-    seen = read_log(folder)
+    past = read_log(folder)
     is_over = False
     while not is_over:
         is_over = ended()
         entries = read_log(folder)
         # After a resume the steps that were lost are taken back and come once more.
         same = next(
-            (n for n, (one, other) in enumerate(zip(seen, entries, strict=False)) if one != other), min(len(seen), len(entries))
+            (n for n, (one, other) in enumerate(zip(past, entries, strict=False)) if one != other), min(len(past), len(entries))
         )
         for entry in entries[same:]:
             on_entry(entry)
-        seen = entries
+        past = entries
 
 
 def _ended(thread: threading.Thread) -> bool:
@@ -161,8 +161,8 @@ def _stop_by(file: Path) -> Iterator[None]:
 
 def _why(folder: Path, error: Exception) -> str:
     """What a rank said of its end; else the signal that ended it; else the distributor's last line."""
-    for told in sorted(folder.glob("error-*")):
-        return str(json.loads(told.read_text())["error"])
+    for file in sorted(folder.glob("error-*")):
+        return str(json.loads(file.read_text())["error"])
     log = f"{(folder / LOG).read_text()}\n{error}"
     if died := _DIED.search(log):
         name = signal.Signals(-int(died[1])).name

@@ -112,22 +112,22 @@ class _Run:
             logger.info(line)
 
     def _resume(self) -> int:
-        known = self.checkpoints.load(self.model, self.optimizer)
-        if known is None:
+        state = self.checkpoints.load(self.model, self.optimizer)
+        if state is None:
             return 0
-        self.feed.resume(FeedState.from_json(known["feed"]))
-        self.tell(f"goes on after step {known['step']}")
-        return int(known["step"])
+        self.feed.resume(FeedState.from_json(state["feed"]))
+        self.tell(f"goes on after step {state['step']}")
+        return int(state["step"])
 
     def to_the_end(self, on_step: Callable[[StepMetrics], None]) -> bool:
         """All steps that are left; False where the run was asked to stop before."""
         steps = self.settings.steps
-        with _stop_asked(Path(self.settings.folder)) as asked:
+        with _stop_asked(Path(self.settings.folder)) as has_request:
             for step in range(self.first, steps):
                 figures = self.step(step)
                 if dist.get_rank() == 0:
                     on_step(figures)
-                stop = _any(asked(), self.device)
+                stop = _any(has_request(), self.device)
                 if stop or (step + 1) % self.settings.save_every == 0 or step + 1 == steps:
                     self.save(step + 1)
                 self.checkpoints.seal_if_written()
@@ -207,12 +207,12 @@ def local_model(settings: TrainSettings) -> Path:
     Raises:
         ModelError: it is not the one that the driver saw.
     """
-    found = prepare(ModelSpec(settings.model, settings.revision), Path(settings.node_cache))
-    if settings.model_hash and found.fingerprint != settings.model_hash:
+    model = prepare(ModelSpec(settings.model, settings.revision), Path(settings.node_cache))
+    if settings.model_hash and model.fingerprint != settings.model_hash:
         raise ModelError(
-            f"{settings.model}: this machine has other files ({found.fingerprint}) than the driver ({settings.model_hash})"
+            f"{settings.model}: this machine has other files ({model.fingerprint}) than the driver ({settings.model_hash})"
         )
-    return found.path
+    return model.path
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -251,11 +251,11 @@ def _stop_asked(folder: Path) -> Iterator[Callable[[], bool]]:
 
     Or whose launcher is gone. The step under way is finished and saved first.
     """
-    asked: list[int] = []
+    signals: list[int] = []
     launcher = os.getppid()
-    before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in _STOP_SIGNALS}
+    before = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in _STOP_SIGNALS}
     try:
-        yield lambda: bool(asked) or (folder / STOP).exists() or os.getppid() != launcher
+        yield lambda: bool(signals) or (folder / STOP).exists() or os.getppid() != launcher
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

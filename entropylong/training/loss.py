@@ -60,14 +60,14 @@ def blockwise_cross_entropy(
         A scalar with gradient to `hidden` and to the head's weights, also where no position counts.
     """
 
-    def of_block(states: torch.Tensor, wanted: torch.Tensor, weighed: torch.Tensor | None) -> torch.Tensor:
+    def of_block(states: torch.Tensor, targets: torch.Tensor, weighed: torch.Tensor | None) -> torch.Tensor:
         if weighed is None:
-            return F.cross_entropy(head(states).float(), wanted, ignore_index=IGNORED, reduction="sum")
-        return (F.cross_entropy(head(states).float(), wanted, ignore_index=IGNORED, reduction="none") * weighed).sum()
+            return F.cross_entropy(head(states).float(), targets, ignore_index=IGNORED, reduction="sum")
+        return (F.cross_entropy(head(states).float(), targets, ignore_index=IGNORED, reduction="none") * weighed).sum()
 
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(labels), block):
         weighed = None if weights is None else weights[start : start + block]
-        states, wanted = hidden[start : start + block], labels[start : start + block]
-        total = total + checkpoint(of_block, states, wanted, weighed, use_reentrant=False)
+        states, targets = hidden[start : start + block], labels[start : start + block]
+        total = total + checkpoint(of_block, states, targets, weighed, use_reentrant=False)
     return total

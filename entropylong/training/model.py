@@ -88,16 +88,16 @@ def check_trainable(path: Path) -> None:
         ModelError: names what stands in its config.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    found = [f"{key} {getattr(config, key)}" for key, off in _LEFT_OUT.items() if getattr(config, key, None) not in off]
+    entries = [f"{key} {getattr(config, key)}" for key, off in _LEFT_OUT.items() if getattr(config, key, None) not in off]
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     if kinds != {"full_attention"}:
-        found.append(f"layers of {', '.join(sorted(kinds - {'full_attention'}))}")
+        entries.append(f"layers of {', '.join(sorted(kinds - {'full_attention'}))}")
     elif window is not None and getattr(config, "layer_types", None) is None:
-        found.append(f"sliding_window {window}")
-    if found:
+        entries.append(f"sliding_window {window}")
+    if entries:
         raise ModelError(
-            f"{path}: a {config.model_type} model with {', '.join(found)}: training attends causally to all tokens and takes the "
+            f"{path}: a {config.model_type} model with {', '.join(entries)}: training attends causally to all tokens and takes the "
             "head's logits as they are; choose another model (Llama, Qwen and SmolLM work)"
         )
 

@@ -36,7 +36,7 @@ def schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup: int, floor
 
     for group in optimizer.param_groups:  # torch asks for it where a schedule begins in the middle
         group["initial_lr"] = group["lr"]
-    found: LRScheduler = get_cosine_with_min_lr_schedule_with_warmup(
+    scheduler: LRScheduler = get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, warmup, steps, min_lr_rate=floor, last_epoch=done - 1
     )
-    return found
+    return scheduler

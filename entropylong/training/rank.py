@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 def main(path: str) -> int:
     """Train; an error goes, as one line, to `error-<rank>` in the run's folder, where the driver looks for it."""
-    told = Path(path).parent / f"error-{os.environ.get('RANK', '0')}"
+    file = Path(path).parent / f"error-{os.environ.get('RANK', '0')}"
     try:
         settings = TrainSettings.read(Path(path))
-        told.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         log = StepLog(Path(settings.folder))
@@ -37,7 +37,7 @@ def main(path: str) -> int:
     except (EntropyLongError, OSError, torch.OutOfMemoryError) as error:
         line = " ".join(str(error).split())
         logger.error("error: %s", line)
-        told.write_text(json.dumps({"error": line[:1000], "kind": type(error).__name__}))
+        file.write_text(json.dumps({"error": line[:1000], "kind": type(error).__name__}))
         end(1)  # not by an exit that waits for the other ranks, which wait for this one
     return 0
 

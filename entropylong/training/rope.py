@@ -49,12 +49,12 @@ def check_rope(model: Any) -> None:
     if parameters.get("rope_type", "default") != "default":
         return  # scaled by a rule of its own: transformers computes it
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    wanted = rope_frequencies(float(parameters["rope_theta"]), int(width * parameters.get("partial_rotary_factor", 1.0)))
+    frequencies = rope_frequencies(float(parameters["rope_theta"]), int(width * parameters.get("partial_rotary_factor", 1.0)))
     tables = {name: buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     if not tables:
         raise ModelError("the model has no table of rotary frequencies to check")
     for name, table in tables.items():
-        if table.dtype != torch.float32 or not torch.allclose(table.cpu(), wanted, rtol=1e-6, atol=0):
+        if table.dtype != torch.float32 or not torch.allclose(table.cpu(), frequencies, rtol=1e-6, atol=0):
             raise ModelError(
                 f"{name}: not the float32 frequencies of base {parameters['rope_theta']:g}; was the model cast or not initialised?"
             )

@@ -93,11 +93,11 @@ def trained_model(config: Config) -> tuple[ModelSpec, PreparedModel]:
     """
     cache = config.cache_folder
     spec = model_of(config)
-    found = prepare(spec, cache)
+    model = prepare(spec, cache)
     if config.train.model is not None and config.train.mode == "pretrain":
         own = ModelSpec(config.model.name, config.model.revision).absolute()
-        check_tokenizer("train.model", config.train.model, prepare(own, cache).path, found.path)
-    return spec, found
+        check_tokenizer("train.model", config.train.model, prepare(own, cache).path, model.path)
+    return spec, model
 
 
 def check_length(config: Config, model: Path) -> None:
@@ -197,13 +197,13 @@ def _run(config: Config, spark: SparkSession, prepared: Prepared) -> Prepared:
         return prepared
     logger.info(f"training on {prepared.ranks} rank{'s' if prepared.ranks > 1 else ''}: {prepared.folder}")
     try:
-        with _Shown(settings.steps) as shown:
+        with _Shown(settings.steps) as progress:
 
             def on_entry(entry: dict[str, Any]) -> None:
                 if "said" in entry:
-                    shown.line(entry["said"])
+                    progress.line(entry["said"])
                 else:
-                    shown.step(StepMetrics(**entry))
+                    progress.step(StepMetrics(**entry))
                     tracked.steps()
 
             launch(spark, prepared.file, prepared.ranks, config.train.launch, on_entry)

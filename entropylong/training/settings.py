@@ -81,8 +81,8 @@ class TrainSettings:
             TrainingError: it is not there, or not a run's settings.
         """
         try:
-            stated: dict[str, Any] = json.loads(path.read_text())
-            return cls(**stated | {"feeds": tuple(stated["feeds"]), "weights": tuple(stated["weights"])})
+            record: dict[str, Any] = json.loads(path.read_text())
+            return cls(**record | {"feeds": tuple(record["feeds"]), "weights": tuple(record["weights"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{path}: no settings of a training run ({type(error).__name__}); entropylong train writes them"

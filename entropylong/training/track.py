@@ -35,37 +35,37 @@ class TrainingRun:
     def __init__(self, config: Config, folder: Path, feeds: Iterable[SealedFeed], facts: Mapping[str, Any]) -> None:
         self._folder = folder
         self._client, experiment = connect(config.tracking)
-        known = kept_run(folder, config.tracking)
-        if known is None or not _is_there(self._client, known):
+        run_id = kept_run(folder, config.tracking)
+        if run_id is None or not _is_there(self._client, run_id):
             tags = {"entropylong.training": folder.name}
-            known = self._client.create_run(experiment, run_name=f"train-{folder.name}", tags=tags).info.run_id
-            keep_run(folder, config.tracking, known)
-            log(self._client, known, params=dict(walk(config.model_dump())) | dict(facts))
+            run_id = self._client.create_run(experiment, run_name=f"train-{folder.name}", tags=tags).info.run_id
+            keep_run(folder, config.tracking, run_id)
+            log(self._client, run_id, params=dict(walk(config.model_dump())) | dict(facts))
             data = [
                 dataset(feed.store, Dataset("sequences", feed.manifest.fingerprint, feed.manifest.version), "train")
                 for feed in feeds
                 if feed.store is not None and feed.is_sequences
             ]
             if data:
-                self._client.log_inputs(known, data)
-        self.run_id: str = known
+                self._client.log_inputs(run_id, data)
+        self.run_id: str = run_id
         self._client.set_terminated(self.run_id, "RUNNING")
         history = self._client.get_metric_history(self.run_id, "loss")
-        self._told = False
+        self._is_reported = False
         self._last = max((metric.step for metric in history), default=0)
 
     def steps(self) -> None:
         """Put the run's steps into the curve that are not in it yet. A store that fails does not end a training."""
         if self._kept(lambda: self._log([step for step in read_steps(self._folder) if step.step > self._last])):
-            self._told = False
+            self._is_reported = False
 
     def _kept(self, write: Callable[[], None]) -> bool:
         """Whether the store took it; if not, that is told once."""
         try:
             write()
         except Exception as error:
-            if not self._told:
-                self._told = True
+            if not self._is_reported:
+                self._is_reported = True
                 logger.warning("MLflow: %s; the steps are in steps.jsonl", " ".join(str(error).split())[:200])
             return False
         return True

@@ -21,7 +21,7 @@ MARKED = TEMPLATE.replace(
 )
 
 
-def said(*contents: object) -> str:
+def conversation(*contents: object) -> str:
     roles = ("user", "assistant")
     return json.dumps({"messages": [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]})
 
@@ -34,10 +34,10 @@ def said(*contents: object) -> str:
         ("[1]", "NO_MESSAGES"),
         ('{"messages": {}}', "NO_MESSAGES"),
         ('{"messages": ["hello"]}', "NO_MESSAGES"),
-        (said("a", 3), "NO_MESSAGES"),
-        (said("a"), "NO_MESSAGES"),
-        (said("a", "cut \ud83d"), "NOT_RENDERED"),
-        (said("a", "it ends <|endoftext|> here"), "SPECIAL_TOKEN"),
+        (conversation("a", 3), "NO_MESSAGES"),
+        (conversation("a"), "NO_MESSAGES"),
+        (conversation("a", "cut \ud83d"), "NOT_RENDERED"),
+        (conversation("a", "it ends <|endoftext|> here"), "SPECIAL_TOKEN"),
     ],
 )
 def test_refused_by_code(line: str, code: str, tiny_lm: Path) -> None:
@@ -49,7 +49,7 @@ def test_refused_by_code(line: str, code: str, tiny_lm: Path) -> None:
 
 def test_a_template_that_rewrites_earlier_messages_has_no_assistant_spans(tiny_lm: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
-    messages = parse_conversation(said("a", "b", "c", "d"))
+    messages = parse_conversation(conversation("a", "b", "c", "d"))
     last = "{{ messages | length }}" + TEMPLATE
     assert len(encode_conversation(tokenizer, messages, template=last, assistant_only=False)[0]) > 4
     with pytest.raises(RefusedError, match="changes earlier messages"):
@@ -58,10 +58,10 @@ def test_a_template_that_rewrites_earlier_messages_has_no_assistant_spans(tiny_l
 
 def test_what_a_template_marks_are_the_targets_that_a_search_finds(tiny_lm: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
-    messages = parse_conversation(said("what is <a> ?", "yes, b \u00e9", "and\n\nthen", "", "so", " no "))
-    found = encode_conversation(tokenizer, messages, template=TEMPLATE, assistant_only=True)
+    messages = parse_conversation(conversation("what is <a> ?", "yes, b \u00e9", "and\n\nthen", "", "so", " no "))
+    by_search = encode_conversation(tokenizer, messages, template=TEMPLATE, assistant_only=True)
     marked = encode_conversation(tokenizer, messages, template=MARKED, assistant_only=True)
-    for searched, read in zip(found, marked, strict=True):
+    for searched, read in zip(by_search, marked, strict=True):
         assert searched.dtype == read.dtype and searched.tolist() == read.tolist()
     ids, targets = marked
     assert tokenizer.decode(ids[targets == 1]) == "yes, b \u00e9\n\n no \n"

@@ -39,13 +39,13 @@ def test_parquet_and_json_lines(finished: Path, open_runner: OpenRunner, packed:
     lines = [json.loads(line) for file in sorted((tmp_path / "jsonl").glob("*.json")) for line in file.read_text().splitlines()]
     assert any(row.loss_mask is not None for row in packed.values())
     for row, line in zip(rows, lines, strict=True):
-        wanted = packed[row["sequence_id"]].asDict(recursive=True)
-        assert {key: row[key] for key in row} == {key: wanted[key] for key in row}
+        expected = packed[row["sequence_id"]].asDict(recursive=True)
+        assert {key: row[key] for key in row} == {key: expected[key] for key in row}
         assert {"fingerprint", "outcome"}.isdisjoint(row) and {"input_ids", "segments", "dependencies", "recipe"} <= set(row)
-        assert line["input_ids"] == wanted["input_ids"] and line["segments"] == [
-            {key: value for key, value in segment.items() if value is not None} for segment in wanted["segments"]
+        assert line["input_ids"] == expected["input_ids"] and line["segments"] == [
+            {key: value for key, value in segment.items() if value is not None} for segment in expected["segments"]
         ]
-        assert line.get("loss_mask") == (None if wanted["loss_mask"] is None else list(wanted["loss_mask"]))
+        assert line.get("loss_mask") == (None if expected["loss_mask"] is None else list(expected["loss_mask"]))
 
 
 READ = """

@@ -55,11 +55,11 @@ def ids(feed: Feed, batches: int) -> list[list[int]]:
 def test_each_row_once_an_epoch_in_a_fresh_order(tmp_path: Path) -> None:
     folder = make_feed(tmp_path / "feed", [3, 5, 1, 3])
     feed = Feed([folder], [1.0], seed=7, batch=4)
-    seen = np.array(ids(feed, 9)).reshape(3, 12)
-    assert all(sorted(epoch) == list(range(12)) for epoch in seen.tolist())
-    assert len({tuple(epoch) for epoch in seen.tolist()}) == 3
+    epochs = np.array(ids(feed, 9)).reshape(3, 12)
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
     other = Feed([folder], [1.0], seed=8, batch=4)
-    assert np.array(ids(other, 3)).flatten().tolist() != seen[0].tolist()
+    assert np.array(ids(other, 3)).flatten().tolist() != epochs[0].tolist()
     (batch,) = islice(iter(Feed([folder], [1.0], seed=7, batch=4)), 1)
     for row in batch:
         assert row.input_ids.tolist() == [row.sequence_id] * LENGTH and row.loss_mask[-1] == row.sequence_id % 2
@@ -74,10 +74,10 @@ def test_petastorm_gives_what_lies_at_the_places_of_the_order(tmp_path: Path) ->
     places = list(islice(feed.order.places(0), 40))
     assert {place.epoch for place in places} >= {0, 1, 2}
     for row, place in zip((row for batch in islice(iter(feed), 10) for row in batch), places, strict=True):
-        wanted = tables[place.feed][place.file].slice(place.row, 1).to_pylist()[0]
-        assert row.sequence_id == wanted["sequence_id"]
+        expected = tables[place.feed][place.file].slice(place.row, 1).to_pylist()[0]
+        assert row.sequence_id == expected["sequence_id"]
         for name in ("input_ids", "loss_mask", "segment", "nll_drop"):
-            assert getattr(row, name).tolist() == wanted[name], name
+            assert getattr(row, name).tolist() == expected[name], name
 
 
 def test_a_feed_is_its_rows_not_its_files(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_a_folder_with_any_name(tmp_path: Path) -> None:
 
 def test_weights_hold_at_every_moment(tmp_path: Path) -> None:
     folders = [make_feed(tmp_path / "long", [4, 4]), make_feed(tmp_path / "short", [5], first=100)]
-    seen = [i for batch in ids(Feed(folders, [6, 4], seed=0, batch=5), 40) for i in batch]
-    for n in range(1, len(seen) + 1):
-        assert abs(sum(i < 100 for i in seen[:n]) - 0.6 * n) <= 1
-    short = [i for i in seen if i >= 100]
+    stream = [i for batch in ids(Feed(folders, [6, 4], seed=0, batch=5), 40) for i in batch]
+    for n in range(1, len(stream) + 1):
+        assert abs(sum(i < 100 for i in stream[:n]) - 0.6 * n) <= 1
+    short = [i for i in stream if i >= 100]
     assert all(sorted(short[n : n + 5]) == list(range(100, 105)) for n in range(0, len(short), 5)), "each feed keeps its epochs"
 
 
@@ -187,13 +187,13 @@ def test_a_table_becomes_a_feed(finished: Path, open_runner: OpenRunner, tmp_pat
     rows = runner.state.store.read_ok("sequences", value, version)
     facts = {"table": "sequences", "fingerprint": value, "version": version, "length": 1024}
     manifest = seal_feed(_sequence_rows(rows, None), tmp_path / "feed", **facts)  # type: ignore[arg-type]
-    wanted = {row.sequence_id: row for row in rows.collect()}
-    assert manifest.rows == len(wanted) > 1 and read_manifest(tmp_path / "feed") == manifest
-    (batch,) = islice(iter(Feed([tmp_path / "feed"], [1.0], seed=0, batch=len(wanted))), 1)
-    assert {row.sequence_id for row in batch} == set(wanted)
+    by_id = {row.sequence_id: row for row in rows.collect()}
+    assert manifest.rows == len(by_id) > 1 and read_manifest(tmp_path / "feed") == manifest
+    (batch,) = islice(iter(Feed([tmp_path / "feed"], [1.0], seed=0, batch=len(by_id))), 1)
+    assert {row.sequence_id for row in batch} == set(by_id)
     for row in batch:
-        assert row.input_ids.tolist() == wanted[row.sequence_id].input_ids
-        mask = wanted[row.sequence_id].loss_mask
+        assert row.input_ids.tolist() == by_id[row.sequence_id].input_ids
+        mask = by_id[row.sequence_id].loss_mask
         assert row.loss_mask.tolist() == ([1] * 1024 if mask is None else list(mask))
     assert seal_feed(_sequence_rows(rows.repartition(5), None), tmp_path / "again", **facts) == manifest  # type: ignore[arg-type]
     with pytest.raises(FeedError, match="no sequence to train on"):

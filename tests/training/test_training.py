@@ -82,15 +82,15 @@ def obvious(tiny_lm: Path) -> dict[str, Step]:
     return {"plain": _obvious(tiny_lm, True), "options": _obvious(tiny_lm, False)}
 
 
-def _same(found: Step, wanted: Step) -> None:
-    assert found["count"] == wanted["count"]
-    torch.testing.assert_close(found["loss"], wanted["loss"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found["norm"], wanted["norm"], rtol=1e-4, atol=1e-5)
-    assert wanted["norm"] > CLIP, "clipping is active"
+def _same(actual: Step, expected: Step) -> None:
+    assert actual["count"] == expected["count"]
+    torch.testing.assert_close(actual["loss"], expected["loss"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual["norm"], expected["norm"], rtol=1e-4, atol=1e-5)
+    assert expected["norm"] > CLIP, "clipping is active"
     for part in ("gradients", "clipped"):
-        assert found[part].keys() == wanted[part].keys()
-        for name, gradient in wanted[part].items():
-            torch.testing.assert_close(found[part][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert actual[part].keys() == expected[part].keys()
+        for name, gradient in expected[part].items():
+            torch.testing.assert_close(actual[part][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.e2e
@@ -106,11 +106,11 @@ def test_loss_and_gradients_at_any_cut(ranks: int, obvious: dict[str, Step], tin
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    found = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert list(found) == [sp for sp in (1, 2, 4) if sp <= ranks]
-    for at_sp in found.values():
-        for name, wanted in obvious.items():
-            _same(at_sp[name], wanted)
+    by_sp = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert list(by_sp) == [sp for sp in (1, 2, 4) if sp <= ranks]
+    for at_sp in by_sp.values():
+        for name, expected in obvious.items():
+            _same(at_sp[name], expected)
 
 
 def test_compiled_layers_give_the_same_step(tiny_lm: Path, tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ def test_blocks_give_the_whole_loss_and_gradient() -> None:
     labels = torch.randint(0, 30, (50,))
     labels[[3, 17, 49]] = IGNORED
     whole = F.cross_entropy(hidden @ weight.T, labels, ignore_index=IGNORED, reduction="sum")
-    wanted = torch.autograd.grad(whole, (hidden, weight))
+    expected = torch.autograd.grad(whole, (hidden, weight))
     for block in (1, 7, 50, 64):
         loss = blockwise_cross_entropy(hidden, labels, lambda h: h @ weight.T, block)
         torch.testing.assert_close(loss, whole)
-        for one, other in zip(torch.autograd.grad(loss, (hidden, weight)), wanted, strict=True):
+        for one, other in zip(torch.autograd.grad(loss, (hidden, weight)), expected, strict=True):
             torch.testing.assert_close(one, other)
     nothing = blockwise_cross_entropy(hidden, torch.full((50,), IGNORED), lambda h: h @ weight.T, 7)
     assert nothing == 0 and not torch.autograd.grad(nothing, hidden)[0].any()
@@ -187,12 +187,12 @@ def test_labels_are_shifted_before_the_cut() -> None:
 @pytest.mark.parametrize("base", [None, 5e5, 2e8])
 def test_rope_base_is_transformers_own(base: float | None, tiny_lm: Path) -> None:
     """The same logits as a model that was configured so from the start."""
-    stated = LlamaConfig.from_pretrained(tiny_lm)
+    reference = LlamaConfig.from_pretrained(tiny_lm)
     config = with_rope_base(AutoConfig.from_pretrained(tiny_lm), base, 4096)
     ours = AutoModelForCausalLM.from_pretrained(tiny_lm, config=config, dtype=torch.float32)
     if base is not None:
-        stated = LlamaConfig(**{**stated.to_dict(), "rope_parameters": {"rope_type": "default", "rope_theta": base}})
-    theirs = LlamaForCausalLM(stated)
+        reference = LlamaConfig(**{**reference.to_dict(), "rope_parameters": {"rope_type": "default", "rope_theta": base}})
+    theirs = LlamaForCausalLM(reference)
     theirs.load_state_dict(ours.state_dict())
     check_rope(ours)
     ids, positions = torch.arange(2, 34)[None], torch.arange(4000, 4032)[None]
@@ -212,7 +212,7 @@ def test_a_rounded_or_uninitialised_rope_is_found(tiny_lm: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "sp", "batch_size", "said"),
+    ("ranks", "sp", "batch_size", "message"),
     [
         (4, 3, 8, r"3 ranks must divide the 4 attention heads and the 64 tokens of a sequence; take one of \[1, 2, 4\]"),
         (3, 2, 8, "2 does not divide 3 ranks"),
@@ -220,9 +220,9 @@ def test_a_rounded_or_uninitialised_rope_is_found(tiny_lm: Path) -> None:
         (6, 2, 4, r"take one of \[2, 4, 8\]"),
     ],
 )
-def test_ranks_that_cannot_share_the_work(ranks: int, sp: int, batch_size: int, said: str) -> None:
+def test_ranks_that_cannot_share_the_work(ranks: int, sp: int, batch_size: int, message: str) -> None:
     check_ranks(4, 2, 8, 64, 4)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_ranks(ranks, sp, batch_size, 64, 4)
 
 
@@ -241,7 +241,7 @@ def test_varlen_is_segmented_attention() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (LlamaConfig(), ""),
         (Qwen2Config(), ""),
@@ -252,9 +252,9 @@ def test_varlen_is_segmented_attention() -> None:
         (CohereConfig(), "logit_scale 0.0625"),
     ],
 )
-def test_a_model_that_would_be_another_one_is_refused(config: PreTrainedConfig, said: str, tmp_path: Path) -> None:
+def test_a_model_that_would_be_another_one_is_refused(config: PreTrainedConfig, message: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
-    with nullcontext() if not said else pytest.raises(ModelError, match=said):
+    with nullcontext() if not message else pytest.raises(ModelError, match=message):
         check_trainable(tmp_path)
 
 
@@ -275,16 +275,16 @@ def test_executors_that_would_not_run_all_ranks_on_gpus() -> None:
 def test_a_description_is_arithmetic() -> None:
     """The published run: 16 bytes a parameter over 8 ranks, 4.19M tokens a step, 148 GFLOP a token. Norms are not counted."""
     config = load_config("train_128k")
-    found = describe(config)
-    assert (found.parameters, found.data_parallel, found.accumulation, found.warmup) == (8_030_261_248 - 65 * 4096, 4, 8, 200)
-    assert found.tokens == 1000 * 32 * 131_072 and 147e9 < found.flops_a_token < 149e9
-    assert next(iter(found.memory.values())) == 2 * found.parameters
-    assert found.hours == pytest.approx(found.tokens * found.flops_a_token / (0.3 * 989e12 * 8) / 3600)
+    plan = describe(config)
+    assert (plan.parameters, plan.data_parallel, plan.accumulation, plan.warmup) == (8_030_261_248 - 65 * 4096, 4, 8, 200)
+    assert plan.tokens == 1000 * 32 * 131_072 and 147e9 < plan.flops_a_token < 149e9
+    assert next(iter(plan.memory.values())) == 2 * plan.parameters
+    assert plan.hours == pytest.approx(plan.tokens * plan.flops_a_token / (0.3 * 989e12 * 8) / 3600)
     offloaded = describe(load_config("train_128k", ["train.offload_activations=true"]))
-    assert offloaded.host == 32 * 65_536 * 4096 * 2 == found.memory["activations"] - offloaded.memory["activations"]
+    assert offloaded.host == 32 * 65_536 * 4096 * 2 == plan.memory["activations"] - offloaded.memory["activations"]
     text = Console(width=200, record=True, file=StringIO())
-    text.print(description_table(found, config))
-    assert "memory of a GPU" in text.export_text() and f"{found.hours:,.1f}" in text.file.getvalue()
+    text.print(description_table(plan, config))
+    assert "memory of a GPU" in text.export_text() and f"{plan.hours:,.1f}" in text.file.getvalue()
 
 
 def test_a_model_of_several_shards_is_read_whole(tiny_lm: Path, tmp_path: Path) -> None:

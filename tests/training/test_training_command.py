@@ -136,8 +136,8 @@ def test_what_cannot_work_is_told_before_any_rank_starts(
         (ModelError, "no such folder", (f"train.model={tmp_path}/nothing",)),
         (ModelError, "another tokenizer than model.name", (f"train.model={tiny.make_causal_lm(tmp_path / 'lm', vocabulary=300)}",)),
     ]
-    for error, said, overrides in refused:
-        with pytest.raises(error, match=said):
+    for error, message, overrides in refused:
+        with pytest.raises(error, match=message):
             run_training(config_of(*overrides), spark)
     monkeypatch.undo()
     with pytest.raises(SetupError, match="4 ranks run at once, the executors have room for 2 tasks"):
@@ -155,15 +155,15 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
     tokenizer = AutoTokenizer.from_pretrained(config.model.name)
     runner = Runner.open(config, spark)
     texts = {row.text for row in runner.state.ok_rows("documents").collect()}
-    found = []
+    decoded_texts = []
     for row in rows(short):
         assert len(row.input_ids) == 1024
         for start, end in runs(row.segment):
             assert row.input_ids[start] == 0 and not row.loss_mask[start] and row.loss_mask[start + 1 : end].all()
-            found.append(tokenizer.decode(row.input_ids[start + 1 : end]))
+            decoded_texts.append(tokenizer.decode(row.input_ids[start + 1 : end]))
         padding = row.segment == -1
         assert (row.input_ids[padding] == 1).all() and not row.loss_mask[padding].any()
-    assert sorted(found) == sorted(texts)
+    assert sorted(decoded_texts) == sorted(texts)
     for row in rows(long):
         assert len(runs(row.segment)) == 1, "attention goes across the pieces"
     few = feeds_of(config_of("train.data.short.kind=documents", "train.data.short.share=0.4"), spark)[0]
@@ -177,17 +177,17 @@ def test_what_is_held_out_or_excluded_is_not_trained_on(config_of: ConfigOf, spa
     runner = Runner.open(config, spark)
     documents = runner.state.ok_rows("documents").collect()
     unseen = {row.text for row in documents if xxhash64(config.seed, "held_out", row.doc_id) > share_threshold(0.7)}
-    asked = " ".join(min(row.text for row in documents if row.text not in unseen).split()[:15])
-    exams = tiny.write_jsonl(tmp_path / "exams.jsonl", [{"question": asked}])
-    known = {row.text for row in documents if set(slow_grams(row.text)) & set(slow_grams(asked))}
+    question = " ".join(min(row.text for row in documents if row.text not in unseen).split()[:15])
+    exams = tiny.write_jsonl(tmp_path / "exams.jsonl", [{"question": question}])
+    matches = {row.text for row in documents if set(slow_grams(row.text)) & set(slow_grams(question))}
     tokenizer = AutoTokenizer.from_pretrained(config.model.name)
     left_out = config.model_copy(update={"corpus": config.corpus.model_copy(update={"exclude": [str(exams)]})})
-    for own, missing in ((config, unseen), (left_out, unseen | known)):
+    for own, missing in ((config, unseen), (left_out, unseen | matches)):
         (feed,) = feeds_of(own, spark)
         read = {tokenizer.decode(row.input_ids[start + 1 : end]) for row in rows(feed) for start, end in runs(row.segment)}
         assert read == {row.text for row in documents} - missing and missing
-    (told,) = feed.folder.parent.glob(f"{feed.folder.name}.*.jsonl")
-    assert {json.loads(line)["code"] for line in told.read_text().splitlines()} == {"CONTAMINATED"}
+    (report,) = feed.folder.parent.glob(f"{feed.folder.name}.*.jsonl")
+    assert {json.loads(line)["code"] for line in report.read_text().splitlines()} == {"CONTAMINATED"}
 
 
 def test_weights_stand_at_the_verified_anchors(config_of: ConfigOf, spark: SparkSession) -> None:
@@ -197,16 +197,16 @@ def test_weights_stand_at_the_verified_anchors(config_of: ConfigOf, spark: Spark
     runner = Runner.open(config, spark)
     packed = {r.sequence_id: r for r in runner.state.ok_rows("sequences").collect()}
     drops = {(c.root_id, c.chunk_id, c.position): c.nll - c.nll_with for c in runner.state.readings().collect()}
-    seen = 0
+    count = 0
     for row in rows(feed):
-        wanted = np.zeros(1024, np.float32)
+        expected = np.zeros(1024, np.float32)
         starts = {s.root_id: s.start for s in packed[row.sequence_id].segments if s.kind == "root"}
         for d in packed[row.sequence_id].dependencies:
             drop = np.float32(drops[d.root_id, d.chunk_id, d.anchor - starts[d.root_id]])
-            wanted[d.anchor] = max(wanted[d.anchor], drop) if wanted[d.anchor] else drop
-            seen += 1
-        np.testing.assert_allclose(row.nll_drop, wanted, rtol=1e-5)
-    assert seen > 1
+            expected[d.anchor] = max(expected[d.anchor], drop) if expected[d.anchor] else drop
+            count += 1
+        np.testing.assert_allclose(row.nll_drop, expected, rtol=1e-5)
+    assert count > 1
     plain = feeds_of(config_of(), spark)[0]
     assert plain.folder != feed.folder and not any(row.nll_drop.any() for row in rows(plain))
 
@@ -235,21 +235,21 @@ def test_sft_attends_within_each_conversation(config_of: ConfigOf, spark: SparkS
     done = run_training(config, spark)
     tokenizer = AutoTokenizer.from_pretrained(done.result)
     messages = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
-    wanted = sorted(tokenizer.apply_chat_template(m, tokenize=False) for m in messages)
-    assert "<assistant>A function 3." in "".join(wanted), "the template was exported"
+    expected = sorted(tokenizer.apply_chat_template(m, tokenize=False) for m in messages)
+    assert "<assistant>A function 3." in "".join(expected), "the template was exported"
     (whole,) = rows(done.feeds[0])
-    assert sorted(tokenizer.decode(whole.input_ids[a:b]) for a, b in runs(whole.segment)) == wanted
+    assert sorted(tokenizer.decode(whole.input_ids[a:b]) for a, b in runs(whole.segment)) == expected
     starts = [start for start, _ in runs(whole.segment)]
     assert not whole.loss_mask[starts].any() and whole.loss_mask.sum() == (whole.segment != -1).sum() - len(starts)
     (own,) = rows(feeds_of(config_of(*keys, "train.loss_on=assistant"), spark)[0])
     assert (own.input_ids == whole.input_ids).all()
     for a, b in runs(own.segment):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], own.loss_mask[a:b], [0]])))
-        said = [tokenizer.decode(own.input_ids[a + x : a + y]) for x, y in edges.reshape(-1, 2)]
+        answers = [tokenizer.decode(own.input_ids[a + x : a + y]) for x, y in edges.reshape(-1, 2)]
         (messages_of,) = [
             m for m in messages if tokenizer.apply_chat_template(m, tokenize=False) == tokenizer.decode(own.input_ids[a:b])
         ]
-        assert said == [m["content"] + "\n" for m in messages_of if m["role"] == "assistant"]
+        assert answers == [m["content"] + "\n" for m in messages_of if m["role"] == "assistant"]
 
 
 def test_broken_conversations_are_listed_or_stop_the_run(
@@ -299,9 +299,9 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
         thread.start()
         return thread
 
-    asked = after_steps(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopper = after_steps(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = run_training(config, spark)
-    asked.join()
+    stopper.join()
     done = len(read_steps(folder))
     assert 2 <= done < 60 and not stopped.result.is_dir()
     client = MlflowClient(config.tracking.uri)
@@ -313,8 +313,8 @@ def test_a_driver_that_is_asked_to_stop_or_killed(config_of: ConfigOf, spark: Sp
     command = [sys.executable, "-m", "entropylong.cli", "train", "--config", str(file)]
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     after_steps(2, started.kill).join()
-    said = started.communicate(timeout=120)[0]
-    assert started.returncode == -9 and f"goes on after step {done}" in said, said
+    output = started.communicate(timeout=120)[0]
+    assert started.returncode == -9 and f"goes on after step {done}" in output, output
     assert done < len(read_steps(folder)) < 60
     finished = run_training(config, spark)
     assert [step.step for step in read_steps(folder)] == list(range(1, 61)) and finished.result.is_dir()

@@ -79,8 +79,8 @@ def losses(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def unbroken(settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
-    code, said = run(settings, folder, 2)
-    assert code == 0, said
+    code, output = run(settings, folder, 2)
+    assert code == 0, output
     return folder
 
 
@@ -124,19 +124,19 @@ def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(unbroken: Path, setting
     """A loss that is no number, a rank that dies, a disk that is full, a scheduler's SIGTERM, a kill; then to the end."""
 
     def broken(fault: str, at: int) -> str:
-        code, said = run(settings, tmp_path, 2, fault, at)
-        assert (code == 0) == (fault == "term"), said
-        return said + "".join(json.loads(path.read_text())["error"] for path in tmp_path.glob("error-*"))
+        code, output = run(settings, tmp_path, 2, fault, at)
+        assert (code == 0) == (fault == "term"), output
+        return output + "".join(json.loads(path.read_text())["error"] for path in tmp_path.glob("error-*"))
 
     assert "step 4: loss nan" in broken("nan", 4) and len(read_steps(tmp_path)) == 3
-    said = broken("dead", 2)
-    assert "goes on after step 2" in said and "SIGKILL" in said
-    said = broken("disk", 3)
-    assert "step-00000004: cannot be written" in said and "free some space" in said
+    output = broken("dead", 2)
+    assert "goes on after step 2" in output and "SIGKILL" in output
+    output = broken("disk", 3)
+    assert "step-00000004: cannot be written" in output and "free some space" in output
     assert "asked to stop: saved after step 3" in broken("term", 3)
     assert "goes on after step 3" in broken("kill", 5)
-    code, said = run(settings, tmp_path, 2)
-    assert code == 0 and "goes on after step" in said, said
+    code, output = run(settings, tmp_path, 2)
+    assert code == 0 and "goes on after step" in output, output
     assert losses(tmp_path) == losses(unbroken)
     weights = [AutoModelForCausalLM.from_pretrained(place / "model").state_dict() for place in (tmp_path, unbroken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
@@ -151,9 +151,9 @@ def test_another_world_size_and_a_checkpoint_cut_short(unbroken: Path, settings:
     assert len(whole) > 1
     file = next(whole[-1].glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1])
-    code, said = run(replace(settings, sequence_parallel=2), tmp_path, 4)
-    assert code == 0 and f"{whole[-1].name} was cut short: passed over" in said, said
-    assert f"goes on after step {int(whole[-2].name[5:])}" in said
+    code, output = run(replace(settings, sequence_parallel=2), tmp_path, 4)
+    assert code == 0 and f"{whole[-1].name} was cut short: passed over" in output, output
+    assert f"goes on after step {int(whole[-2].name[5:])}" in output
     np.testing.assert_allclose(losses(tmp_path), losses(unbroken), rtol=1e-4)
 
 
@@ -161,12 +161,12 @@ def rates(steps: int, peak: float, warmup: int, floor: float, done: int = 0) -> 
     """What the optimizer has at each step that is left."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     plan = schedule(optimizer, steps=steps, warmup=warmup, floor=floor, done=done)
-    found = []
+    values = []
     for _ in range(done, steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         plan.step()
-    return [*found, optimizer.param_groups[0]["lr"]]
+    return [*values, optimizer.param_groups[0]["lr"]]
 
 
 def test_the_published_schedules() -> None:

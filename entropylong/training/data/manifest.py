@@ -86,12 +86,12 @@ def read_manifest(folder: Path) -> FeedManifest:
     if planted := [name for name in _PICKLED if (folder / name).exists()]:
         raise FeedError(f"{folder}: holds {planted[0]}, which Petastorm would unpickle; remove it, no feed of ours has one")
     try:
-        stated = json.loads((folder / MANIFEST).read_text())
+        record = json.loads((folder / MANIFEST).read_text())
         files = tuple(
             FeedFile(str(f["name"]), int(f["rows"]), str(f["sha256"]), str(f["content"]), int(f["highest_id"]))
-            for f in stated["files"]
+            for f in record["files"]
         )
-        whole = FeedManifest(str(stated["table"]), str(stated["fingerprint"]), int(stated["version"]), int(stated["length"]), files)
+        whole = FeedManifest(str(record["table"]), str(record["fingerprint"]), int(record["version"]), int(record["length"]), files)
     except FileNotFoundError:
         raise FeedError(f"{folder}: no sealed feed ({MANIFEST} is missing); make it again") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

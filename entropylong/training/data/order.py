@@ -57,24 +57,24 @@ class GlobalOrder:
             yield Place(feed, epoch, int(file), int(row))
 
     def _epoch(self, feed: int, epoch: int) -> npt.NDArray[np.int32]:
-        known = self._orders.get(feed)
-        if known is None or known[0] != epoch:
+        cached = self._orders.get(feed)
+        if cached is None or cached[0] != epoch:
             manifest = self.feeds[feed]
-            known = (epoch, epoch_order(manifest.identity, [file.rows for file in manifest.files], self.seed, epoch))
-            self._orders[feed] = known
-        return known[1]
+            cached = (epoch, epoch_order(manifest.identity, [file.rows for file in manifest.files], self.seed, epoch))
+            self._orders[feed] = cached
+        return cached[1]
 
     def _turns(self, start: int) -> Iterator[tuple[int, int]]:
         """(feed, how many rows it gave before) from row `start` on: the feed that is furthest behind its share is next."""
-        given = [0] * len(self.feeds)
+        counts = [0] * len(self.feeds)
         total = 0
-        if len(given) == 1:
-            given[0] = total = start
+        if len(counts) == 1:
+            counts[0] = total = start
         while True:
-            feed = max(range(len(given)), key=lambda f: (self._shares[f] * (total + 1) - given[f], -f))
+            feed = max(range(len(counts)), key=lambda f: (self._shares[f] * (total + 1) - counts[f], -f))
             if total >= start:
-                yield feed, given[feed]
-            given[feed] += 1
+                yield feed, counts[feed]
+            counts[feed] += 1
             total += 1
 
 

@@ -62,8 +62,8 @@ class FeedState:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, stated: dict[str, Any]) -> FeedState:
-        return cls(int(stated["seed"]), int(stated["rows"]), tuple(stated["feeds"]), tuple(float(w) for w in stated["weights"]))
+    def from_json(cls, record: dict[str, Any]) -> FeedState:
+        return cls(int(record["seed"]), int(record["rows"]), tuple(record["feeds"]), tuple(float(w) for w in record["weights"]))
 
 
 class Feed:
@@ -145,7 +145,7 @@ class _FileRows:
 
     def __init__(self, feed: Feed, number: int) -> None:
         self._feed, self._number = feed, number
-        self._wanted: deque[tuple[int, int]] = deque()  # (epoch, file), not yet opened
+        self._visits: deque[tuple[int, int]] = deque()  # (epoch, file), not yet opened
         self._last: tuple[int, int] | None = None
         self._current: tuple[int, int] | None = None
         self._rows: list[FeedRow] = []
@@ -154,18 +154,18 @@ class _FileRows:
     def expect(self, place: Place) -> None:
         """A row that will be asked for, after those that were announced before."""
         if (visit := (place.epoch, place.file)) != self._last:
-            self._wanted.append(visit)
+            self._visits.append(visit)
             self._last = visit
 
     def row(self, place: Place) -> FeedRow:
         """The row at the next place."""
         while self._current != (place.epoch, place.file):
-            found = next(self._files, None)
-            if found is None:
-                visits = [self._wanted.popleft() for _ in range(min(len(self._wanted), _FILES_A_READER))]
+            file = next(self._files, None)
+            if file is None:
+                visits = [self._visits.popleft() for _ in range(min(len(self._visits), _FILES_A_READER))]
                 self._files = self._read(visits)
-                found = next(self._files)
-            self._current, self._rows = found
+                file = next(self._files)
+            self._current, self._rows = file
         return self._rows[place.row]
 
     def _read(self, visits: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[FeedRow]]]:

@@ -58,11 +58,11 @@ def write_file(folder: Path, number: int, rows: pa.Table) -> FeedFile:
 
 def content_hash(rows: pa.Table) -> str:
     """Hash of rows as `COLUMNS`, of their values alone: another writer's file of the same rows has it too."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for column in (chunked.combine_chunks() for chunked in rows.columns):
         flat = column.flatten() if pa.types.is_list(column.type) else column
-        found.update(flat.to_numpy(zero_copy_only=False).tobytes())
-    return found.hexdigest()
+        digest.update(flat.to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest()
 
 
 def sequence_arrays(

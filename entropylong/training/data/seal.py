@@ -65,8 +65,8 @@ def _write(rows: DataFrame, building: Path, length: int) -> list[FeedFile]:
 
     def write(table: pa.Table) -> pa.Table:
         ordered = table.select(COLUMNS.names).take(pc.sort_indices(table["sequence_id"])).cast(COLUMNS)
-        found = write_file(Path(target), table["file"][0].as_py(), ordered)
-        return pa.Table.from_pylist([asdict(found)], schema=_WRITTEN)
+        file = write_file(Path(target), table["file"][0].as_py(), ordered)
+        return pa.Table.from_pylist([asdict(file)], schema=_WRITTEN)
 
     written = (
         rows.select(*COLUMNS.names)
@@ -78,10 +78,10 @@ def _write(rows: DataFrame, building: Path, length: int) -> list[FeedFile]:
 
 
 def _check(rows: DataFrame, manifest: FeedManifest) -> None:
-    seen = rows.agg(F.count(F.lit(1)), F.count_if(F.size("input_ids") != manifest.length)).collect()[0]
-    if not seen[0]:
+    counts = rows.agg(F.count(F.lit(1)), F.count_if(F.size("input_ids") != manifest.length)).collect()[0]
+    if not counts[0]:
         raise FeedError(f"table {manifest.table}: no sequence to train on; run: entropylong run")
-    if seen[1]:
-        raise FeedError(f"table {manifest.table}: {seen[1]} sequences have another length than {manifest.length}")
-    if manifest.rows != seen[0]:
-        raise FeedError(f"table {manifest.table}: {manifest.rows} of {seen[0]} rows were written; run the same command again")
+    if counts[1]:
+        raise FeedError(f"table {manifest.table}: {counts[1]} sequences have another length than {manifest.length}")
+    if manifest.rows != counts[0]:
+        raise FeedError(f"table {manifest.table}: {manifest.rows} of {counts[0]} rows were written; run the same command again")

@@ -120,10 +120,10 @@ class Feeds:
 
     def state(self, recipe: str | None = None) -> PipelineState:
         """The workspace under this config, or under another recipe of it."""
-        wanted = recipe or self.config.pack.recipe
-        if wanted not in self._runners:
-            self._runners[wanted] = PipelineState(self.config.with_keys(pack={"recipe": wanted}), self.spark)
-        return self._runners[wanted]
+        name = recipe or self.config.pack.recipe
+        if name not in self._runners:
+            self._runners[name] = PipelineState(self.config.with_keys(pack={"recipe": name}), self.spark)
+        return self._runners[name]
 
     def _sequences(self, name: str, data: TrainDataConfig) -> SealedFeed:
         length, with_drops = self.config.pack.length, self.config.train.anchor_weight is not None
@@ -219,17 +219,17 @@ class Feeds:
         total, refused = sum(counts.values()), sum(n for code, n in noted.items() if code != CUT)
         if not noted:
             return
-        told = items.where("code IS NOT NULL").select("code", "detail").limit(_REFUSED_TOLD).collect()
+        rows = items.where("code IS NOT NULL").select("code", "detail").limit(_REFUSED_TOLD).collect()
         folder.parent.mkdir(parents=True, exist_ok=True)
         file = folder.with_name(f"{folder.name}.{REFUSED}")
-        file.write_text("".join(json.dumps(row.asDict(), ensure_ascii=False) + "\n" for row in told))
-        said = ", ".join(f"{n:,} {code}" for code, n in sorted(noted.items()))
+        file.write_text("".join(json.dumps(row.asDict(), ensure_ascii=False) + "\n" for row in rows))
+        codes = ", ".join(f"{n:,} {code}" for code, n in sorted(noted.items()))
         if refused > self.config.quarantine.max_rate * total:
             raise QuarantineExceededError(
-                f"train.data {name}: {refused:,} of {total:,} records are refused ({said}), more than quarantine.max_rate allows; "
+                f"train.data {name}: {refused:,} of {total:,} records are refused ({codes}), more than quarantine.max_rate allows; "
                 f"they are listed in {file}"
             )
-        logger.info(f"feed {name}: of {total:,} records {said}; they are listed in {file}")
+        logger.info(f"feed {name}: of {total:,} records {codes}; they are listed in {file}")
 
 
 def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:
@@ -244,8 +244,8 @@ def _sequence_rows(rows: DataFrame, drops: DataFrame | None) -> DataFrame:
         for batch in batches:
             columns = [batch.column(batch.schema.get_field_index(c)) for c in ("input_ids", "segments", "loss_mask", "drops")]
             arrays = [
-                sequence_arrays(ids.values.to_numpy(), segments.as_py(), mask.as_py(), found.as_py())
-                for ids, segments, mask, found in zip(*columns, strict=True)
+                sequence_arrays(ids.values.to_numpy(), segments.as_py(), mask.as_py(), row_drops.as_py())
+                for ids, segments, mask, row_drops in zip(*columns, strict=True)
             ]
             ids = batch.column(batch.schema.get_field_index("sequence_id")).to_pylist()
             yield from feed_table(ids, arrays).to_batches()
