@@ -69,22 +69,22 @@ def arms(readings: Sequence[JudgedReading], max_copy: int | None) -> dict[str, l
 
 
 def _chunks(links: Sequence[Link]) -> dict[str, list[int]]:
-    found: dict[str, dict[int, None]] = {}
+    by_root: dict[str, dict[int, None]] = {}
     for link in sorted(links, key=lambda k: (xxhash64(k.root_id), k.root_id, k.chunk_id)):
-        found.setdefault(link.root_id, {})[link.chunk_id] = None
-    return {root: list(chunks) for root, chunks in found.items()}
+        by_root.setdefault(link.root_id, {})[link.chunk_id] = None
+    return {root: list(chunks) for root, chunks in by_root.items()}
 
 
 def _by_rank(readings: Sequence[JudgedReading], verified: Sequence[Link]) -> list[Link]:
     chosen: set[tuple[str, int]] = set()
-    for root, wanted in _chunks(verified).items():
+    for root, chunks in _chunks(verified).items():
         best: dict[int, tuple[int, float]] = {}
         for reading in readings:
             if reading.link.root_id == root:
                 place = (reading.rank, -reading.score)
                 best[reading.link.chunk_id] = min(place, best.get(reading.link.chunk_id, place))
         ranked = sorted(best, key=lambda chunk: (best[chunk], chunk))
-        chosen.update((root, chunk) for chunk in ranked[: len(wanted)])
+        chosen.update((root, chunk) for chunk in ranked[: len(chunks)])
     return [reading.link for reading in readings if (reading.link.root_id, reading.link.chunk_id) in chosen]
 
 
@@ -144,11 +144,11 @@ def far_drops(
         EvaluationError: the model gives no number for a token.
     """
     pairs = list(dict.fromkeys((link.root_id, link.chunk_id) for link in links))
-    wanted: dict[str, Ids] = {
+    targets: dict[str, Ids] = {
         root: np.unique(np.concatenate([after(texts[root], link.position) for link in links if link.root_id == root]))
         for root in dict.fromkeys(link.root_id for link in links)
     }
-    keys: list[tuple[str, int | None]] = [*((root, None) for root in wanted), *pairs]
+    keys: list[tuple[str, int | None]] = [*((root, None) for root in targets), *pairs]
     sequences, positions = [], []
     for root, chunk in keys:
         text = texts[root]
@@ -156,9 +156,9 @@ def far_drops(
         for piece in (text.stand_in if chunk is None else chunks[chunk], *text.distractors):
             front += [*piece.tolist(), *separator]
         sequences.append(np.concatenate([np.array(front, np.int32), text.ids]))
-        positions.append(wanted[root] + np.int32(len(front)))
-    found = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
-    nll = {key: dict(zip(wanted[key[0]].tolist(), finite(r).tolist(), strict=True)) for key, r in zip(keys, found, strict=True)}
+        positions.append(targets[root] + np.int32(len(front)))
+    readings = entropy_at(model, sequences, positions, batch_tokens=batch_tokens)
+    nll = {key: dict(zip(targets[key[0]].tolist(), finite(r).tolist(), strict=True)) for key, r in zip(keys, readings, strict=True)}
     drops = {}
     for link in links:
         places = after(texts[link.root_id], link.position).tolist()

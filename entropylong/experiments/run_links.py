@@ -162,8 +162,8 @@ def run_links(config: Config, open_: Callable[[Config], Runner]) -> tuple[Result
 
 def _of(links: Sequence[Link], roots: Sequence[str]) -> list[Link]:
     """The links of some roots."""
-    wanted = set(roots)
-    return [link for link in links if link.root_id in wanted]
+    root_ids = set(roots)
+    return [link for link in links if link.root_id in root_ids]
 
 
 def _sums(
@@ -181,20 +181,20 @@ def decision(sums: Mapping[tuple[str, str], Mapping[str, Sums]]) -> tuple[bool, 
     """Whether claim A holds: both intervals exclude 0. Verified contexts are gold more often than those of NoVerify, and lower
     the NLL behind the anchor by more than permuted ones."""
     own = sums["all roots", VERIFIED]
-    found = {
+    differences = {
         "precision, verified - noverify": estimate(own["precision"], sums["all roots", NOVERIFY]["precision"]),
         "NLL fall, verified - permuted": estimate(own["drop"], sums["all roots", PERMUTED]["drop"]),
         "precision, verified - paper's rule": estimate(own["precision"], sums["all roots", PAPER]["precision"]),
         "NLL fall, verified - noverify": estimate(own["drop"], sums["all roots", NOVERIFY]["drop"]),
     }
-    decide = [found["precision, verified - noverify"], found["NLL fall, verified - permuted"]]
-    return all(f is not None and f.low > 0 for f in decide), found
+    decide = [differences["precision, verified - noverify"], differences["NLL fall, verified - permuted"]]
+    return all(f is not None and f.low > 0 for f in decide), differences
 
 
 def _result(runner: Runner, sums: Mapping[tuple[str, str], Mapping[str, Sums]], chosen: Mapping[str, Sequence[Link]]) -> Result:
     holds, differences = decision(sums)
     figures = {
-        f"{half}.{arm}.{name}": found for (half, arm), of in sums.items() for name, s in of.items() if (found := estimate(s))
+        f"{half}.{arm}.{name}": figure for (half, arm), of in sums.items() for name, s in of.items() if (figure := estimate(s))
     }
     config = runner.config
     facts = {
@@ -229,7 +229,7 @@ def links_table(
             table.add_row(f"{half} ({len(roots)})" if arm == VERIFIED else "", arm, f"{len(links):,}", *row)
         table.add_section()
     holds, differences = decision(sums)
-    lines = [f"{name}: {_shown(found)}" for name, found in differences.items()]
+    lines = [f"{name}: {_shown(difference)}" for name, difference in differences.items()]
     table.caption = "\n".join(
         [*lines, f"decision rule of claim A (both of the first two exclude 0): {'holds' if holds else 'not shown'}"]
     )
@@ -237,5 +237,5 @@ def links_table(
     return table
 
 
-def _shown(found: Estimate | None) -> str:
-    return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+def _shown(figure: Estimate | None) -> str:
+    return "" if figure is None else f"{figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"

@@ -94,8 +94,8 @@ def run_experiment(config: Config, open_: Open, spark: SparkSession) -> tuple[Re
         logger.info(
             f"learning rate {best:g}: the best of {', '.join(f'{r:g}' for r in config.experiment.learning_rates)} on {TUNED_ON}"
         )
-    found = {arm: [trained(arm, best, seed) for seed in range(config.experiment.seeds)] for arm in ARMS}
-    return _result(config, runner, held, best, of_base, found), experiment_table(held, of_base, found)
+    scores = {arm: [trained(arm, best, seed) for seed in range(config.experiment.seeds)] for arm in ARMS}
+    return _result(config, runner, held, best, of_base, scores), experiment_table(held, of_base, scores)
 
 
 def _key_rule(config: Config) -> dict[str, int]:
@@ -115,13 +115,13 @@ def _require_pairs(config: Config, runner: Runner) -> int:
     frames = runner.state.frames(step_writing("sequences"))
     roots, chunks = (frames[name].where(_unseen(config)) for name in ("scored_documents", "chunks"))
     pairs = frames["pairs"].where(F.col("kind") == PairKind.CANDIDATE).join(roots, "root_id", how="left_semi")
-    found = pairs.join(chunks, "chunk_id", how="left_semi").count()
-    if not found:
+    count = pairs.join(chunks, "chunk_id", how="left_semi").count()
+    if not count:
         raise EvaluationError(
             f"experiment training: no candidate of the {roots.count()} held-out roots is of a held-out document: there is nothing "
             "to judge on; give more roots or more corpus, or raise pack.held_out"
         )
-    return found
+    return count
 
 
 def hold_out(config: Config, runner: Runner) -> HeldOut:
@@ -163,19 +163,19 @@ def _words(runner: Runner) -> Any:
 def _judged(folder: Path, held: HeldOut, config: Config) -> Scores:
     """Scores of a trained model, kept beside it."""
     file, identity = folder.parent / _SCORES, held.identity
-    if file.is_file() and (kept := json.loads(file.read_text()))["held_out"] == identity:
-        return Scores(**kept["scores"])
+    if file.is_file() and (record := json.loads(file.read_text()))["held_out"] == identity:
+        return Scores(**record["scores"])
     model = CausalLM(folder, config.train.dtype, config.model.document_start_id)
     scores = claim.judge(model, held, config.run.batch_tokens)
     write_whole(file, json.dumps({"held_out": identity, "scores": asdict(scores)}))
     return scores
 
 
-def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Scores, found: dict[str, list[Scores]]) -> Result:
-    primary = claim.differences(found, lambda s: s.effects)
+def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Scores, scores: dict[str, list[Scores]]) -> Result:
+    primary = claim.differences(scores, lambda s: s.effects)
     figures = {
-        **{f"effect.{arm}": float(np.mean([list(s.effects.values()) for s in runs])) for arm, runs in found.items()},
-        **{f"plain_nll.{arm}": float(np.mean([s.plain_nll for s in runs])) for arm, runs in found.items()},
+        **{f"effect.{arm}": float(np.mean([list(s.effects.values()) for s in runs])) for arm, runs in scores.items()},
+        **{f"plain_nll.{arm}": float(np.mean([s.plain_nll for s in runs])) for arm, runs in scores.items()},
         **{f"difference.{arm}": d.value for arm, d in primary.items()},
         "effect.base": float(np.mean(list(base.effects.values()))),
         "plain_nll.base": base.plain_nll,
@@ -191,12 +191,12 @@ def _result(config: Config, runner: Runner, held: HeldOut, rate: float, base: Sc
     }  # fmt: skip
     folder = Path(config.workspace) / "experiments" / f"training-{digest(facts)}"
     folder.mkdir(parents=True, exist_ok=True)
-    detail = {"base": asdict(base), "arms": {arm: [asdict(s) for s in runs] for arm, runs in found.items()},
+    detail = {"base": asdict(base), "arms": {arm: [asdict(s) for s in runs] for arm, runs in scores.items()},
               "primary": {arm: asdict(d) for arm, d in primary.items()}}  # fmt: skip
     return Result(folder, facts, figures).kept([detail], {})
 
 
-def experiment_table(held: HeldOut, base: Scores, found: dict[str, list[Scores]]) -> Table:
+def experiment_table(held: HeldOut, base: Scores, scores: dict[str, list[Scores]]) -> Table:
     """Arms side by side, the differences, and what the rule says."""
     table = Table(title="Claim B: training on verified links helps", title_justify="left", box=SIMPLE_HEAD)
     lengths = sorted({key.partition("/")[2].partition("/")[0] for key in held.answers}, key=int)
@@ -209,13 +209,13 @@ def experiment_table(held: HeldOut, base: Scores, found: dict[str, list[Scores]]
         "NLL at 2K",
     ):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for name, runs in {"before training": [base], **found}.items():
+    for name, runs in {"before training": [base], **scores}.items():
         by_length = [np.mean([v for s in runs for k, v in s.answers.items() if k.split("/")[1] == n]) for n in lengths]
         row = [np.mean([list(s.effects.values()) for s in runs]), *by_length, np.mean([s.long_ppl for s in runs]),
                np.mean([s.plain_nll for s in runs])]  # fmt: skip
         table.add_row(name, str(len(runs)), *("" if np.isnan(value) else f"{value:.3f}" for value in row))
-    primary = claim.differences(found, lambda s: s.effects)
-    secondary = claim.differences(found, lambda s: s.answers)
+    primary = claim.differences(scores, lambda s: s.effects)
+    secondary = claim.differences(scores, lambda s: s.answers)
     lines = [f"verified - {arm}: {_shown(d)} nats a token over {len(held.items)} links; answers {_shown(secondary[arm])}"
              for arm, d in primary.items()]  # fmt: skip
     says = "holds" if claim.claim_holds(primary) else "not shown"
@@ -224,5 +224,5 @@ def experiment_table(held: HeldOut, base: Scores, found: dict[str, list[Scores]]
     return table
 
 
-def _shown(found: Difference) -> str:
-    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+def _shown(difference: Difference) -> str:
+    return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"

@@ -30,11 +30,11 @@ def linked(documents: Mapping[str, str]) -> dict[str, frozenset[str]]:
     by_name: dict[str, set[str]] = {}
     for doc_id in documents:
         by_name.setdefault(doc_id.rpartition(".")[2], set()).add(doc_id)
-    found = {
+    links = {
         doc_id: frozenset(target for name in see_also(text) for target in by_name.get(name, ()) if target != doc_id)
         for doc_id, text in documents.items()
     }
-    return {doc_id: targets for doc_id, targets in found.items() if targets}
+    return {doc_id: targets for doc_id, targets in links.items() if targets}
 
 
 def choose(documents: Mapping[str, str], count: int, least_chars: int) -> dict[str, frozenset[str]]:

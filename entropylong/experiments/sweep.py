@@ -84,23 +84,23 @@ def variants(config: Config, words: Sequence[str], grid: bool) -> list[Variant]:
     Raises:
         UsageError: there is no key with values, or one that decides no stage's result.
     """
-    known = dict(walk(config.model_dump()))
+    by_key = dict(walk(config.model_dump()))
     swept: dict[str, list[Any]] = {}
     for word in words:
         key, values = split_values(word)
-        if key not in known:
+        if key not in by_key:
             raise UsageError(f"{word}: no key {key!r} with a value of its own; conf/base.yaml lists all")
         if first_stage([key]) is None:
             raise UsageError(f"{word}: {key} decides no stage's result; sweep keys that do, like anchors.alpha or accept.epsilon")
         swept[key] = list(dict.fromkeys([*swept.get(key, []), *values]))  # a key that is given twice has all the values
     if not swept:
         raise UsageError("give the keys to sweep: anchors.alpha=1.5,2.0,2.5 accept.epsilon=0.2,0.4")
-    own = tuple((key, known[key]) for key in swept)
+    own = tuple((key, by_key[key]) for key in swept)
     if grid:
-        found = [Variant(tuple(zip(swept, values, strict=True))) for values in itertools.product(*swept.values())]
+        alternatives = [Variant(tuple(zip(swept, values, strict=True))) for values in itertools.product(*swept.values())]
     else:
-        found = [Variant(((key, value),)) for key, values in swept.items() for value in values]
-    return [Variant(own, True), *(v for v in found if any(pair not in own for pair in v.values))]
+        alternatives = [Variant(((key, value),)) for key, values in swept.items() for value in values]
+    return [Variant(own, True), *(v for v in alternatives if any(pair not in own for pair in v.values))]
 
 
 def first_stage(keys: Sequence[str]) -> Stage | None:
@@ -155,7 +155,7 @@ def run_sweep(
     return outcomes
 
 
-def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], kept: Path) -> Outcome:
+def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], folder: Path) -> Outcome:
     """Run a variant, and keep what it gave and cost in a file of its own.
 
     Its cost is that of the start of the sweep that finished it: a later one, which finds all done, takes it from the file. What a
@@ -176,9 +176,9 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], ke
     figures |= {name: figures[source] for name, source in picked.items() if source in figures}
     figures["new_passes"] = float(_passes(runner) - before)
     figures["seconds"] = float(sum(step.seconds for step in result.steps))
-    file, value = kept / f"{digest(variant.overrides)}.json", runner.state.fingerprint("sequences")
-    if not result.steps and file.is_file() and (known := _kept(file))["fingerprint"] == value:
-        figures |= {name: known["figures"][name] for name in ("new_passes", "seconds")}
+    file, value = folder / f"{digest(variant.overrides)}.json", runner.state.fingerprint("sequences")
+    if not result.steps and file.is_file() and (entry := _kept(file))["fingerprint"] == value:
+        figures |= {name: entry["figures"][name] for name in ("new_passes", "seconds")}
     write_whole(file, json.dumps({"variant": variant.name, "fingerprint": value, "figures": figures}, indent=1))
     return Outcome(variant, figures)
 
@@ -190,8 +190,8 @@ def _passes(runner: Runner) -> int:
 
 def _kept(file: Path) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads(file.read_text())
-        return {"fingerprint": known["fingerprint"], "figures": {k: float(known["figures"][k]) for k in ("new_passes", "seconds")}}
+        entry: dict[str, Any] = json.loads(file.read_text())
+        return {"fingerprint": entry["fingerprint"], "figures": {k: float(entry["figures"][k]) for k in ("new_passes", "seconds")}}
     except (OSError, ValueError, KeyError, TypeError):
         raise WorkspaceError(
             f"{file}: what a variant of the sweep cost is not readable; remove the file, it counts as nothing"
@@ -225,8 +225,8 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
             points = [(str(dict(o.variant.values)[key]), o.figures) for o in alone if key in dict(o.variant.values)]
             points.sort(key=lambda point: (len(point[0].partition(".")[0]), point[0]))
             for axis, name in zip(axes[place * len(_PLOTTED) :], _PLOTTED, strict=False):
-                shown = [(label, figures[name]) for label, figures in points if name in figures]
-                axis.plot([label for label, _ in shown], [value for _, value in shown], marker="o", color=FOUND)
+                curve = [(label, figures[name]) for label, figures in points if name in figures]
+                axis.plot([label for label, _ in curve], [value for _, value in curve], marker="o", color=FOUND)
                 if name in base:
                     axis.axhline(base[name], color=CHANCE, linestyle="--", linewidth=1)
                 axis.set(title=name.replace("_", " "), xlabel=key)

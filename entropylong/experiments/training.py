@@ -109,25 +109,25 @@ def _hash(*pieces: Ids) -> str:
     return digest([hashlib.sha256(ids.tobytes()).hexdigest() for ids in pieces])
 
 
-def between(chunks: Mapping[int, Ids], taken: set[int], key: str, distance: tuple[int, int]) -> tuple[Ids, ...]:
+def between(chunks: Mapping[int, Ids], excluded_ids: set[int], key: str, distance: tuple[int, int]) -> tuple[Ids, ...]:
     """Chunks, by hash, that put a context as far away as the item's hash says.
 
     Args:
         chunks: ids by chunk id.
-        taken: chunks that may not be among them.
+        excluded_ids: chunks that may not be among them.
         key: of the item.
         distance: least and most tokens.
     """
     low, high = distance
-    wanted = low + xxhash64("distance", key) % max(1, high - low)
-    found: list[Ids] = []
+    room = low + xxhash64("distance", key) % max(1, high - low)
+    pieces: list[Ids] = []
     for chunk in sorted(chunks, key=lambda c: (xxhash64(key, c), c)):
-        if wanted <= 0:
+        if room <= 0:
             break
-        if chunk not in taken:
-            found.append(chunks[chunk][:wanted])
-            wanted -= len(found[-1])
-    return tuple(found)
+        if chunk not in excluded_ids:
+            pieces.append(chunks[chunk][:room])
+            room -= len(pieces[-1])
+    return tuple(pieces)
 
 
 def held_items(
@@ -151,13 +151,13 @@ def held_items(
     for root, chunk, position in links:
         verified.setdefault(root, set()).add(chunk)
         best.setdefault((root, chunk), position)
-    items, known = [], {}
+    items, verified_ids = [], {}
     for root, chunk in sorted(best, key=lambda pair: (xxhash64("item", *pair), pair))[:most]:
         key, (document, ids) = f"{root}/{chunk}", roots[root]
         stand = between(chunks, verified[root] | of_document.get(document, set()), key, distance)
         items.append(Item(key, chunks[chunk], chunks[chunk][:0], stand, ids, best[root, chunk]))
-        known[key] = {chunks[c].tobytes() for c in verified[root]}
-    return with_permuted(items, known)
+        verified_ids[key] = {chunks[c].tobytes() for c in verified[root]}
+    return with_permuted(items, verified_ids)
 
 
 def windows(texts: Sequence[Ids], separator: Sequence[int]) -> tuple[Ids, ...]:
@@ -174,28 +174,28 @@ def with_permuted(items: Sequence[Item], verified: Mapping[str, set[bytes]]) -> 
         items: in which `permuted` is not set yet.
         verified: by item key, the ids (as bytes) of all that was verified for its root.
     """
-    found = []
+    permuted_items = []
     for item in items:
         others = [o for o in items if o.context.tobytes() not in verified[item.key]]
         if others:
             other = min(others, key=lambda o: (abs(len(o.context) - len(item.context)), xxhash64(item.key, o.key), o.key))
             moved = other.context[: len(item.context)]
-            found.append(Item(item.key, item.context, moved, item.between, item.root, item.position))
-    return found
+            permuted_items.append(Item(item.key, item.context, moved, item.between, item.root, item.position))
+    return permuted_items
 
 
 def ruler_answers(
     encode: Callable[[str], list[int]], lengths: Sequence[int], samples: int, seed: int
 ) -> dict[str, tuple[Ids, Ids]]:
     """Questions of three RULER tasks with their gold answers, by key."""
-    found = {}
+    answers = {}
     for length in lengths:
         for name in TASK_NAMES:
             for row in rows_of(TASKS[name], length, samples, Material(), lambda text: len(encode(text)), seed):
                 space = "" if row.prefix.endswith(" ") else " "
                 question, answer = encode(row.text + row.prefix), encode(space + " ".join(row.references))
-                found[f"{name}/{length}/{row.index}"] = (np.array(question, np.int32), np.array(answer, np.int32))
-    return found
+                answers[f"{name}/{length}/{row.index}"] = (np.array(question, np.int32), np.array(answer, np.int32))
+    return answers
 
 
 def find_keys(base: CausalLM, held: HeldOut, batch_tokens: int, **rule: Any) -> tuple[Ids, ...]:
@@ -207,8 +207,8 @@ def find_keys(base: CausalLM, held: HeldOut, batch_tokens: int, **rule: Any) -> 
         batch_tokens: of a forward batch.
         rule: what of `key_tokens` differs from the paper's.
     """
-    stated: Rule = rule  # type: ignore[assignment]
-    return tuple(key_tokens(base, _whole(base, held, item), batch_tokens=batch_tokens, **stated) for item in held.items)
+    overrides: Rule = rule  # type: ignore[assignment]
+    return tuple(key_tokens(base, _whole(base, held, item), batch_tokens=batch_tokens, **overrides) for item in held.items)
 
 
 def _whole(model: CausalLM, held: HeldOut, item: Item) -> Ids:
@@ -234,11 +234,11 @@ def judge(model: CausalLM, held: HeldOut, batch_tokens: int) -> Scores:
     pairs = [item.sequence(c, model.prefix, held.separator) for item in held.items for c in (item.permuted, item.context)]
     nll = mean_nll([ids for ids, _ in pairs], [span for _, span in pairs])
     effects = {item.key: nll[2 * n] - nll[2 * n + 1] for n, item in enumerate(held.items)}
-    asked = [np.concatenate([prefix, question, answer]) for question, answer in held.answers.values()]
+    prompts = [np.concatenate([prefix, question, answer]) for question, answer in held.answers.values()]
     ends = [
-        np.arange(len(ids) - len(a), len(ids), dtype=np.int32) for ids, (_, a) in zip(asked, held.answers.values(), strict=True)
+        np.arange(len(ids) - len(a), len(ids), dtype=np.int32) for ids, (_, a) in zip(prompts, held.answers.values(), strict=True)
     ]
-    answers = {key: -value for key, value in zip(held.answers, mean_nll(asked, ends), strict=True)}
+    answers = {key: -value for key, value in zip(held.answers, mean_nll(prompts, ends), strict=True)}
     windows = [np.concatenate([prefix, window]) for window in held.plain]
     first = max(1, len(prefix))
     plain = mean_nll(windows, [np.arange(first, len(window), dtype=np.int32) for window in windows])
@@ -267,22 +267,22 @@ def difference(first: Floats, second: Floats, seed: int = 0) -> Difference:
     gap = first - second
 
     def mean(seeds: Ids, items: Ids, axis: int) -> Floats:
-        drawn: Floats = gap[seeds[..., :, None], items[..., None, :]].mean(axis=(axis - 1, axis))
-        return drawn
+        means: Floats = gap[seeds[..., :, None], items[..., None, :]].mean(axis=(axis - 1, axis))
+        return means
 
     places = [np.arange(size) for size in gap.shape]
     return Difference(float(gap.mean()), *bootstrap_interval(places, mean, draws=RESAMPLES, seed=seed))
 
 
-def differences(found: Mapping[str, Sequence[Scores]], read: Callable[[Scores], dict[str, float]]) -> dict[str, Difference]:
+def differences(by_arm: Mapping[str, Sequence[Scores]], read: Callable[[Scores], dict[str, float]]) -> dict[str, Difference]:
     """verified minus each other arm, of a figure by item.
 
     Args:
-        found: of each arm its runs, the same seeds in the same order.
+        by_arm: of each arm its runs, the same seeds in the same order.
         read: scores -> the figure by item.
     """
-    keys = sorted(read(found[ARMS[0]][0]))
-    table = {arm: np.array([[read(scores)[key] for key in keys] for scores in runs]) for arm, runs in found.items()}
+    keys = sorted(read(by_arm[ARMS[0]][0]))
+    table = {arm: np.array([[read(scores)[key] for key in keys] for scores in runs]) for arm, runs in by_arm.items()}
     return {arm: difference(table[ARMS[0]], table[arm]) for arm in ARMS[1:]}
 
 

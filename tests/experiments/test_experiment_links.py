@@ -66,16 +66,16 @@ def test_canaries_are_counted_whatever_a_budget_left_out(spark: SparkSession) ->
             [(r, [(40,), (41,)]) for r in roots], "root_id STRING, anchors ARRAY<STRUCT<position: INT>>"
         ),
         "candidates": spark.createDataFrame(
-            [(root, position, [(chunk,) for chunk in found]) for root, position, found in hits],
+            [(root, position, [(chunk,) for chunk in chunks]) for root, position, chunks in hits],
             "root_id STRING, position INT, hits ARRAY<STRUCT<chunk_id: BIGINT>>",
         ),
     }
     judged = [(roots[0], 0, True), (roots[0], 10, True), (roots[0], 9, True), (roots[3], 2, False), (roots[4], 0, True)]
     rows = [(*reading, "retrieved") for reading in judged]
     readings = spark.createDataFrame(rows, "root_id STRING, chunk_id BIGINT, accepted BOOLEAN, kind STRING")
-    found = _canaries(SimpleNamespace(frames=lambda step: frames), readings)  # type: ignore[arg-type]
+    by_stage = _canaries(SimpleNamespace(frames=lambda step: frames), readings)  # type: ignore[arg-type]
     shares = {"canary_recall_retrieval": 3 / 4, "canary_recall_verification": 1 / 3, "canary_precision": 2 / 4}
-    by_name = {name: value for figures in found.values() for name, value in figures.items()}
+    by_name = {name: value for figures in by_stage.values() for name, value in figures.items()}
     assert by_name == {"canary_planted": 4} | shares
 
 
@@ -103,13 +103,13 @@ CELLS = [
 
 
 def test_arms_are_as_the_experiment_says() -> None:
-    found = arms(CELLS, 24)
-    assert list(found) == list(ARMS)
-    assert found["verified"] == [Link("a", 1, 40), Link("b", 4, 60), Link("b", 5, 60)]
-    assert Link("a", 2, 40) in found["paper's rule"] and all(link.chunk_id not in (3, 6, 9) for link in found["paper's rule"])
-    assert {(k.root_id, k.chunk_id) for k in found["noverify"]} == {("a", 2), ("b", 4), ("b", 5)}, "as many, by rank then score"
-    assert {(k.root_id, k.chunk_id) for k in found["permuted"]} <= {("a", 4), ("a", 5), ("b", 1)}
-    assert len(found["permuted"]) == 3 and {k.position for k in found["permuted"]} == {40, 60}
+    by_arm = arms(CELLS, 24)
+    assert list(by_arm) == list(ARMS)
+    assert by_arm["verified"] == [Link("a", 1, 40), Link("b", 4, 60), Link("b", 5, 60)]
+    assert Link("a", 2, 40) in by_arm["paper's rule"] and all(link.chunk_id not in (3, 6, 9) for link in by_arm["paper's rule"])
+    assert {(k.root_id, k.chunk_id) for k in by_arm["noverify"]} == {("a", 2), ("b", 4), ("b", 5)}, "as many, by rank then score"
+    assert {(k.root_id, k.chunk_id) for k in by_arm["permuted"]} <= {("a", 4), ("a", 5), ("b", 1)}
+    assert len(by_arm["permuted"]) == 3 and {k.position for k in by_arm["permuted"]} == {40, 60}
 
 
 def test_gold_of_a_root_is_known_however_many_short_documents_name_others() -> None:
@@ -137,8 +137,8 @@ def test_figures_are_ratios_over_roots_with_intervals_that_cover() -> None:
     gold = {"a": frozenset({1, 2}), "b": frozenset({5})}
     sums = precision(arms(CELLS, 24)["verified"], gold, ["a", "b"])
     assert sums.part.tolist() == [1, 1] and sums.whole.tolist() == [1, 2]
-    found = estimate(sums)
-    assert found is not None and found.value == pytest.approx(2 / 3) and found.low <= found.value <= found.high
+    ratio = estimate(sums)
+    assert ratio is not None and ratio.value == pytest.approx(2 / 3) and ratio.low <= ratio.value <= ratio.high
     assert estimate(Sums(np.zeros(2), np.zeros(2))) is None and estimate(sums, sums).value == 0  # type: ignore[union-attr]
     rng = np.random.default_rng(1)
     inside = 0
@@ -156,7 +156,7 @@ def test_far_drops_against_a_direct_computation(tiny_lm: Path, monkeypatch: pyte
     text = Text(ids(50), frozenset({10, 14, 48}), (ids(5), ids(6), ids(7)), ids(9))
     chunks, links = {1: ids(8), 2: ids(4)}, [Link("r", 1, 10), Link("r", 2, 48)]
     assert after(text, 10).tolist() == [11, 12, 13, *range(15, 27)] and after(text, 48).tolist() == [49]
-    found = far_drops(model, {"r": text}, chunks, links, [3, 4], 64)
+    drops = far_drops(model, {"r": text}, chunks, links, [3, 4], 64)
     for link in links:
         total = 0.0
         for place in after(text, link.position).tolist():
@@ -168,8 +168,8 @@ def test_far_drops_against_a_direct_computation(tiny_lm: Path, monkeypatch: pyte
                 whole = np.array([*front, *text.ids.tolist()], np.int32)
                 nll.append(float(entropy_at(model, [whole], [np.array([len(front) + place], np.int32)])[0].nll[0]))
             total += nll[0] - nll[1]
-        assert found[link] == (pytest.approx(total, abs=1e-3), len(after(text, link.position)))
-    assert drops_of(links, found, ["r", "none"]).whole.tolist() == [16, 0]
+        assert drops[link] == (pytest.approx(total, abs=1e-3), len(after(text, link.position)))
+    assert drops_of(links, drops, ["r", "none"]).whole.tolist() == [16, 0]
 
     def fails(model: object, sequences: list[Any], positions: list[Any], **rest: object) -> list[Reading]:
         return [Reading(p * np.float32(np.nan), p * np.float32(np.nan), "out of memory") for p in positions]

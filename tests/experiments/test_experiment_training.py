@@ -47,9 +47,9 @@ def item(key: str, context: int, position: int = 20) -> Item:
 
 def test_what_stands_between_is_as_long_as_the_hash_says() -> None:
     chunks = {n: ids(10 + n) for n in range(60)}
-    found = between(chunks, {3, 4}, "a", (200, 400))
-    assert sum(map(len, found)) == 200 + xxhash64("distance", "a") % 200
-    pieces = [piece.tolist() for piece in found]
+    arrays = between(chunks, {3, 4}, "a", (200, 400))
+    assert sum(map(len, arrays)) == 200 + xxhash64("distance", "a") % 200
+    pieces = [piece.tolist() for piece in arrays]
     assert all(any(p == c[: len(p)].tolist() for n, c in chunks.items() if n not in (3, 4)) for p in pieces)
     assert [p.tolist() for p in between(chunks, {3, 4}, "a", (200, 400))] == pieces != between(chunks, set(), "b", (200, 400))
 
@@ -58,8 +58,8 @@ def test_a_permuted_context_is_anothers_and_no_longer() -> None:
     items = [item("a", 30), item("b", 33), item("c", 12)]
     verified = {i.key: {i.context.tobytes()} for i in items}
     verified["a"].add(items[1].context.tobytes())
-    found = {i.key: i.permuted.tolist() for i in with_permuted(items, verified)}
-    assert found == {"a": items[2].context.tolist(), "b": items[0].context.tolist(), "c": items[0].context[:12].tolist()}
+    by_key = {i.key: i.permuted.tolist() for i in with_permuted(items, verified)}
+    assert by_key == {"a": items[2].context.tolist(), "b": items[0].context.tolist(), "c": items[0].context[:12].tolist()}
     assert with_permuted(items[:1], verified) == [], "an item alone has nothing to be compared with"
 
 
@@ -67,9 +67,9 @@ def test_held_out_links_are_items_once_and_windows_hold_all_text() -> None:
     chunks, doc_of = {n: ids(20) for n in range(9)}, {n: f"d{n % 3}" for n in range(9)}
     roots = {"r": ("d0", ids(40)), "s": ("d1", ids(40))}
     links = [("r", 1, 30), ("r", 1, 35), ("r", 2, 33), ("s", 5, 31)]
-    found = {item.key: item for item in held_items(links, roots, chunks, doc_of, 9, (30, 31))}
-    assert {key: item.position for key, item in found.items()} == {"r/1": 30, "r/2": 33, "s/5": 31}
-    for one in found.values():
+    by_key = {item.key: item for item in held_items(links, roots, chunks, doc_of, 9, (30, 31))}
+    assert {key: item.position for key, item in by_key.items()} == {"r/1": 30, "r/2": 33, "s/5": 31}
+    for one in by_key.values():
         own = {"r": {1, 2, 0, 3, 6}, "s": {5, 1, 4, 7}}[one.key[0]]
         between_ = [next(n for n, c in chunks.items() if c[: len(p)].tolist() == p.tolist()) for p in one.between]
         assert between_ and not own & set(between_), "neither verified for the root nor of its document"
@@ -128,9 +128,9 @@ def test_intervals_over_seeds_and_items_cover_and_decide() -> None:
     inside = 0
     for trial in range(40):
         effects = 0.5 + rng.normal(0, 1, (5, 1)) + rng.normal(0, 1, (1, 30)) + rng.normal(0, 0.2, (5, 30))
-        found = difference(effects, np.zeros((5, 30)), seed=trial)
-        assert found.value == pytest.approx(effects.mean())
-        inside += found.low <= 0.5 <= found.high
+        interval = difference(effects, np.zeros((5, 30)), seed=trial)
+        assert interval.value == pytest.approx(effects.mean())
+        inside += interval.low <= 0.5 <= interval.high
     assert inside >= 28, "five seeds give a wide interval, which bootstrap makes somewhat too narrow"
     sure, unsure = Difference(0.2, 0.1, 0.3), Difference(0.2, -0.1, 0.3)
     assert claim_holds({"noverify": sure, "permuted": sure}) and not claim_holds({"noverify": sure, "permuted": unsure})
@@ -150,10 +150,10 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     runner = Runner.open(config, spark)
     packed = runner.state.ok_rows("sequences").collect()
     chunks = {row.chunk_id: row.doc_id for row in runner.state.ok_rows("chunks").collect()}
-    seen = {s.root_id or chunks[s.chunk_id] for q in packed for s in q.segments if s.kind in ("root", "context")}
-    seen |= {chunks[s.chunk_id] for q in packed for s in q.segments if s.kind == "context"}
+    documents = {s.root_id or chunks[s.chunk_id] for q in packed for s in q.segments if s.kind in ("root", "context")}
+    documents |= {chunks[s.chunk_id] for q in packed for s in q.segments if s.kind == "context"}
     threshold = share_threshold(0.5)
-    assert seen and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in seen), "nothing held out is packed"
+    assert documents and all(xxhash64(config.seed, "held_out", doc) <= threshold for doc in documents), "nothing held out is packed"
     with pytest.raises(EvaluationError, match="there is nothing to judge on; give more roots"):
         run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner.open(own, spark), spark)
     facts = result.facts

@@ -31,12 +31,12 @@ def test_one_at_a_time_or_every_combination(make_config: MakeConfig, corpus: Pat
     assert [v.name for v in both] == ["as configured", "anchors.alpha=1.5", "anchors.alpha=3"], "given twice, all of its values"
     other, elsewhere = (make_config(tmp_path, corpus, key) for key in ("query.window=8", "run.batch_tokens=512"))
     assert folder_of(config, both) != folder_of(other, both) and folder_of(config, both) == folder_of(elsewhere, both)
-    for said, words in (
+    for message, words in (
         ("no key 'anchors.alfa'", ["anchors.alfa=1,2"]),
         ("run.batch_tokens decides no stage's result", ["run.batch_tokens=1,2"]),
         ("give the keys to sweep", []),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             variants(config, words, grid=False)
     assert split_values("accept.max_copy_tokens=null,24") == ("accept.max_copy_tokens", [None, 24])
     with pytest.raises(ConfigError, match=r"must be key\.sub=value,value"):
@@ -79,8 +79,8 @@ def test_variants_share_what_was_measured(
     assert rows_of(swept, "sequences", ["sequence_id"])
     (results,) = [line for line in messages if line.startswith("results and picture: ")]
     folder = Path(results.rpartition(": ")[2])
-    kept = json.loads((folder / "results.json").read_text())
-    assert [row["figures"]["anchors"] for row in kept] == [o.figures["anchors"] for o in outcomes]
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["figures"]["anchors"] for row in rows] == [o.figures["anchors"] for o in outcomes]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert sweep_table(outcomes).row_count == 3
     client = MlflowClient(own.config.tracking.uri.replace(str(finished), str(copied)))
