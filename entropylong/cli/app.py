@@ -159,11 +159,11 @@ def plan(
 
     loaded = load_config(config, only_overrides(words), input_path)
 
-    found = make_plan(loaded, lambda: session(loaded))
+    estimate = make_plan(loaded, lambda: session(loaded))
     if as_json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(estimate.as_json()))
     else:
-        Console(highlight=False).print(plan_report(found))
+        Console(highlight=False).print(plan_report(estimate))
 
 
 def status(
@@ -267,10 +267,10 @@ _EXTRAS = {"pyspark": "spark", "delta": "spark", "faiss": "cpu", "petastorm": "t
 
 def _unexpected(error: Exception, debug: bool) -> int:
     # Typer's own usage errors (an unknown option, a missing value) know how to say themselves.
-    said = getattr(error, "format_message", None)
-    if callable(said):
+    formatter = getattr(error, "format_message", None)
+    if callable(formatter):
         # Without a command the help was printed, and is the answer.
-        return _fail(f"{said().rstrip('.')}; see entropylong --help", 2) if said() else 2
+        return _fail(f"{formatter().rstrip('.')}; see entropylong --help", 2) if formatter() else 2
     if debug:
         raise error
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:

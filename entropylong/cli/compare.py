@@ -51,22 +51,22 @@ def compare(
     overrides = [word for word in words if "=" in word and word.partition("=")[0] in keys]
     loaded = load_config(config, overrides)
     runs = collect([word for word in words if word not in overrides])
-    found = compared(runs)
+    differences = compared(runs)
     file = out or Path(loaded.workspace) / "comparisons" / identity(runs) / "compare.html"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, page(runs, found))
+        write_whole(file, page(runs, differences))
     except OSError as error:
         raise ComparisonError(f"{file}: cannot be written: {error.strerror}; give another place with --out") from None
-    if found:
-        Console(highlight=False).print(_table(runs, found))
+    if differences:
+        Console(highlight=False).print(_table(runs, differences))
     if left_out := sorted({benchmark for run in runs for benchmark in run.left_out}):
         print(f"not compared: {', '.join(left_out)}")
     print(f"Page: {file}")
-    track(loaded, runs, found, file)
+    track(loaded, runs, differences, file)
 
 
-def _table(runs: list[Run], found: list[Compared]) -> Table:
+def _table(runs: list[Run], differences: list[Compared]) -> Table:
     """The overall difference of each pair, for the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -79,11 +79,11 @@ def _table(runs: list[Run], found: list[Compared]) -> Table:
     for name in ("difference", "95 %", "pairs"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
-    told = None
-    for pair in found:
-        if pair.other != told:
+    group = None
+    for pair in differences:
+        if pair.other != group:
             table.add_row(escape(runs[pair.other].name))
-            told = pair.other
+            group = pair.other
         benchmark, comparison = comparisons()[pair.benchmark]
         title = f"  {benchmark.title}"
         if not pair.rows:

@@ -33,12 +33,12 @@ def check(
 
     checks = check_workspace(open_state(config, only_overrides(words), input_path))
     if as_json:
-        print(json.dumps([vars(found) for found in checks]))
+        print(json.dumps([vars(result) for result in checks]))
     else:
         Console(highlight=False).print(check_table(checks))
-    if wrong := sum(found.wrong > 0 for found in checks):
+    if failures := sum(result.wrong > 0 for result in checks):
         raise CheckFailedError(
-            f"{wrong} of {len(checks)} checks found something wrong; rows behind are computed by: entropylong run"
+            f"{failures} of {len(checks)} checks found something wrong; rows behind are computed by: entropylong run"
         )
 
 
@@ -82,9 +82,9 @@ def gc(
     from entropylong.maintenance.tables import drop_leftovers, leftovers, leftovers_table
 
     state = open_state(config, only_overrides(words), input_path)
-    found = drop_leftovers(state) if drop else leftovers(state)
-    if found:
-        Console().print(leftovers_table(found, "Dropped" if drop else "Not used by this config (drop it with --drop)"))
+    entries = drop_leftovers(state) if drop else leftovers(state)
+    if entries:
+        Console().print(leftovers_table(entries, "Dropped" if drop else "Not used by this config (drop it with --drop)"))
     else:
         print("All rows belong to this config.")
 
@@ -135,9 +135,9 @@ def quarantine(
     state = open_state(config, overrides, input_path)
     if retry:
         again = retry_rows(state, names)
-        said = ", ".join(f"{count} of {name}" for name, count in again.items())
+        tally = ", ".join(f"{count} of {name}" for name, count in again.items())
         print(
-            f"To be tried again: {said}; run: entropylong run ..." if again else "No row was refused as an error by these stages."
+            f"To be tried again: {tally}; run: entropylong run ..." if again else "No row was refused as an error by these stages."
         )
         return
     if names:

@@ -49,8 +49,8 @@ Words = Annotated[
 
 def split_words(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """(stage names or ids, overrides): an override has a = in it."""
-    given = list(words or [])
-    return [w for w in given if "=" not in w], [w for w in given if "=" in w]
+    arguments = list(words or [])
+    return [w for w in arguments if "=" not in w], [w for w in arguments if "=" in w]
 
 
 def only_overrides(words: Sequence[str] | None) -> list[str]:

@@ -38,16 +38,16 @@ def doctor(
     console = Console()
     findings = []
     with Status("looking", console=Console(stderr=True)) as status:
-        for found in examine(loaded):
-            findings.append(found)
-            status.update(f"looked at: {found.part}")
+        for finding in examine(loaded):
+            findings.append(finding)
+            status.update(f"looked at: {finding.part}")
     if as_json:
-        print(json.dumps([asdict(found) for found in findings]))
+        print(json.dumps([asdict(finding) for finding in findings]))
     else:
         console.print(findings_table(findings))
-        broken = [found.part for found in findings if found.state == "fix"]
+        broken = [finding.part for finding in findings if finding.state == "fix"]
         print(f"To be fixed: {', '.join(broken)}." if broken else "Ready to run.")
-    if any(found.state == "fix" for found in findings):
+    if any(finding.state == "fix" for finding in findings):
         raise typer.Exit(1)
 
 

@@ -100,15 +100,15 @@ def config_file(path: str | Path) -> Path:
 def _layers(path: Path) -> list[_Layer]:
     """The file and all that it extends, base first. Every chain ends at the shipped base.yaml."""
     chain: list[_Layer] = []
-    seen: set[Path] = set()
+    paths: set[Path] = set()
     current: Path | None = path
     base = conf_dir() / "base.yaml"
     while current is not None:
         if not current.is_file():
             raise ConfigError(f"{current}: no such config file; the shipped ones are in {conf_dir()}")
-        if current.resolve() in seen:
+        if current.resolve() in paths:
             raise ConfigError(f"{current}: extends itself; remove one `extends:` of the circle")
-        seen.add(current.resolve())
+        paths.add(current.resolve())
         tree = _read_yaml(current)
         parent = tree.pop("extends", None)
         chain.append(_Layer(str(current), tree))
@@ -160,15 +160,15 @@ def split_values(text: str) -> tuple[str, list[Any]]:
     Raises:
         ConfigError: there is no key, or no value.
     """
-    key, found, values = text.partition("=")
-    if not found or not key.strip() or not values.strip():
+    key, separator, values = text.partition("=")
+    if not separator or not key.strip() or not values.strip():
         raise ConfigError(f"{text!r}: must be key.sub=value,value,...")
     return key.strip(), [_value(f"{key}={value}", value) for value in values.split(",")]
 
 
 def _override(text: str) -> _Layer:
-    key, found, value = text.partition("=")
-    if not found or not key.strip():
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
         raise ConfigError(f"override {text!r}: must be key.sub=value")
     parsed = _value(text, value)
     name = key.strip()
@@ -246,8 +246,8 @@ def _explain(error: ValidationError, origins: Mapping[str, str], file: str) -> s
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     origin = origins.get(key) or next((o for k, o in origins.items() if k.startswith(f"{key}.")), file)
-    given = repr(first.get("input"))
-    return f"{origin}: key '{key}': {first['msg']}, got {given if len(given) < 80 else given[:77] + '...'}"
+    value = repr(first.get("input"))
+    return f"{origin}: key '{key}': {first['msg']}, got {value if len(value) < 80 else value[:77] + '...'}"
 
 
 def _check_combinations(config: Config, origins: Mapping[str, str], file: str) -> None:

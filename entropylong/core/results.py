@@ -34,8 +34,8 @@ class Counts:
     @property
     def refused(self) -> str:
         """` (2 TOO_SHORT)`, or nothing."""
-        said = [f"{n} {code}" for (outcome, code), n in sorted(self.outcomes.items(), key=str) if outcome != OK]
-        return f" ({', '.join(said)})" if said else ""
+        codes = [f"{n} {code}" for (outcome, code), n in sorted(self.outcomes.items(), key=str) if outcome != OK]
+        return f" ({', '.join(codes)})" if codes else ""
 
 
 @dataclass(frozen=True)

@@ -47,35 +47,35 @@ def check_workspace(state: PipelineState) -> list[Check]:
         WorkspaceError: a run is at work in it.
     """
     with state.workspace.locked():
-        found = [*_conservation(state), *_keys(state), *_registered(state), *_index_files(state)]
+        checks = [*_conservation(state), *_keys(state), *_registered(state), *_index_files(state)]
         if (value := state.fingerprint("sequences")) is not None and state.store.exists("sequences"):
             sequences = state.store.read_ok("sequences", value).persist()
-            found += [_covered(state, sequences), reassembled(state, sequences), *_dependencies(state, sequences)]
+            checks += [_covered(state, sequences), reassembled(state, sequences), *_dependencies(state, sequences)]
             if has_canaries(state.config):
-                found.append(_no_canary(state, sequences))
+                checks.append(_no_canary(state, sequences))
             sequences.unpersist()
-        return found
+        return checks
 
 
 def _conservation(state: PipelineState) -> list[Check]:
     """Keys in = keys out, refused ones among them, of each step that has an input."""
-    found = []
+    checks = []
     for step in STEPS:
         counted = counts(state, step)
         if counted is not None and counted.rows_in:
-            found.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
-    return found
+            checks.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
+    return checks
 
 
 def _keys(state: PipelineState) -> list[Check]:
     """Check that no key is there twice, refused rows among them."""
-    found = []
+    checks = []
     for table, rows in _active(state):
         key = TABLES[table].key
         if TABLES[table].has_unique_key:
             doubled = rows.dropna(subset=list(key)).groupBy(*key).agg(F.count(F.lit(1)).alias("n"))
-            found.append(_counted(f"{table}: no {' + '.join(key)} twice", doubled, F.col("n") > 1, F.concat_ws(", ", *key)))
-    return found
+            checks.append(_counted(f"{table}: no {' + '.join(key)} twice", doubled, F.col("n") > 1, F.concat_ws(", ", *key)))
+    return checks
 
 
 def _active(state: PipelineState) -> list[tuple[str, DataFrame]]:
@@ -106,12 +106,12 @@ def _index_files(state: PipelineState) -> list[Check]:
     except IndexFileError as error:
         return [Check("index: its manifest can be read", 1, 1, str(error))]
     paths = {directory / Path(f["path"]).name: f["sha256"] for f in facts["files"]}
-    wrong = [path.name for path, sha256 in paths.items() if not path.is_file() or file_sha256(path) != sha256]
+    mismatches = [path.name for path, sha256 in paths.items() if not path.is_file() or file_sha256(path) != sha256]
     cells = state.store.read_ok("index_cells", value)
     strangers = cells.join(_of_chunks(state), "chunk_id", how="left_anti").count()
     missing = abs(int(facts["n"]) - cells.count()) + strangers
     return [
-        Check("index: its files are those of its manifest", len(paths), len(wrong), wrong[0] if wrong else ""),
+        Check("index: its files are those of its manifest", len(paths), len(mismatches), mismatches[0] if mismatches else ""),
         Check("index_cells: a row each chunk of the index, and no other", int(facts["n"]), missing),
     ]
 
@@ -166,19 +166,19 @@ def _begins(ids: Column) -> Column:
 def _document_runs_reassembled(state: PipelineState, recipe: DocumentRunRecipe, sequences: DataFrame) -> Check:
     """Of a baseline: every piece begins what its document run holds there, made anew."""
     frames = packable(state.config, {**state.frames(step_writing("sequences")), "readings": state.readings()})
-    made = recipe.document_runs(state.context, frames, content_tokens(sequences))
-    known = made.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
+    runs = recipe.document_runs(state.context, frames, content_tokens(sequences))
+    expected = runs.select(F.explode("pieces").alias("p")).groupBy("p.root_id", "p.chunk_id").agg(F.first("p.ids").alias("ids"))
     pieces = (
         sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
         .where(F.col("s.kind").isin(SegmentKind.ROOT, SegmentKind.CONTEXT))
         .select("sequence_id", "s.*", F.slice("input_ids", F.col("s.start") + 1, F.col("s.end") - F.col("s.start")).alias("piece"))
     )
-    same = [pieces[name].eqNullSafe(known[name]) for name in ("root_id", "chunk_id")]
-    joined = pieces.join(known, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
+    same = [pieces[name].eqNullSafe(expected[name]) for name in ("root_id", "chunk_id")]
+    joined = pieces.join(expected, same[0] & same[1], how="left").select("sequence_id", pieces["start"], "piece", "ids")
     place = F.concat_ws(" ", F.col("sequence_id").cast("string"), F.col("start").cast("string"))
-    found = _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
+    check = _counted("sequences: every segment reassembles", joined, ~F.coalesce(_begins(F.col("ids")), F.lit(False)), place)
     state.context.release()
-    return found
+    return check
 
 
 def _no_canary(state: PipelineState, sequences: DataFrame) -> Check:
@@ -213,8 +213,8 @@ def _dependencies(state: PipelineState, sequences: DataFrame) -> list[Check]:
 
 
 def _counted(name: str, rows: DataFrame, is_wrong: Column, place: Column) -> Check:
-    seen = rows.agg(F.count(F.lit(1)), F.count_if(is_wrong), F.min(F.when(is_wrong, place))).collect()[0]
-    return Check(name, int(seen[0]), int(seen[1]), seen[2] or "")
+    row = rows.agg(F.count(F.lit(1)), F.count_if(is_wrong), F.min(F.when(is_wrong, place))).collect()[0]
+    return Check(name, int(row[0]), int(row[1]), row[2] or "")
 
 
 def check_table(checks: list[Check]) -> Table:

@@ -69,21 +69,21 @@ def _libraries(config: Config) -> Finding:
 
     # A Databricks runtime brings its own Spark.
     extra = "" if on_databricks() else "spark"
-    wrong = []
+    problems = []
     for line in importlib.metadata.requires("entropylong") or []:
-        wanted = Requirement(line)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
             continue
-        have = _version(wanted.name)
+        have = _version(requirement.name)
         if have is None:
-            wrong.append(f"{wanted.name} is not installed")
-        elif not wanted.specifier.contains(have, prereleases=True):
-            wrong.append(f"{wanted.name} is {have}, needed is {wanted.specifier}")
-    wrong += [f"{name} cannot be imported ({reason})" for name in _IMPORTED if (reason := _import_problem(name))]
+            problems.append(f"{requirement.name} is not installed")
+        elif not requirement.specifier.contains(have, prereleases=True):
+            problems.append(f"{requirement.name} is {have}, needed is {requirement.specifier}")
+    problems += [f"{name} cannot be imported ({reason})" for name in _IMPORTED if (reason := _import_problem(name))]
     own = importlib.metadata.version("entropylong")
-    if wrong:
+    if problems:
         return Finding(
-            "libraries", "fix", "; ".join(wrong), "install what the lock holds: make setup, or pip install -r a lock file"
+            "libraries", "fix", "; ".join(problems), "install what the lock holds: make setup, or pip install -r a lock file"
         )
     # The Spark of a Databricks runtime is no installed package.
     names = [f"{name} {have}" for name in ("pyspark", "delta-spark", "torch", "transformers") if (have := _version(name))]
@@ -117,26 +117,26 @@ def _memory(config: Config) -> Finding:
     from entropylong.spark.resources import machine_memory
 
     have = machine_memory()
-    found = f"{have / GB:.0f} GB"
+    size = f"{have / GB:.0f} GB"
     if have < LEAST_MEMORY:
         return Finding(
-            "memory", "note", found, "a run with the small models needs 8 GB; set spark.driver_memory=1g and run.batch_tokens=1024"
+            "memory", "note", size, "a run with the small models needs 8 GB; set spark.driver_memory=1g and run.batch_tokens=1024"
         )
-    return Finding("memory", "pass", found)
+    return Finding("memory", "pass", size)
 
 
 def _disk(config: Config) -> Finding:
     places = {"workspace": Path(config.workspace).expanduser().absolute(), "node_cache": config.cache_folder.absolute()}
-    found, wrong = [], []
+    disks, problems = [], []
     for key, place in places.items():
         there = next(folder for folder in (place, *place.parents) if folder.exists())
         free = shutil.disk_usage(there).free
-        found.append(f"{key} {place}: {free / GB:.0f} GB free")
+        disks.append(f"{key} {place}: {free / GB:.0f} GB free")
         if not there.is_dir() or not os.access(there, os.W_OK):
-            wrong.append(f"{there} cannot be written: set {key}=DIRECTORY")
+            problems.append(f"{there} cannot be written: set {key}=DIRECTORY")
         elif free < LEAST_DISK:
-            wrong.append(f"{key}: free {LEAST_DISK / GB:.0f} GB, or set {key}=DIRECTORY elsewhere")
-    return Finding("disk", "fix" if wrong else "pass", "; ".join(found), "; ".join(wrong))
+            problems.append(f"{key}: free {LEAST_DISK / GB:.0f} GB, or set {key}=DIRECTORY elsewhere")
+    return Finding("disk", "fix" if problems else "pass", "; ".join(disks), "; ".join(problems))
 
 
 def _gpu(config: Config) -> Finding:
@@ -179,8 +179,8 @@ def _input(config: Config) -> Finding:
     if not config.sources:
         return Finding("input", "note", "the config names no source", "give --input PATH_OR_TABLE, or: entropylong init PATH")
     check_sources(config)
-    said = [f"{name}: {source.kind} {source.path or source.table}" for name, source in config.sources.items()]
-    return Finding("input", "pass", "; ".join(said))
+    sources = [f"{name}: {source.kind} {source.path or source.table}" for name, source in config.sources.items()]
+    return Finding("input", "pass", "; ".join(sources))
 
 
 def _mlflow(config: Config) -> Finding:
@@ -221,16 +221,16 @@ def _spark(config: Config) -> Finding:
     from entropylong.spark.session import on_databricks, session
 
     spark = session(config)
-    found = f"Spark {spark.version} at {spark.sparkContext.master}"
+    summary = f"Spark {spark.version} at {spark.sparkContext.master}"
     if on_databricks():
-        return Finding("Spark and Delta", "pass", found)
+        return Finding("Spark and Delta", "pass", summary)
     with tempfile.TemporaryDirectory(dir=_shared(config)) as folder:
         rows = spark.range(4).mapInArrow(lambda batches: batches, "id BIGINT")
         rows.write.format("delta").save(f"file://{folder}/table")
         if spark.read.format("delta").load(f"file://{folder}/table").count() != 4:
             raise SetupError("a Delta table of four rows came back with another number of rows")
     delta = importlib.metadata.version("delta-spark")
-    return Finding("Spark and Delta", "pass", f"{found}, Delta {delta}; a table was written by a Python worker and read back")
+    return Finding("Spark and Delta", "pass", f"{summary}, Delta {delta}; a table was written by a Python worker and read back")
 
 
 def _shared(config: Config) -> Path:

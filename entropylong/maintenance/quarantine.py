@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def quarantine_rows(state: PipelineState, limit: int) -> list[dict[str, Any]]:
     """The error rows of all tables under the active fingerprints, at most `limit` a table."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for step in STEPS:
         artifact = state.artifact(step)
         if artifact is None or not step.has_table:
@@ -30,14 +30,14 @@ def quarantine_rows(state: PipelineState, limit: int) -> list[dict[str, Any]]:
         ids = [c for c in (*NAMES, "origin") if c in rows.columns]
         for row in rows.select(*ids, "code", "detail").orderBy("code", *ids).limit(limit).collect():
             keys = {name: row[name] for name in ids if row[name] is not None}
-            found.append({"stage": step.name, "table": step.writes, "key": keys, "code": row.code, "detail": row.detail})
-    return found
+            entries.append({"stage": step.name, "table": step.writes, "key": keys, "code": row.code, "detail": row.detail})
+    return entries
 
 
 def quarantine_table(rows: list[dict[str, Any]]) -> Table:
     """The same for people, and under it what to do about each code."""
-    said = [f"{code}: {remedy(code)}".replace("`", "") for code in sorted({row["code"] for row in rows})]
-    table = Table(title="Quarantine: rows refused as errors", caption="\n".join(said), caption_justify="left")
+    remedies = [f"{code}: {remedy(code)}".replace("`", "") for code in sorted({row["code"] for row in rows})]
+    table = Table(title="Quarantine: rows refused as errors", caption="\n".join(remedies), caption_justify="left")
     for column in ("stage", "key", "code", "detail"):
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -61,7 +61,7 @@ def retry_rows(state: PipelineState, names: Sequence[str]) -> dict[str, int]:
     chosen = [step for step in steps_of(list(names)) if isinstance(step, RowStage)]
     if any(isinstance(step, FileStage) for step in steps_of(list(names))) and names:
         raise UsageError("ingest: its errors are of the input; mend the file, which is then read again as another one")
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     with state.workspace.locked():
         for step in chosen:
             value = state.fingerprint(step.writes)
@@ -69,5 +69,5 @@ def retry_rows(state: PipelineState, names: Sequence[str]) -> dict[str, int]:
                 continue
             # The stream has passed these rows' input: without its checkpoint it reads all again and compares by key.
             shutil.rmtree(state.workspace.checkpoints(step.writes, value), ignore_errors=True)
-            found[step.name] = found.get(step.name, 0) + count
-    return found
+            counts[step.name] = counts.get(step.name, 0) + count
+    return counts

@@ -41,17 +41,17 @@ class Leftover:
 
 def leftovers(state: PipelineState) -> list[Leftover]:
     """What stands in the tables under other fingerprints than the config's: older generations, other models, other thresholds."""
-    found = []
+    entries = []
     for step in STEPS:
         for table in step.tables:
             active = state.fingerprint(table)
             counted = state.store.read_all(table).groupBy("fingerprint").count().collect()
-            found += [
+            entries += [
                 Leftover(table, row.fingerprint, row["count"], _differs(state, row.fingerprint, active))
                 for row in counted
                 if row.fingerprint != active
             ]
-    return sorted(found, key=lambda left: (left.table, left.fingerprint))
+    return sorted(entries, key=lambda left: (left.table, left.fingerprint))
 
 
 def _differs(state: PipelineState, value: str, active: str | None) -> str:
@@ -72,33 +72,33 @@ def drop_leftovers(state: PipelineState) -> list[Leftover]:
     """
     with state.workspace.locked():
         state.store.forget_versions()
-        found = leftovers(state)
+        entries = leftovers(state)
         active = {state.fingerprint(step.writes) for step in STEPS}
-        for left in found:
+        for left in entries:
             state.store.drop(left.table, left.fingerprint)
             shutil.rmtree(state.workspace.checkpoints(left.table, left.fingerprint), ignore_errors=True)
-        for value in {left.fingerprint for left in found} - active:
+        for value in {left.fingerprint for left in entries} - active:
             shutil.rmtree(state.workspace.index(value), ignore_errors=True)
             state.store.drop(ARTIFACTS.name, value)
         for folder in [*idle_feeds(state.workspace, active), *idle_exclusions(state)]:
             shutil.rmtree(folder, ignore_errors=True)
         state.registry.reload()
-    return found
+    return entries
 
 
 def idle_feeds(workspace: Workspace, active: set[str | None]) -> list[Path]:
     """Sealed feeds that no training run short of its end reads, and that are not of the config's sequences."""
     runs = [TrainSettings.read(file) for file in workspace.path.glob(f"training/*/{SETTINGS}")]
-    wanted = {feed for run in runs if not is_whole(run) for feed in run.feeds}
-    kept = {feed for value in active if value for feed in workspace.feeds(value)}
+    needed_feeds = {feed for run in runs if not is_whole(run) for feed in run.feeds}
+    current_feeds = {feed for value in active if value for feed in workspace.feeds(value)}
     sealed = [feed for feed in workspace.feeds("*") if feed.is_dir() and not feed.suffix]  # not one that is being made
-    return [feed for feed in sealed if str(feed) not in wanted and feed not in kept]
+    return [feed for feed in sealed if str(feed) not in needed_feeds and feed not in current_feeds]
 
 
 def idle_exclusions(state: PipelineState) -> list[Path]:
     """The 13-grams of sets that this config's `corpus.exclude` does not name: they are made again where they are asked for."""
-    kept = state.context.excluded.directory if state.context.excluded else ""
-    return [folder for folder in state.workspace.path.glob("exclude/*") if folder.is_dir() and str(folder.absolute()) != kept]
+    directory = state.context.excluded.directory if state.context.excluded else ""
+    return [folder for folder in state.workspace.path.glob("exclude/*") if folder.is_dir() and str(folder.absolute()) != directory]
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ def _retention_hours(state: PipelineState) -> int:
     return max([LEAST_HOURS, *(math.ceil(age) + 1 for age in ages)])
 
 
-def leftovers_table(found: list[Leftover], title: str) -> Table:
+def leftovers_table(entries: list[Leftover], title: str) -> Table:
     """The same for people."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("table", "fingerprint", "rows", "differs by"):
         table.add_column(column, justify="right" if column == "rows" else "left", overflow="fold")
-    for left in found:
+    for left in entries:
         table.add_row(left.table, left.fingerprint, f"{left.rows:,}", left.differs_by)
     return table
 

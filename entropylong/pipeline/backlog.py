@@ -23,17 +23,17 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
     if artifact is None:
         return None
     value = artifact.fingerprint
-    found = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
+    by_outcome = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
     if isinstance(stage, FileStage):
         left = len(units_left(state, value)) + len(tables_left(state, value))
-        return Counts(sum(found.values()) + left, left, found)
+        return Counts(sum(by_outcome.values()) + left, left, by_outcome)
     if isinstance(stage, WholeStage):
-        return Counts(1, 0 if stage.is_present(state, value) and is_whole(state, stage) else 1, found)
+        return Counts(1, 0 if stage.is_present(state, value) and is_whole(state, stage) else 1, by_outcome)
     assert isinstance(stage, RowStage)
     if not state.resolve_roots():
-        return Counts(0, 0, found)
+        return Counts(0, 0, by_outcome)
     rows_in, left = key_counts(stage, state.context, state.frames(stage), state.store.read(stage.writes, value))
-    return Counts(rows_in, left, found)
+    return Counts(rows_in, left, by_outcome)
 
 
 def is_whole(state: PipelineState, stage: Stage) -> bool:
@@ -45,8 +45,8 @@ def is_whole(state: PipelineState, stage: Stage) -> bool:
         return True
     if not isinstance(stage, RowStage):
         return state.registry.is_complete(artifact.fingerprint)
-    found = counts(state, stage, outcomes=False)
-    return found is not None and found.left == 0
+    keys = counts(state, stage, outcomes=False)
+    return keys is not None and keys.left == 0
 
 
 def require_whole(state: PipelineState, stage: Stage) -> None:
@@ -63,15 +63,15 @@ def require_whole(state: PipelineState, stage: Stage) -> None:
         )
 
 
-def require_input(state: PipelineState, stage: Stage, found: Counts) -> None:
+def require_input(state: PipelineState, stage: Stage, keys: Counts) -> None:
     """Raise NothingToDoError where nothing feeds a step."""
-    if isinstance(stage, RowStage) and found.rows_in == 0:
+    if isinstance(stage, RowStage) and keys.rows_in == 0:
         if stage.only_unmeasured and state.frames(stage)[stage.reads[0]].head(1):
             return
         raise NothingToDoError(why_empty(state, stage))
-    if isinstance(stage, FileStage) and found.left == 0 and found.rows_out == 0:
-        said = ", ".join(f"{n} {code}" for (_, code), n in found.outcomes.items())
-        raise NothingToDoError(f"{stage.name}: the sources hold no usable document ({said or 'no record at all'})")
+    if isinstance(stage, FileStage) and keys.left == 0 and keys.rows_out == 0:
+        reasons = ", ".join(f"{n} {code}" for (_, code), n in keys.outcomes.items())
+        raise NothingToDoError(f"{stage.name}: the sources hold no usable document ({reasons or 'no record at all'})")
 
 
 def key_counts(stage: RowStage, ctx: StageContext, frames: Frames, output: DataFrame) -> tuple[int, int]:
@@ -92,17 +92,17 @@ def why_empty(state: PipelineState, stage: Stage) -> str:
     """Say which filter left a step without input, and the key to change."""
     feeder = stage.reads[0]
     refused = outcome_counts(state.rows(feeder))
-    said = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
+    reasons = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
     advice = stage.when_empty or f"table {feeder} has no ok row"
-    return f"{stage.name}: {advice}" + (f" ({feeder}: {said})" if said else "")
+    return f"{stage.name}: {advice}" + (f" ({feeder}: {reasons})" if reasons else "")
 
 
 def units_left(state: PipelineState, value: str) -> list[Unit]:
     """List input units of which no record is committed. A unit commits whole, so one record of it is proof."""
     rows = state.store.read("documents", value)
-    known = rows.select("source", F.regexp_replace("origin", r":\d+$", "").alias("unit")).distinct().collect()
-    seen = {(row.source, row.unit) for row in known}
-    return [u for u in all_units(state.config) if (u.source, u.name) not in seen and u.n_bytes > 0]
+    units = rows.select("source", F.regexp_replace("origin", r":\d+$", "").alias("unit")).distinct().collect()
+    units_seen = {(row.source, row.unit) for row in units}
+    return [u for u in all_units(state.config) if (u.source, u.name) not in units_seen and u.n_bytes > 0]
 
 
 def tables_left(state: PipelineState, value: str) -> list[str]:

@@ -28,7 +28,7 @@ def make_context(config: Config, spark: SparkSession) -> StageContext:
     specs, prepared = prepare_models(config)
     # The type that `auto` settles on is not known yet: float32 is the larger one.
     body = "float32" if model.dtype == "auto" else model.dtype
-    sizes = [weight_bytes(found.path, None if name == "encoder" else body) for name, found in prepared.items()]
+    sizes = [weight_bytes(prepared_model.path, None if name == "encoder" else body) for name, prepared_model in prepared.items()]
     check_resources(settings_of(spark), spark.sparkContext.defaultParallelism, sum(sizes), gpu_memory())
     threads = task_threads(spark)
     causal_lm = WorkerModel(

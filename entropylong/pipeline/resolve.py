@@ -39,8 +39,8 @@ def root_threshold(config: Config, store: Store, registry: Registry, documents: 
     names = config.sources_with_role("root")
     semantic = config.semantic("roots.limit", "seed") | {"sources": names}
     value = fingerprint("roots", 1, semantic, {}, {"documents": documents})
-    known = registry.get(value)
-    if known is None:
+    artifact = registry.get(value)
+    if artifact is None:
         chosen = store.read_ok("documents", documents).where(F.col("source").isin(names))
         if has_canaries(config):
             chosen = chosen.where(~is_canary(F.col("doc_id")))
@@ -49,13 +49,13 @@ def root_threshold(config: Config, store: Store, registry: Registry, documents: 
         if threshold is None:
             return None
         versions = {"documents": store.version("documents")}
-        known = Artifact(
+        artifact = Artifact(
             value, "score", "roots", semantic, {}, {"documents": documents}, versions, {"threshold": threshold}, COMPLETE
         )
         # A look at a half-read corpus must decide nothing.
         if may_pin and registry.is_complete(documents):
-            registry.record(known)
-    return int(known.pinned["threshold"])
+            registry.record(artifact)
+    return int(artifact.pinned["threshold"])
 
 
 def body_dtype(context: StageContext, registry: Registry, may_pin: bool) -> str | None:
@@ -71,15 +71,15 @@ def body_dtype(context: StageContext, registry: Registry, may_pin: bool) -> str 
         return worker.dtype
     models = {"model": worker.fingerprint}
     value = fingerprint("dtype", 1, {}, models, {}, {})
-    known = registry.get(value)
-    if known is None:
+    artifact = registry.get(value)
+    if artifact is None:
         if not may_pin:
             return None
         measured = measure_dtype(context)
         logger.info("model.dtype: auto is %s in this workspace", measured)
-        known = Artifact(value, "score", "dtype", {}, models, {}, {}, {"dtype": measured}, COMPLETE)
-        registry.record(known)
-    return str(known.pinned["dtype"])
+        artifact = Artifact(value, "score", "dtype", {}, models, {}, {}, {"dtype": measured}, COMPLETE)
+        registry.record(artifact)
+    return str(artifact.pinned["dtype"])
 
 
 def measure_dtype(context: StageContext) -> str:

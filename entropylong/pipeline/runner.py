@@ -99,8 +99,8 @@ class Runner:
             state.store.refresh_views(state.context.fingerprints)
             # A kill after packing leaves sequences without figures: they are made up for.
             if steps[-1] is PACK:
-                if known := {} if result.steps else latest_metrics(state):
-                    save_metrics(state, known)
+                if metrics := {} if result.steps else latest_metrics(state):
+                    save_metrics(state, metrics)
                 else:
                     result.figures = self.metrics_of_run(result, tracker)
         return result
@@ -118,8 +118,8 @@ class Runner:
         if counts.left == 0:
             logger.info("%s: up to date", step.label)
             # After a kill at the very end all keys are there, only the note is not.
-            if (known := state.registry.get(state.fingerprint(step.writes) or "-")) is not None:
-                state.registry.complete(known)
+            if (artifact := state.registry.get(state.fingerprint(step.writes) or "-")) is not None:
+                state.registry.complete(artifact)
             state.outcomes[step.writes] = counts.outcomes
             require_few_errors(step.name, counts, state.config.quarantine.max_rate)
             return None
@@ -158,9 +158,9 @@ class Runner:
 
     def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
         store = self.state.store
-        found = backlog.outcome_counts(store.read(step.writes, artifact.fingerprint)) if step.has_table else {}
-        self.state.outcomes[step.writes] = found
-        return Counts(before.rows_in, 0, found)
+        by_outcome = backlog.outcome_counts(store.read(step.writes, artifact.fingerprint)) if step.has_table else {}
+        self.state.outcomes[step.writes] = by_outcome
+        return Counts(before.rows_in, 0, by_outcome)
 
     def _datasets(self, step: Stage, artifact: Artifact) -> tuple[list[Dataset], list[Dataset]]:
         """List the tables that a step has read and written, at their versions."""

@@ -111,10 +111,10 @@ class PipelineState:
             return None
         upstream = {}
         for table in stage.hashed_upstream:
-            known = self.fingerprint(table)
-            if known is None:
+            digest = self.fingerprint(table)
+            if digest is None:
                 return None
-            upstream[table] = known
+            upstream[table] = digest
         config = self.config.semantic(*stage.config)
         if self.context.excluded is not None and EXCLUDE in stage.config:
             config[EXCLUDE] = self.context.excluded.content  # a hash: the files may move

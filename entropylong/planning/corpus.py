@@ -52,15 +52,15 @@ def corpus_size(config: Config, session: Callable[[], SparkSession]) -> CorpusSi
         return CorpusSize(plan.documents, plan.documents, plan.documents, tokens * plan.chars_per_token, basis)
     if not config.sources:
         raise ConfigError("the config names no source to size: give --input PATH_OR_TABLE, or plan.documents=N")
-    found = {name: _documents(name, source, config.ingest.unit_bytes, session) for name, source in config.sources.items()}
-    total = sum(documents for documents, _ in found.values())
+    by_source = {name: _documents(name, source, config.ingest.unit_bytes, session) for name, source in config.sources.items()}
+    total = sum(documents for documents, _ in by_source.values())
     if not total:
         raise ConfigError("no text in the sample of the sources: give plan.documents=N and plan.document_tokens=N")
 
     def of(role: str) -> float:
-        return sum(documents for name, (documents, _) in found.items() if config.sources[name].role in (role, "both"))
+        return sum(documents for name, (documents, _) in by_source.items() if config.sources[name].role in (role, "both"))
 
-    chars = sum(chars for _, chars in found.values()) / total
+    chars = sum(chars for _, chars in by_source.values()) / total
     basis = "documents and their length from the sources' bytes and a sample of their texts; copies not taken off"
     return CorpusSize(total, of("root"), of("corpus"), chars, basis)
 

@@ -133,7 +133,7 @@ def _stages(
     encoder: ModelShape,
     rate: Rate,
     way: Way,
-    found: RetrievalPlan,
+    retrieval: RetrievalPlan,
 ) -> list[StagePlan]:
     lm, text = _weights(config, shape) + WORKER_BYTES, corpus.chars
     vector, ids = 2 * encoder.width, ID_ROW_BYTES * sizes.root_tokens
@@ -158,14 +158,14 @@ def _stages(
         StagePlan("chunk", sizes.chunks, storage=TEXT_BYTES * corpus_chars + ROW_BYTES * sizes.chunks),
         StagePlan("embed", sizes.chunks, **forward(encoder, sizes.chunks, sizes.chunk_tokens),
                   memory=_weights(config, encoder) + WORKER_BYTES, shuffle=corpus_chars, storage=sizes.chunks * (vector + 8)),
-        StagePlan("index", sizes.chunks, core_hours=found.index_core_hours or None, memory=found.index_memory,
-                  shuffle=found.index_shuffle, storage=found.index_storage),
+        StagePlan("index", sizes.chunks, core_hours=retrieval.index_core_hours or None, memory=retrieval.index_memory,
+                  shuffle=retrieval.index_shuffle, storage=retrieval.index_storage),
         StagePlan("score", sizes.roots, **forward(shape, sizes.roots, sizes.root_tokens + 1, sizes.root_tokens), memory=lm,
                   shuffle=sizes.roots * text, storage=sizes.roots * (ROW_BYTES + sizes.root_tokens * (ID_BYTES + 8))),
         StagePlan("anchors", sizes.roots, storage=sizes.roots * (ROW_BYTES + 12 * sizes.anchors)),
         StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window),
-                  core_hours=found.search_core_hours, memory=found.search_memory,
-                  shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector + found.search_shuffle,
+                  core_hours=retrieval.search_core_hours, memory=retrieval.search_memory,
+                  shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector + retrieval.search_shuffle,
                   storage=sizes.queries * (vector + 16 + 12 * config.retrieval.top_k)),
         # By root, by chunk, by pair, and by root again: with the root's ids in every row.
         StagePlan("pairs", pairs, shuffle=3 * pairs * pair_row,
@@ -214,14 +214,18 @@ def _assumptions(config: Config, corpus: CorpusSize, rate: Rate, retrieval: Retr
 
 def _warnings(config: Config, sizes: Sizes, stages: list[StagePlan]) -> list[str]:
     by_name = {stage.stage: stage for stage in stages}
-    found = []
+    warnings = []
     node, search = by_name["search"].memory or 0.0, by_name["search"].core_hours or 0.0
     if node > NODE_BYTES:
-        found.append(f"search: {node / 1e12:,.1f} TB of vectors on every node; retrieval.mode=partitioned reads them once instead")
+        warnings.append(
+            f"search: {node / 1e12:,.1f} TB of vectors on every node; retrieval.mode=partitioned reads them once instead"
+        )
     if search > MANY_CORE_HOURS:
-        found.append(f"search: {search:,.0f} core hours; fewer anchors (anchors.max_per_root) or retrieval.nprobe cut it most")
+        warnings.append(f"search: {search:,.0f} core hours; fewer anchors (anchors.max_per_root) or retrieval.nprobe cut it most")
     if config.verify.budget_tokens is None and (by_name["verify"].device_hours or 0.0) > 1000:
-        found.append("verify: every pair is measured; verify.budget_tokens, anchors.max_per_root and retrieval.top_k cut it most")
+        warnings.append(
+            "verify: every pair is measured; verify.budget_tokens, anchors.max_per_root and retrieval.top_k cut it most"
+        )
     if sizes.sequences < 1:
-        found.append(f"pack: not one full sequence of pack.length = {config.pack.length:,} tokens")
-    return found
+        warnings.append(f"pack: not one full sequence of pack.length = {config.pack.length:,} tokens")
+    return warnings

@@ -102,35 +102,35 @@ def sizes_of(config: Config, corpus: CorpusSize) -> Sizes:
 
 
 def _root_tokens(config: Config, document_tokens: float, is_all: bool) -> float:
-    stated = config.plan.root_tokens
-    if stated is None:
+    tokens = config.plan.root_tokens
+    if tokens is None:
         return max(config.roots.min_tokens, min(document_tokens, config.roots.max_tokens))
-    if stated > config.roots.max_tokens:
-        raise ConfigError(f"key 'plan.root_tokens': {stated} is above roots.max_tokens ({config.roots.max_tokens})")
-    if is_all and stated > document_tokens:
+    if tokens > config.roots.max_tokens:
+        raise ConfigError(f"key 'plan.root_tokens': {tokens} is above roots.max_tokens ({config.roots.max_tokens})")
+    if is_all and tokens > document_tokens:
         raise ConfigError(
-            f"key 'plan.root_tokens': {stated} tokens a root, but every document is one, of {document_tokens:,.0f} on average; "
+            f"key 'plan.root_tokens': {tokens} tokens a root, but every document is one, of {document_tokens:,.0f} on average; "
             "give plan.root_tokens=null plan.anchors_per_root=null"
         )
-    return stated
+    return tokens
 
 
 def _anchors(config: Config, root_tokens: float) -> float:
-    rule, stated = config.anchors, config.plan.anchors_per_root
+    rule, count = config.anchors, config.plan.anchors_per_root
     eligible = root_tokens - rule.min_position
     if eligible < 2:
         raise ConfigError(
             f"roots of {root_tokens:,.0f} tokens have no position beyond anchors.min_position ({rule.min_position}): no anchors"
         )
-    if stated is not None:
+    if count is not None:
         # No more than 1 / (1 + alpha^2) of any numbers lie alpha standard deviations above their mean (Cantelli).
         most = eligible / (1 + rule.alpha**2) if rule.alpha > 0 else eligible
-        if stated > most:
+        if count > most:
             raise ConfigError(
-                f"key 'plan.anchors_per_root': {stated:g} of {eligible:,.0f} positions cannot exceed mean + {rule.alpha:g} std, "
+                f"key 'plan.anchors_per_root': {count:g} of {eligible:,.0f} positions cannot exceed mean + {rule.alpha:g} std, "
                 f"{most:,.0f} can at most; give a larger plan.root_tokens"
             )
-        found = stated
+        anchors = count
     else:
-        found = eligible * min(1.0, ANCHOR_SHARE * math.exp(-ALPHA_DECAY * (rule.alpha - 2)))
-    return min(found, rule.max_per_root or math.inf)
+        anchors = eligible * min(1.0, ANCHOR_SHARE * math.exp(-ALPHA_DECAY * (rule.alpha - 2)))
+    return min(anchors, rule.max_per_root or math.inf)

@@ -143,9 +143,9 @@ def _screened(reading: ScreenReading, config: Config, sizes: Sizes, shape: Model
 
 def pairs_a_chunk(config: Config, sizes: Sizes) -> float:
     """Roots of one unit of work that share a chunk (r), if all chunks are equally often retrieved."""
-    drawn = min(sizes.roots, config.run.roots_per_unit) * sizes.pairs_a_root
+    pairs = min(sizes.roots, config.run.roots_per_unit) * sizes.pairs_a_root
     # Of n balls thrown into N boxes, those in a box that holds any.
-    return drawn / (sizes.chunks * -math.expm1(-drawn / sizes.chunks))
+    return pairs / (sizes.chunks * -math.expm1(-pairs / sizes.chunks))
 
 
 def _shares(config: Config, sizes: Sizes, shape: ModelShape) -> bool:

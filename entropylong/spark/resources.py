@@ -33,10 +33,10 @@ def size_bytes(text: str, unit: str = "b") -> int:
     Raises:
         UsageError: it is no size.
     """
-    found = re.fullmatch(r"(\d+)([bkmgt]?)b?", text.lower())
-    if found is None:
+    match = re.fullmatch(r"(\d+)([bkmgt]?)b?", text.lower())
+    if match is None:
         raise UsageError(f"{text!r} is not a size like 8g")
-    return int(found[1]) << 10 * "bkmgt".index(found[2] or unit)
+    return int(match[1]) << 10 * "bkmgt".index(match[2] or unit)
 
 
 def machine_memory() -> int:
@@ -69,9 +69,9 @@ def check_resources(conf: Mapping[str, str], slots: int, model_bytes: int, gpu_b
     if gpus := int(conf.get(GPU, "0")):
         a_task = float(conf.get(GPU_A_TASK, "0"))
         if a_task != 1:
-            said = f"{a_task:g}" if GPU_A_TASK in conf else "not set"
+            amount = f"{a_task:g}" if GPU_A_TASK in conf else "not set"
             what = "a task would wait for GPUs it never uses" if a_task > 1 else "several tasks would load a model onto one GPU"
-            raise SetupError(f"{GPU_A_TASK} is {said}: {what}; set it to 1")
+            raise SetupError(f"{GPU_A_TASK} is {amount}: {what}; set it to 1")
         at_once = min(at_once, gpus)
     needed = at_once * (model_bytes + WORKER_BYTES)
     if (room := _python_room(conf)) is not None and room < needed:
@@ -87,9 +87,11 @@ def _check_local(slots: int, model_bytes: int, gpu_bytes: list[int]) -> None:
         workers, room, where = -(-slots // len(gpu_bytes)), min(gpu_bytes), "a GPU"
     if (needed := workers * (model_bytes + WORKER_BYTES)) <= room:
         return
-    said = f"{workers} Python workers need about {needed / GIB:.1f} GiB for the models and themselves, {where} has {room / GIB:.1f}"
+    problem = (
+        f"{workers} Python workers need about {needed / GIB:.1f} GiB for the models and themselves, {where} has {room / GIB:.1f}"
+    )
     fit = room // (model_bytes + WORKER_BYTES) * max(1, len(gpu_bytes))
-    raise SetupError(f"{said}; " + (f"set spark.master=local[{fit}]" if fit else "take smaller models, or model.dtype=bfloat16"))
+    raise SetupError(f"{problem}; " + (f"set spark.master=local[{fit}]" if fit else "take smaller models, or model.dtype=bfloat16"))
 
 
 def _python_room(conf: Mapping[str, str]) -> int | None:

@@ -77,9 +77,9 @@ def session(config: Config):  # type: ignore[no-untyped-def]
 
     active = SparkSession.getActiveSession()
     if active is not None or on_databricks():
-        found = active or SparkSession.builder.getOrCreate()
-        require_classic(found)
-        return found
+        spark = active or SparkSession.builder.getOrCreate()
+        require_classic(spark)
+        return spark
     if not (started := submitted()):
         check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -137,11 +137,11 @@ def require_classic(spark) -> None:  # type: ignore[no-untyped-def]
         SetupError: the session is one of Spark Connect, or of Spark 3.
     """
     runtime = os.environ.get("DATABRICKS_RUNTIME_VERSION", "")
-    wanted = "take classic compute with dedicated access (in a job: a job cluster with data_security_mode: SINGLE_USER)"
+    remedy = "take classic compute with dedicated access (in a job: a job cluster with data_security_mode: SINGLE_USER)"
     if type(spark).__module__.startswith("pyspark.sql.connect"):
         is_serverless = os.environ.get("IS_SERVERLESS", "").lower() == "true" or runtime.startswith("client.")
         where = "serverless compute" if is_serverless else "a cluster with standard access" if runtime else "Spark Connect"
-        raise SetupError(f"{where} runs Python apart from Spark; {wanted}, runtime 17.3 LTS ML")
+        raise SetupError(f"{where} runs Python apart from Spark; {remedy}, runtime 17.3 LTS ML")
     if int(spark.version.partition(".")[0]) < 4:
         raise SetupError(f"runtime {runtime or '?'} has Spark {spark.version}, 4.0 is needed; take runtime 17.3 LTS ML")
 
@@ -185,17 +185,17 @@ def check_java() -> str:
     """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    wanted = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
+    remedy = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and set JAVA_HOME"
     if java is None or not Path(java).exists():
-        raise SetupError(f"Java is not installed; {wanted}")
+        raise SetupError(f"Java is not installed; {remedy}")
     try:
         printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     except OSError as error:
-        raise SetupError(f"Java at {java} cannot be started ({error.strerror}); {wanted}") from None
-    found = re.search(r'version "(\d+)', printed)
-    if found is None or found.group(1) not in ("17", "21"):
-        raise SetupError(f"Java {found.group(1) if found else '?'} at {java} does not run Spark 4.0; {wanted}")
-    return f"{found.group(1)} at {java}"
+        raise SetupError(f"Java at {java} cannot be started ({error.strerror}); {remedy}") from None
+    match = re.search(r'version "(\d+)', printed)
+    if match is None or match.group(1) not in ("17", "21"):
+        raise SetupError(f"Java {match.group(1) if match else '?'} at {java} does not run Spark 4.0; {remedy}")
+    return f"{match.group(1)} at {java}"
 
 
 class _quiet_start:
@@ -225,8 +225,8 @@ class _quiet_start:
             file.unlink()
             return
         # Where there never was a JVM, the log has the reason; else the exception has it.
-        said = file.read_text(errors="replace") if "JAVA_GATEWAY_EXITED" in str(value) else str(value)
-        raise SetupError(f"Spark does not start: {why_not(said)}; all that it printed: {file}") from value
+        output = file.read_text(errors="replace") if "JAVA_GATEWAY_EXITED" in str(value) else str(value)
+        raise SetupError(f"Spark does not start: {why_not(output)}; all that it printed: {file}") from value
 
 
 def why_not(printed: str) -> str:

@@ -30,9 +30,9 @@ class Contents:
     error: type[ArrayFileError]
     again: str
 
-    def damaged(self, folder: Path, said: str) -> ArrayFileError:
+    def damaged(self, folder: Path, message: str) -> ArrayFileError:
         """Make the error of a damaged file, with what to do."""
-        return self.error(f"{said}; remove {folder} and {self.again}")
+        return self.error(f"{message}; remove {folder} and {self.again}")
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:
@@ -116,6 +116,6 @@ def read_array(path: Path, contents: Contents, dtype: Any, *shape: int | None) -
         raise contents.damaged(path.parent, f"{path}: not a plain array: {' '.join(str(error).split())[:160]}") from None
     fits = array.ndim == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
     if array.dtype != dtype or not fits:
-        wanted = " x ".join("n" if n is None else str(n) for n in shape)
-        raise contents.damaged(path.parent, f"{path}: must hold {wanted} numbers of type {np.dtype(dtype)}")
+        expected = " x ".join("n" if n is None else str(n) for n in shape)
+        raise contents.damaged(path.parent, f"{path}: must hold {expected} numbers of type {np.dtype(dtype)}")
     return array

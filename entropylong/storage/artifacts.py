@@ -62,15 +62,15 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, Artifact] = {}
+        self._artifacts: dict[str, Artifact] = {}
         self._noted: list[Artifact] = []
         self.reload()
 
     def reload(self) -> None:
         """Read what stands in the table now."""
-        self._known.clear()
+        self._artifacts.clear()
         for row in self._store.read_all(ARTIFACTS.name).orderBy("at").collect():
-            self._known[row.fingerprint] = Artifact(
+            self._artifacts[row.fingerprint] = Artifact(
                 row.fingerprint,
                 row.stage,
                 row.table_name,
@@ -84,16 +84,16 @@ class Registry:
 
     def get(self, fingerprint: str) -> Artifact | None:
         """The artifact of a fingerprint, in its latest state."""
-        return self._known.get(fingerprint)
+        return self._artifacts.get(fingerprint)
 
     def is_complete(self, fingerprint: str) -> bool:
         """Whether a stage has noted that all rows of a fingerprint are written: half of them look like all."""
-        known = self._known.get(fingerprint)
-        return known is not None and known.state == COMPLETE
+        artifact = self._artifacts.get(fingerprint)
+        return artifact is not None and artifact.state == COMPLETE
 
     def latest(self, table: str, config: Mapping[str, Any], upstream: Mapping[str, str]) -> Artifact | None:
         """The newest complete artifact of a table with these keys and upstreams, whatever was pinned in it."""
-        for artifact in reversed(self._known.values()):
+        for artifact in reversed(self._artifacts.values()):
             same = artifact.table == table and artifact.config == dict(config) and artifact.upstream == dict(upstream)
             if same and artifact.state == COMPLETE:
                 return artifact
@@ -107,7 +107,7 @@ class Registry:
             again: of something whole that was complete and is gone: it is not complete until it is made once more.
         """
         if again:
-            self._known.pop(artifact.fingerprint, None)
+            self._artifacts.pop(artifact.fingerprint, None)
         if self._remember(artifact):
             self._write([artifact])
 
@@ -127,11 +127,11 @@ class Registry:
             self._noted = []
 
     def _remember(self, artifact: Artifact) -> bool:
-        known = self._known.get(artifact.fingerprint)
-        if known is not None and (known.state == artifact.state or known.state == COMPLETE):
+        entry = self._artifacts.get(artifact.fingerprint)
+        if entry is not None and (entry.state == artifact.state or entry.state == COMPLETE):
             return False
-        self._known.pop(artifact.fingerprint, None)
-        self._known[artifact.fingerprint] = artifact
+        self._artifacts.pop(artifact.fingerprint, None)
+        self._artifacts[artifact.fingerprint] = artifact
         return True
 
     def _write(self, artifacts: Sequence[Artifact]) -> None:

@@ -175,11 +175,11 @@ class Store:
 
     def drop_errors(self, table: str, fingerprint: str) -> int:
         """Delete the error rows of a fingerprint; their number. Not those that another try would refuse again by rule."""
-        wrong = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR) & (F.col("code") != CONTAMINATED)
-        count = self.read_all(table).where(wrong).count()
+        is_error = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR) & (F.col("code") != CONTAMINATED)
+        count = self.read_all(table).where(is_error).count()
         if count:
             self._versions.pop(table, None)
-            self._delta(table).delete(wrong)
+            self._delta(table).delete(is_error)
         return count
 
     def refresh_views(self, fingerprints: Mapping[str, str]) -> None:

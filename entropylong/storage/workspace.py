@@ -31,14 +31,14 @@ class Workspace:
         self.path = Path(path).absolute()
         stamp = self.path / "workspace.json"
         try:
-            found = json.loads(stamp.read_text())["format"] if stamp.is_file() else None
+            version = json.loads(stamp.read_text())["format"] if stamp.is_file() else None
         except (ValueError, KeyError, OSError):
             raise WorkspaceError(f"{stamp}: not readable; restore it, or choose another workspace=DIR") from None
-        if found is not None and found != FORMAT:
-            is_old = isinstance(found, int) and found < FORMAT
+        if version is not None and version != FORMAT:
+            is_old = isinstance(version, int) and version < FORMAT
             raise WorkspaceError(
                 f"{self.path}: written by {'an earlier' if is_old else 'a newer'} version, whose tables have other columns "
-                f"(format {found}, this is {FORMAT}); {'' if is_old else 'upgrade entropylong or '}choose another workspace=DIR"
+                f"(format {version}, this is {FORMAT}); {'' if is_old else 'upgrade entropylong or '}choose another workspace=DIR"
             )
 
     def checkpoint(self, table: str, fingerprint: str, choice: str) -> Path:

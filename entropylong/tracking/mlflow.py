@@ -50,10 +50,10 @@ def connect(tracking: TrackingConfig) -> tuple[MlflowClient, str]:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         client = MlflowClient(tracking_uri=tracking.uri)
-        known = client.get_experiment_by_name(tracking.experiment)
+        experiment = client.get_experiment_by_name(tracking.experiment)
         own = tracking.uri.startswith("sqlite:")
         place = Path(tracking.artifacts).absolute().as_uri() if own else None
-        return client, known.experiment_id if known else client.create_experiment(tracking.experiment, place)
+        return client, experiment.experiment_id if experiment else client.create_experiment(tracking.experiment, place)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise SetupError(f"MLflow store {redact(tracking.uri)}: {redact(reason)}; mend tracking.uri") from error
@@ -62,8 +62,8 @@ def connect(tracking: TrackingConfig) -> tuple[MlflowClient, str]:
 def kept_run(folder: Path, tracking: TrackingConfig) -> str | None:
     """The run of this store that a folder's results were logged to, if one was."""
     file = folder / _RUN
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    return known["run_id"] if known.get("store") == digest(tracking.uri) else None
+    record = json.loads(file.read_text()) if file.is_file() else {}
+    return record["run_id"] if record.get("store") == digest(tracking.uri) else None
 
 
 def keep_run(folder: Path, tracking: TrackingConfig, run_id: str) -> None:
@@ -73,8 +73,8 @@ def keep_run(folder: Path, tracking: TrackingConfig, run_id: str) -> None:
 
 def run_of(client: MlflowClient, experiment: str, tag: str, value: str, name: str, kind: Mapping[str, str]) -> Run:
     """The run whose tag has this value; it is made, by that name and with further tags, if there is none."""
-    known = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
-    return known[0] if known else client.create_run(experiment, run_name=name, tags={**kind, tag: value})
+    runs = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
+    return runs[0] if runs else client.create_run(experiment, run_name=name, tags={**kind, tag: value})
 
 
 def log_once(
@@ -213,9 +213,9 @@ def log(
     texts = [
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for key, value in (params or {}).items()
     ]
-    said = [Param(_param(key), redact(text)[:6000]) for key, text in texts]
-    for start in range(0, len(said), 100):
-        client.log_batch(run, params=said[start : start + 100])
+    entries = [Param(_param(key), redact(text)[:6000]) for key, text in texts]
+    for start in range(0, len(entries), 100):
+        client.log_batch(run, params=entries[start : start + 100])
 
 
 def dataset(store: Store, rows: Dataset, context: str) -> DatasetInput:

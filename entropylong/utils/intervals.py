@@ -18,8 +18,8 @@ DRAWS = 2000
 
 def wilson(right: int, total: int) -> Interval:
     """Of a share of right answers (Wilson)."""
-    found = binomtest(right, total).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(right, total).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def ratio_interval(first: tuple[int, int], second: tuple[int, int]) -> Interval:
@@ -64,11 +64,11 @@ def bootstrap_interval(
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         # It warns where some draw has no value, as its own percentiles take all of them.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(
+        result = bootstrap(
             [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples], statistic, n_resamples=draws, batch=100,
             vectorized=True, paired=paired, method="percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
-    return percentiles(found.bootstrap_distribution)
+    return percentiles(result.bootstrap_distribution)
 
 
 def rao_wu(n: int, draws: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -79,8 +79,8 @@ def rao_wu(n: int, draws: int, rng: np.random.Generator) -> npt.NDArray[np.int64
     return rng.integers(n, size=(draws, n - 1))
 
 
-def percentiles(drawn: Floats) -> Interval:
+def percentiles(draws: Floats) -> Interval:
     """The middle 95 % of draws; one that is no number does not count. NaN where none is left."""
-    finite = drawn[np.isfinite(drawn)]
+    finite = draws[np.isfinite(draws)]
     low, high = np.percentile(finite, (2.5, 97.5)) if len(finite) else (np.nan, np.nan)
     return float(low), float(high)

@@ -79,13 +79,13 @@ def _lease(path: Path, wait: bool) -> Iterator[None]:
 
 def _await_silence(path: Path, wait: bool) -> None:
     """Return once nobody holds the lease: there is none, or it was not renewed for SILENCE seconds."""
-    seen, since = _read(path), time.monotonic()
-    while seen is not None and time.monotonic() - since < SILENCE:
+    content, since = _read(path), time.monotonic()
+    while content is not None and time.monotonic() - since < SILENCE:
         time.sleep(min(1.0, BEAT))
-        if (now := _read(path)) != seen:
+        if (now := _read(path)) != content:
             if now is not None and not wait:
                 raise Timeout(str(path))
-            seen, since = now, time.monotonic()
+            content, since = now, time.monotonic()
 
 
 def _renew(path: Path, own: str, done: threading.Event) -> None:

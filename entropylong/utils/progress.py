@@ -98,18 +98,18 @@ class StepProgress(Progressing):
 
 
 @contextmanager
-def phase(said: str) -> Iterator[None]:
+def phase(message: str) -> Iterator[None]:
     """Tell what is at work while the body runs, where its end is not known: with the seconds on a terminal, else in a line."""
     if not is_shown():
         yield
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        print(f"{said} ...", file=sys.stderr, flush=True)
+        print(f"{message} ...", file=sys.stderr, flush=True)
         yield
         return
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as bar:
-        bar.add_task(escape(said))
+        bar.add_task(escape(message))
         yield
 
 

@@ -21,7 +21,7 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),
         (["run", "scor", "--config", "DEMO"], "no stage 'scor'; the stages are: ingest, chunk"),
@@ -35,12 +35,12 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"DEMO": str(CONF / "demo.yaml"), "workspace=WS": f"workspace={tmp_path}"}
     assert call([names.get(a, a) for a in arguments]) == 2
-    told = capsys.readouterr().err
-    assert said in told and len(told.strip().splitlines()) == 1, told
+    stderr = capsys.readouterr().err
+    assert expected in stderr and len(stderr.strip().splitlines()) == 1, stderr
 
 
 @pytest.mark.e2e
@@ -84,14 +84,14 @@ def test_commands_on_a_finished_workspace(
     assert call(["status", "--config", str(file), "--json"]) == 0
     assert {row["left"] for row in json.loads(capsys.readouterr().out)} == {0}
     assert call(["inspect", root, "--config", str(file)]) == 0
-    shown = capsys.readouterr().out
-    assert "anchors: H >" in shown and root in shown
+    output = capsys.readouterr().out
+    assert "anchors: H >" in output and root in output
     assert call(["inspect", "nobody", "--config", str(file)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: nobody: not among the scored roots") and len(said.splitlines()) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: nobody: not among the scored roots") and len(stderr.splitlines()) == 1
     assert call(["quarantine", "--config", str(file)]) == 0 and "No row was refused" in capsys.readouterr().out
     assert call(["check", "--config", str(file), "--json"]) == 0
-    assert {found["wrong"] for found in json.loads(capsys.readouterr().out)} == {0}
+    assert {check["wrong"] for check in json.loads(capsys.readouterr().out)} == {0}
 
 
 def test_roots_that_are_too_short_are_told(tmp_path: Path, open_runner: OpenRunner) -> None:

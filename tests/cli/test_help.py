@@ -58,8 +58,8 @@ def test_every_command_of_the_documentation_parses() -> None:
 
 def test_help_is_grouped_by_the_users_journey(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.call(["--help"]) == 0
-    shown = capsys.readouterr().out
-    places = [shown.index(f"─ {panel} ─") for panel in app.PANELS]
+    output = capsys.readouterr().out
+    places = [output.index(f"─ {panel} ─") for panel in app.PANELS]
     assert places == sorted(places) and list(app.PANELS)[-2:] == ["Judge a model", "Upkeep"]
 
 

@@ -27,8 +27,8 @@ def _is_named(key: str) -> bool:
 
 def test_base_documents_every_key_and_no_other() -> None:
     tree = yaml.safe_load((CONF / "base.yaml").read_text())
-    given = {generic(key) for key, _ in walk(tree)}
-    assert given - set(NAMED) == {key for key in keys_of(Config) if not _is_named(key)}
+    keys = {generic(key) for key, _ in walk(tree)}
+    assert keys - set(NAMED) == {key for key in keys_of(Config) if not _is_named(key)}
     lines = (CONF / "base.yaml").read_text().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"^\s+\w+:\s*\S", line) or re.match(r"^\w+:\s+\S", line):
@@ -122,7 +122,7 @@ BASE = "extends: base\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "said"),
+    ("text", "overrides", "expected"),
     [
         (BASE + "anchor:\n  alpha: 2\n", [], "unknown key 'anchor.alpha'; the nearest valid key is 'anchors.alpha'"),
         (BASE + "anchors:\n  alpha: high\n", [], "key 'anchors.alpha': Input should be a valid number, got 'high'"),
@@ -175,13 +175,13 @@ BASE = "extends: base\n"
         (BASE, ["verify.screen.kind=small_model"], "key 'verify.screen.kind': small_model is retired: give left_window or none"),
     ],
 )
-def test_mistakes_name_file_key_and_way_out(text: str, overrides: list[str], said: str, tmp_path: Path) -> None:
+def test_mistakes_name_file_key_and_way_out(text: str, overrides: list[str], expected: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides)
     message = str(caught.value)
-    assert said in message and "\n" not in message
+    assert expected in message and "\n" not in message
     assert "mine.yaml" in message or (overrides and "override" in message)
 
 

@@ -42,8 +42,8 @@ def test_hash_and_places_are_sparks(spark: SparkSession) -> None:
     assert [row.h for row in rows] == [spark_hash(row.n) for row in rows]
     salts = partition_salts(7)
     frame = spark.createDataFrame([(s,) for s in salts], "s BIGINT").repartition(7, "s")
-    found = {row.s: row.p for row in frame.select("s", F.spark_partition_id().alias("p")).collect()}
-    assert [found[salt] for salt in salts] == list(range(7))
+    places = {row.s: row.p for row in frame.select("s", F.spark_partition_id().alias("p")).collect()}
+    assert [places[salt] for salt in salts] == list(range(7))
 
 
 def test_spread_loses_nothing_and_balances(spark: SparkSession, open_runner: OpenRunner, tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: O
 
 def test_auto_dtype_is_measured_by_a_run_and_pinned(tmp_path: Path, open_runner: OpenRunner, messages: list[str]) -> None:
     """A look decides nothing; the first run measures on an executor; later ones, whatever they would measure, keep to it."""
-    looked = open_runner(tmp_path / "workspace", "model.dtype=auto")
-    assert looked.state.fingerprint("scored_documents") is None
+    idle_runner = open_runner(tmp_path / "workspace", "model.dtype=auto")
+    assert idle_runner.state.fingerprint("scored_documents") is None
     runner = open_runner(tmp_path / "workspace", "model.dtype=auto")
     runner.run(["ingest", "score"])
     dtype = runner.state.context.causal_lm.dtype

@@ -24,12 +24,12 @@ def none_stays() -> Iterator[None]:
     install_hook(None)
 
 
-@pytest.mark.parametrize(("named", "kept"), [("tests.core.test_hook:first_row", 1), ("", 3)])
-def test_rows_pass_the_hook_that_is_named(named: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("named", "count"), [("tests.core.test_hook:first_row", 1), ("", 3)])
+def test_rows_pass_the_hook_that_is_named(named: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HOOK, named)
     install_named_hook()
-    assert sum(batch.num_rows for batch in record_batches(ROWS, SCHEMA)) == kept
-    assert arrow_table(ROWS, SCHEMA).num_rows == kept
+    assert sum(batch.num_rows for batch in record_batches(ROWS, SCHEMA)) == count
+    assert arrow_table(ROWS, SCHEMA).num_rows == count
 
 
 def test_a_table_of_no_rows_has_its_columns() -> None:

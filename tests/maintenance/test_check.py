@@ -14,13 +14,13 @@ from entropylong.maintenance.check import Check, check_workspace
 from tests.conftest import OpenRunner
 
 
-def wrong(checks: list[Check]) -> dict[str, int]:
+def failures(checks: list[Check]) -> dict[str, int]:
     return {check.name: check.wrong for check in checks if check.wrong}
 
 
 def test_a_sound_workspace_passes(finished: Path, open_runner: OpenRunner) -> None:
     checks = check_workspace(open_runner(finished).state)
-    assert wrong(checks) == {} and len(checks) >= 20
+    assert failures(checks) == {} and len(checks) >= 20
     assert all(check.looked_at > 0 for check in checks)
 
 
@@ -47,8 +47,8 @@ def test_damaged_sequences_are_named(
     table: str, change: dict[str, str], name: str, copied: Path, open_runner: OpenRunner, spark: SparkSession
 ) -> None:
     DeltaTable.forPath(spark, str(copied / "tables" / table)).update("outcome = 'ok'", change)
-    found = wrong(check_workspace(open_runner(copied).state))
-    assert found.get(name, 0) > 0, found
+    counts = failures(check_workspace(open_runner(copied).state))
+    assert counts.get(name, 0) > 0, counts
 
 
 def test_lost_doubled_and_unexplained_rows_are_named(copied: Path, open_runner: OpenRunner, spark: SparkSession) -> None:
@@ -65,10 +65,10 @@ def test_lost_doubled_and_unexplained_rows_are_named(copied: Path, open_runner: 
         .selectExpr("* except (fingerprint)", "'stranger1' AS fingerprint")
     )
     stray.write.format("delta").mode("append").save(tables["candidates"])
-    found = wrong(check_workspace(open_runner(copied).state))
-    assert found["chunk_vectors: every key that went in came out"] == 1
-    assert found["anchors: no root_id twice"] == 1
-    assert found["fingerprints: all stand in artifacts"] == 1
+    counts = failures(check_workspace(open_runner(copied).state))
+    assert counts["chunk_vectors: every key that went in came out"] == 1
+    assert counts["anchors: no root_id twice"] == 1
+    assert counts["fingerprints: all stand in artifacts"] == 1
 
 
 def test_a_damaged_index_file_is_named(copied: Path, open_runner: OpenRunner) -> None:
@@ -77,7 +77,7 @@ def test_a_damaged_index_file_is_named(copied: Path, open_runner: OpenRunner) ->
         file.seek(-4, 2)
         file.write(b"\x00\x01\x02\x03")
     checks = check_workspace(open_runner(copied).state)
-    assert wrong(checks) == {"index: its files are those of its manifest": 1}
+    assert failures(checks) == {"index: its files are those of its manifest": 1}
     assert [check.example for check in checks if check.wrong] == ["vectors.npy"]
 
 
@@ -85,7 +85,7 @@ def test_a_lost_vector_is_named(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
     cells = DeltaTable.forPath(runner.state.spark, runner.state.store.place("index_cells"))
     cells.delete(F.col("chunk_id") == runner.state.store.read_all("index_cells").agg(F.max("chunk_id")).collect()[0][0])
-    assert wrong(check_workspace(open_runner(copied).state)) == {"index_cells: a row each chunk of the index, and no other": 1}
+    assert failures(check_workspace(open_runner(copied).state)) == {"index_cells: a row each chunk of the index, and no other": 1}
 
 
 def test_it_waits_for_no_run(copied: Path, open_runner: OpenRunner) -> None:

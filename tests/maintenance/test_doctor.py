@@ -26,51 +26,51 @@ def test_doctor_passes_here_and_says_what_to_mend(
     spark: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load_config("small", [f"workspace={tmp_path}"])
-    found = {one.part: one for one in doctor.examine(config)}
-    assert {part for part, one in found.items() if one.state == "fix"} == set()
-    assert "read back" in found["Spark and Delta"].found and found["input"].state == "note"
+    findings = {one.part: one for one in doctor.examine(config)}
+    assert {part for part, one in findings.items() if one.state == "fix"} == set()
+    assert "read back" in findings["Spark and Delta"].found and findings["input"].state == "note"
     broken = load_config("small", [
         "workspace=/proc/nowhere", "model.name=wheel:no_such/model", "tracking.uri=http://me:secret@127.0.0.1:9",
         "sources.docs.kind=jsonl", f"sources.docs.path={tmp_path / 'none.jsonl'}",
     ])  # fmt: skip
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "_IMPORTED", ("no_such_library",))
-    found = {one.part: one for one in doctor.examine(broken)}
-    wrong = {part for part, one in found.items() if one.state == "fix"}
-    assert wrong >= {"libraries", "Java", "disk", "models", "input", "MLflow"}
+    findings = {one.part: one for one in doctor.examine(broken)}
+    failures = {part for part, one in findings.items() if one.state == "fix"}
+    assert failures >= {"libraries", "Java", "disk", "models", "input", "MLflow"}
     (tmp_path / "mlflow.db").write_text("no database, but long enough for a header that says so " * 9)
     with pytest.raises(SetupError, match="is not a database"):
         doctor._mlflow(load_config("small", [f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]))
-    assert "Java is not installed" in found["Java"].remedy and "secret" not in found["MLflow"].remedy
-    assert "no_such_library cannot be imported" in found["libraries"].found
+    assert "Java is not installed" in findings["Java"].remedy and "secret" not in findings["MLflow"].remedy
+    assert "no_such_library cannot be imported" in findings["libraries"].found
     assert app.call(["doctor", "workspace=/proc/nowhere", "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert {one["part"]: one["state"] for one in said}["disk"] == "fix"
+    report = json.loads(capsys.readouterr().out)
+    assert {one["part"]: one["state"] for one in report}["disk"] == "fix"
 
 
 def test_a_model_of_the_hub_that_is_not_here_is_a_note_and_nothing_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
+    hosts: list[object] = []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as it is after an import without the variable
 
     def resolve(*host: object, **options: object) -> None:
-        asked.append(host)
+        hosts.append(host)
         raise OSError("no network in this test")
 
     monkeypatch.setattr("socket.getaddrinfo", resolve)
-    found = doctor._models(load_config("small", [f"workspace={tmp_path}", "model.name=nobody/nothing"]))
-    assert (found.state, found.found) == ("note", "not on this machine yet: nobody/nothing")
-    assert asked == []
+    finding = doctor._models(load_config("small", [f"workspace={tmp_path}", "model.name=nobody/nothing"]))
+    assert (finding.state, finding.found) == ("note", "not on this machine yet: nobody/nothing")
+    assert hosts == []
 
 
 def test_the_spark_of_a_databricks_runtime_is_no_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = importlib.metadata.version
+    real_version = importlib.metadata.version
 
     def version(name: str) -> str:
         if name in ("pyspark", "delta-spark"):
             raise importlib.metadata.PackageNotFoundError(name)
-        return known(name)
+        return real_version(name)
 
     needs = ["torch>=2.7", 'pyspark>=4.0.1; extra == "spark"', 'delta-spark>=4.0.0; extra == "spark"']
     monkeypatch.setattr(importlib.metadata, "version", version)
@@ -78,8 +78,8 @@ def test_the_spark_of_a_databricks_runtime_is_no_installed_package(monkeypatch: 
     monkeypatch.setattr(doctor, "_IMPORTED", ())
     assert "pyspark is not installed" in doctor._libraries(load_config("small")).found
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
-    found = doctor._libraries(load_config("small"))
-    assert found.state == "pass" and "torch " in found.found
+    finding = doctor._libraries(load_config("small"))
+    assert finding.state == "pass" and "torch " in finding.found
 
 
 def doctor_with(java: Path) -> tuple[dict[str, dict[str, str]], str]:
@@ -100,9 +100,9 @@ def test_doctor_says_in_one_line_why_java_dies(tmp_path: Path) -> None:
         'echo "Error occurred during initialization of VM"; echo "Too small maximum heap"; echo "\tat x.Y(Z.java:1)" >&2; exit 1\n'
     )
     java.chmod(0o755)
-    found, said = doctor_with(tmp_path)
-    assert found["Java"]["state"] == "pass" and "java:1" not in said
-    assert "Error occurred during initialization of VM Too small maximum heap; all that" in found["Spark and Delta"]["remedy"]
+    findings, stderr = doctor_with(tmp_path)
+    assert findings["Java"]["state"] == "pass" and "java:1" not in stderr
+    assert "Error occurred during initialization of VM Too small maximum heap; all that" in findings["Spark and Delta"]["remedy"]
 
 
 def test_java_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,10 +34,10 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     gone, stays = (Path(open_runner(copied, f"corpus.exclude=[{exam}]").state.context.excluded.directory) for exam in exams)  # type: ignore[union-attr]
     assert idle_exclusions(open_runner(copied, f"corpus.exclude=[{exams[1]}]").state) == [gone] and stays.is_dir()
     runner = open_runner(copied)
-    found = leftovers(runner.state)
-    assert {left.table for left in found} == {"anchors", "pairs", "sequences"}
-    assert {left.fingerprint for left in found if left.table == "anchors"} == {value}
-    assert {left.differs_by for left in found if left.table == "anchors"} == {"anchors.alpha=1.5"}
+    entries = leftovers(runner.state)
+    assert {left.table for left in entries} == {"anchors", "pairs", "sequences"}
+    assert {left.fingerprint for left in entries if left.table == "anchors"} == {value}
+    assert {left.differs_by for left in entries if left.table == "anchors"} == {"anchors.alpha=1.5"}
     stale, begun, ended = (copied / "feeds" / f"{name}-v1" for name in ("stale", "begun", "ended"))
     (mine := copied / "feeds" / f"{runner.state.fingerprint('sequences')}-v1").mkdir(parents=True)
     for feed, steps in ((stale, None), (begun, 2), (ended, 1)):
@@ -50,7 +50,7 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
             run.write()
             StepLog(folder).add({**dict.fromkeys((field.name for field in fields(StepMetrics)), 1.0), "step": 1})
             (folder / "model").mkdir()
-    assert drop_leftovers(runner.state) == found and leftovers(runner.state) == []
+    assert drop_leftovers(runner.state) == entries and leftovers(runner.state) == []
     assert mine.is_dir() and begun.is_dir(), "a run that is not at its end needs its feed"
     assert not stale.exists() and not ended.exists() and not gone.exists()
     assert runner.state.store.read("anchors", value).count() == 0 and runner.state.registry.get(value or "-") is None
@@ -74,9 +74,9 @@ def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_r
     (beside,) = row["others"]
     assert row["done"] == 12 and 0 < beside["rows"] < 12 and beside["fingerprint"] == other.state.fingerprint("scored_documents")
     assert beside["differs_by"].startswith("model ")
-    shown = Console(width=100, record=True, file=StringIO())
-    shown.print(others_table([row]))
-    assert "under other settings" in shown.export_text()
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(others_table([row]))
+    assert "under other settings" in console.export_text()
     assert others_table([{**row, "others": []}]) is None
 
 

@@ -41,6 +41,6 @@ def harness(
 
 @pytest.mark.parametrize(("stage", "fault"), KINDS)
 def test_nothing_is_lost_or_doubled(stage: str, fault: str, harness: Harness) -> None:
-    (scenario,) = [do for of, said, do in scenarios() if (of, said) == (stage, fault)]
+    (scenario,) = [do for of, kind, do in scenarios() if (of, kind) == (stage, fault)]
     result = suffered(harness, stage, fault, scenario)
     assert result.ok and not result.rows_lost and not result.rows_doubled, result.note

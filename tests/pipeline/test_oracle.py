@@ -41,9 +41,9 @@ def runner(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Run
             "sources.rest.role=corpus", "controls.per_root=1",
         ],
     )  # fmt: skip
-    made = Runner.open(config, spark)
-    made.run()
-    return made
+    chain = Runner.open(config, spark)
+    chain.run()
+    return chain
 
 
 def test_chain_equals_the_oracle(runner: Runner) -> None:
@@ -57,22 +57,22 @@ def test_chain_equals_the_oracle(runner: Runner) -> None:
     judged = runner.state.readings().where(F.col("kind") == "retrieved").collect()
     checked = 0
     for root in ROOTS:
-        found = oracle.root(root, texts[root], MAX_TOKENS, ALPHA, 1, WINDOW, EPSILON)
+        expected = oracle.root(root, texts[root], MAX_TOKENS, ALPHA, 1, WINDOW, EPSILON)
         of_root = F.col("root_id") == root
         scored = store.read_ok("scored_documents", value("scored_documents")).where(of_root).collect()[0]
-        assert list(scored.input_ids) == found.ids
-        assert np.abs(np.frombuffer(scored.entropy, "<f4") - np.array(found.entropy)).max() <= 1e-3
+        assert list(scored.input_ids) == expected.ids
+        assert np.abs(np.frombuffer(scored.entropy, "<f4") - np.array(expected.entropy)).max() <= 1e-3
         anchors = store.read_ok("anchors", value("anchors")).where(of_root).collect()[0]
-        assert anchors.threshold == pytest.approx(found.threshold, abs=1e-3)
-        assert [a.position for a in anchors.anchors] == found.anchors
+        assert anchors.threshold == pytest.approx(expected.threshold, abs=1e-3)
+        assert [a.position for a in anchors.anchors] == expected.anchors
         hits = store.read_ok("candidates", value("candidates")).where(of_root).collect()
-        assert {row.position: [hit.chunk_id for hit in row.hits] for row in hits} == found.candidates
+        assert {row.position: [hit.chunk_id for hit in row.hits] for row in hits} == expected.candidates
         readings = {(c.position, c.chunk_id): c for c in judged if c.root_id == root}
-        assert set(readings) == set(found.entropy_with)
-        for key, after in found.entropy_with.items():
+        assert set(readings) == set(expected.entropy_with)
+        for key, after in expected.entropy_with.items():
             assert abs(readings[key].entropy_with - after) <= 1e-3
-        assert {key for key, c in readings.items() if c.accepted} == found.kept
-        checked += len(found.kept)
+        assert {key for key, c in readings.items() if c.accepted} == expected.kept
+        checked += len(expected.kept)
     assert checked > 0, "the comparison must hold something that was kept"
 
 

@@ -95,7 +95,7 @@ def test_long_roots_are_split(copied: Path, open_runner: OpenRunner) -> None:
 
 def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: OpenRunner) -> None:
     old = open_runner(copied)
-    known = {(r[0], p.position) for r in rows_of(old, "gains", READINGS) for p in r[3]}
+    old_readings = {(r[0], p.position) for r in rows_of(old, "gains", READINGS) for p in r[3]}
     before = versions(copied)
     # Both are planned before either is measured: neither's verification may pass over the other's pairs.
     plans = [["anchors.alpha=1.7", f"controls.per_root={controls}"] for controls in (1, 4)]
@@ -107,7 +107,7 @@ def test_alpha_measures_only_what_was_never_measured(copied: Path, open_runner: 
     assert versions(copied)["scored_documents"] == before["scored_documents"]
     now = [(r[0], p.position) for r in rows_of(runner, "gains", READINGS) for p in r[3]]
     assert len(now) == len(set(now)), "a reading was taken twice"
-    assert known < set(now)
+    assert old_readings < set(now)
     measured = set(now)
     anchors = dict(runner.state.ok_rows("anchors").select("root_id", "anchors.position").collect())
     pairs = runner.state.ok_rows("pairs").select("pair_id", "root_id", "positions").collect()
@@ -147,10 +147,10 @@ def test_figures_of_anchors_that_another_alpha_found_are_not_this_one_s(copied: 
 
 
 def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(copied: Path, open_runner: OpenRunner) -> None:
-    before, kept = versions(copied), [file.read_text() for file in copied.glob("figures/*/figures.json")]
+    before, figures = versions(copied), [file.read_text() for file in copied.glob("figures/*/figures.json")]
     shutil.rmtree(copied / "figures")
     assert open_runner(copied).run().steps == []
-    assert len(kept) == 1 and [file.read_text() for file in copied.glob("figures/*/figures.json")] == kept, (
+    assert len(figures) == 1 and [file.read_text() for file in copied.glob("figures/*/figures.json")] == figures, (
         "also where there were none"
     )
     assert versions(copied) == before and set(before) == {*TABLES} - {"query_cells", "partial_candidates"}
@@ -182,9 +182,9 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
         half.run(["ingest"])
 
     ingest_and_die()
-    looked = open_five()
-    looked.state.resolve_roots()
-    assert looked.state.context.root_threshold is not None
+    idle_runner = open_five()
+    idle_runner.state.resolve_roots()
+    assert idle_runner.state.context.root_threshold is not None
     for stage in ("score", "index"):
         with pytest.raises(NothingToDoError, match="ingest"):
             open_five().run([stage])

@@ -32,10 +32,10 @@ def test_new_text_and_a_new_generation(
     )
     after = open_runner(copied, source=folder)
     assert after.state.fingerprint("index") == first
-    kept = rows_of(after, "candidates", ["root_id", "position", "hits"])
-    assert [row for row in kept if row in candidates] == candidates and len(kept) > len(candidates)
+    rows = rows_of(after, "candidates", ["root_id", "position", "hits"])
+    assert [row for row in rows if row in candidates] == candidates and len(rows) > len(candidates)
     new_chunks = _chunks_of(after, 12)
-    assert not any(hit.chunk_id in new_chunks for _, _, hits in kept for hit in hits or ())  # type: ignore[attr-defined]
+    assert not any(hit.chunk_id in new_chunks for _, _, hits in rows for hit in hits or ())  # type: ignore[attr-defined]
 
     assert after.refresh()
     second = open_runner(copied, source=folder).state.fingerprint("index")
@@ -50,14 +50,14 @@ def test_new_text_and_a_new_generation(
         "chunk_vectors",
         "scored_documents",
     } & set(done)
-    found = rows_of(last, "candidates", ["root_id", "position", "hits"])
-    assert len(found) == len(kept) and found != kept
-    assert any(hit.chunk_id in new_chunks for _, _, hits in found for hit in hits or ())  # type: ignore[attr-defined]
+    refreshed_rows = rows_of(last, "candidates", ["root_id", "position", "hits"])
+    assert len(refreshed_rows) == len(rows) and refreshed_rows != rows
+    assert any(hit.chunk_id in new_chunks for _, _, hits in refreshed_rows for hit in hits or ())  # type: ignore[attr-defined]
     # What was measured is not measured again: each (pair, position) has one reading.
     readings = last.state.ok_rows("gains").selectExpr("pair_id", "explode(readings.position) AS p")
     assert readings.groupBy("pair_id", "p").count().where("count > 1").count() == 0
     assert measured > passes and last.state.store.read_all("chunks").count() > chunks
-    assert last.state.store.read("candidates", before.state.fingerprint("candidates")).count() == len(kept), (
+    assert last.state.store.read("candidates", before.state.fingerprint("candidates")).count() == len(rows), (
         "the old generation stays"
     )
     assert last.run().steps == []

@@ -45,7 +45,7 @@ def test_only_the_items_that_fail_are_refused(n: int, bad: set[int]) -> None:
             isolated(range(n), run, lambda i, why: [(i, why)])
         return
     results = dict(isolated(range(n), run, lambda i, why: [(i, why)]))
-    assert {i for i, said in results.items() if said == "done"} == set(range(n)) - poison
+    assert {i for i, result in results.items() if result == "done"} == set(range(n)) - poison
     assert all(results[i] == f"ValueError: cannot work on {i}" for i in poison)
 
 
@@ -68,11 +68,11 @@ def test_a_sequence_that_the_model_fails_on_is_alone(tiny_lm: Path) -> None:
     where = [np.arange(1, 20, dtype=np.int32)] * 9
     clean = entropy_at(sound, ids, where)
     ids[4][3] = 7
-    found = entropy_at(model, ids, where)
-    assert "IndexError: index out of range" in found[4].failure and np.isnan(found[4].entropy).all()
+    results = entropy_at(model, ids, where)
+    assert "IndexError: index out of range" in results[4].failure and np.isnan(results[4].entropy).all()
     for number in {*range(9)} - {4}:
-        assert not found[number].failure
-        np.testing.assert_allclose(found[number].entropy, clean[number].entropy, atol=1e-5)
+        assert not results[number].failure
+        np.testing.assert_allclose(results[number].entropy, clean[number].entropy, atol=1e-5)
 
 
 def test_a_model_that_fails_on_everything_is_no_fault_of_a_row(tiny_lm: Path) -> None:
@@ -105,9 +105,9 @@ def test_a_row_that_raises_in_a_worker(spark: SparkSession) -> None:
                 raise RuntimeError("cannot be cut")
             yield {"doc_id": row["doc_id"], "chunk_id": 1, "ordinal": 0, "text": row["text"], "text_hash": 1, "outcome": OK}
 
-    found = {row.doc_id: row for row in map_rows(_documents(spark), CHUNKS, run).collect()}
-    assert len(found) == 12 and {i for i, row in found.items() if row.outcome != OK} == {"d5"}
-    assert (found["d5"].code, found["d5"].detail) == ("ROW_FAILED", "RuntimeError: cannot be cut")
+    chunks = {row.doc_id: row for row in map_rows(_documents(spark), CHUNKS, run).collect()}
+    assert len(chunks) == 12 and {i for i, row in chunks.items() if row.outcome != OK} == {"d5"}
+    assert (chunks["d5"].code, chunks["d5"].detail) == ("ROW_FAILED", "RuntimeError: cannot be cut")
 
 
 def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner, messages: list[str]) -> None:

@@ -129,9 +129,9 @@ def test_shared_chunks_are_cheaper_where_a_unit_shares_them() -> None:
 def test_pairs_a_chunk_against_throwing_dice() -> None:
     config = load_config(CONF / "base.yaml", ["roots.limit=100", "plan.anchors_per_root=20", "plan.documents=700"])
     sizes = sizes_of(config, CorpusSize(700, 700, 700, 2048, ""))
-    drawn, chunks = round(100 * sizes.pairs_a_root), round(sizes.chunks)
-    thrown = np.random.default_rng(0).integers(0, chunks, drawn)
-    assert pairs_a_chunk(config, sizes) == pytest.approx(drawn / len(np.unique(thrown)), rel=0.01)
+    pairs, chunks = round(100 * sizes.pairs_a_root), round(sizes.chunks)
+    thrown = np.random.default_rng(0).integers(0, chunks, pairs)
+    assert pairs_a_chunk(config, sizes) == pytest.approx(pairs / len(np.unique(thrown)), rel=0.01)
 
 
 def texts(number: int) -> list[str]:
@@ -177,8 +177,8 @@ def test_a_delta_source_is_counted(spark: SparkSession, tmp_path: Path) -> None:
         keys = ["sources.mine.kind=delta", f"sources.mine.path={at}", *overrides]
         return corpus_size(load_config(CONF / "base.yaml", keys), lambda: spark)
 
-    found = size(path, "sources.mine.columns.text=body", "sources.mine.columns.doc_id=null")
-    assert (found.documents, found.chars) == (pytest.approx(2), 200), "a null is no document"
+    corpus = size(path, "sources.mine.columns.text=body", "sources.mine.columns.doc_id=null")
+    assert (corpus.documents, corpus.chars) == (pytest.approx(2), 200), "a null is no document"
     with pytest.raises(SourceError, match="source mine: no column 'text'"):
         size(path)
     with pytest.raises(SourceError, match="source mine: no readable Delta table"):
@@ -186,7 +186,7 @@ def test_a_delta_source_is_counted(spark: SparkSession, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["base"], "give --input PATH_OR_TABLE, or plan.documents=N"),
         (["paper", "plan.root_tokens=5000"], "above roots.max_tokens"),
@@ -199,20 +199,20 @@ def test_a_delta_source_is_counted(spark: SparkSession, tmp_path: Path) -> None:
         (["base", "plan.documents=5", "plan.root_tokens=33", "roots.min_tokens=2"], "no position beyond anchors.min_position"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.jsonl").write_text("{}\n")
     (tmp_path / "full.jsonl").write_text(json.dumps({"text": "A text."}) + "\n")
-    given = [str(tmp_path / f"{a.lower()}.jsonl") if a in ("EMPTY", "FULL") else a for a in arguments]
-    assert call(["plan", "--config", *given]) in (1, 2)
-    told = capsys.readouterr().err
-    assert said in told and len(told.strip().splitlines()) == 1, told
+    words = [str(tmp_path / f"{a.lower()}.jsonl") if a in ("EMPTY", "FULL") else a for a in arguments]
+    assert call(["plan", "--config", *words]) in (1, 2)
+    stderr = capsys.readouterr().err
+    assert expected in stderr and len(stderr.strip().splitlines()) == 1, stderr
 
 
 def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", "--config", "paper"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("H100", "literal", "exact *", "screened", "Reckoned with", "plan.anchors_per_root = 292"):
-        assert word in shown
+        assert word in output
     assert call(["plan", "--config", "paper", "--json"]) == 0
     whole: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert [way["way"] for way in whole["verification"]] == ["literal", "exact", "budget", "screened", "budget and screen"]
@@ -220,7 +220,7 @@ def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         (0, "0 B"),
         (0.002, "2.0e-03 B"),
@@ -232,8 +232,8 @@ def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> Non
         (None, ""),
     ],
 )
-def test_amounts(value: float | None, said: str) -> None:
-    assert amount(value, "B") == said
+def test_amounts(value: float | None, expected: str) -> None:
+    assert amount(value, "B") == expected
 
 
 def test_a_plan_against_what_a_run_took(finished: Path, open_runner: OpenRunner) -> None:

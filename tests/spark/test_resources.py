@@ -20,7 +20,7 @@ def test_the_shipped_cluster_holds_an_8b_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         (
             {"spark.task.resource.gpu.amount": "0.25"},
@@ -32,9 +32,9 @@ def test_the_shipped_cluster_holds_an_8b_model() -> None:
         ({"spark.executor.resource.gpu.amount": "8", "spark.executor.cores": "64"}, r"8 Python workers .* set it to 144g"),
     ],
 )
-def test_layouts_that_are_refused(changes: dict[str, str], said: str) -> None:
+def test_layouts_that_are_refused(changes: dict[str, str], expected: str) -> None:
     conf = {"spark.master": "yarn", **load_config(CONF / "cluster.yaml").spark.conf, **changes}
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(SetupError, match=expected):
         check_resources(conf, 64, MODEL, [])
 
 

@@ -48,17 +48,17 @@ def schema(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def config(schema: str, make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Config:
     workspace = tmp_path_factory.mktemp("catalog") / "workspace"
-    made = make_config(workspace, workspace / "none.jsonl", f"tables={schema}", *KEYS[2:])
+    base = make_config(workspace, workspace / "none.jsonl", f"tables={schema}", *KEYS[2:])
     source = load_config(
         CONF / "base.yaml", [*KEYS[:2], "sources.documents.kind=delta", f"sources.documents.table={INPUT}"]
     ).sources
-    return made.model_copy(update={"sources": source})
+    return base.model_copy(update={"sources": source})
 
 
 @pytest.fixture(scope="module")
 def reopened(config: Config) -> Iterator[list[str]]:
     """Files of the workspace that this process opens to write elsewhere than at the front of a new file."""
-    found: list[str] = []
+    paths: list[str] = []
     is_on = True
 
     def look(event: str, arguments: tuple[object, ...]) -> None:
@@ -66,22 +66,22 @@ def reopened(config: Config) -> Iterator[list[str]]:
         if is_on and event == "open" and str(arguments[0]).startswith(config.workspace):
             _, mode, flags = arguments
             if set(str(mode or "")) & set("+a") or int(flags) & (os.O_RDWR | os.O_APPEND):  # type: ignore[call-overload]
-                found.append(str(arguments[0]))
+                paths.append(str(arguments[0]))
 
     sys.addaudithook(look)
-    yield found
+    yield paths
     is_on = False
 
 
 @pytest.fixture(scope="module")
 def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     """Stopped by an error right after a commit in the middle of a stage, then run to its end."""
-    append, seen = Store.append, []
+    append, tables = Store.append, []
 
     def append_and_fail(self: Store, table: str, *rest: object) -> None:
         append(self, table, *rest)  # type: ignore[arg-type]
-        seen.append(table)
-        if seen.count("gains") == 1:
+        tables.append(table)
+        if tables.count("gains") == 1:
             raise TableError("the machine is gone")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -131,7 +131,7 @@ def test_mlflow_knows_the_table_by_its_name(done: Config) -> None:
     client = MlflowClient(done.tracking.uri)
     experiment = client.get_experiment_by_name(done.tracking.experiment)
     runs = client.search_runs([experiment.experiment_id])  # type: ignore[union-attr]
-    sources = [json.loads(found.dataset.source) for run in runs for found in run.inputs.dataset_inputs]
+    sources = [json.loads(entry.dataset.source) for run in runs for entry in run.inputs.dataset_inputs]
     assert {"spark_catalog.lab.documents", "spark_catalog.lab.sequences"} <= {source["delta_table_name"] for source in sources}
 
 
@@ -161,8 +161,8 @@ def test_what_is_done_to_a_catalog_is_what_the_grants_are_for(done: Config, spar
     """docs/databricks.md: CREATE TABLE, and what MODIFY allows; of the user's table nothing but SELECT."""
     store = Store(spark, done.tables)
     histories = [spark.sql(f"DESCRIBE HISTORY {store.address(table)}").collect() for table in TABLES if store.exists(table)]
-    found = {row.operation for rows in histories for row in rows}
-    assert {"CREATE TABLE", "WRITE"} <= found <= {"CREATE TABLE", "WRITE", "DELETE", "OPTIMIZE", "VACUUM START", "VACUUM END"}
+    operations = {row.operation for rows in histories for row in rows}
+    assert {"CREATE TABLE", "WRITE"} <= operations <= {"CREATE TABLE", "WRITE", "DELETE", "OPTIMIZE", "VACUUM START", "VACUUM END"}
     assert all(row.operation == "WRITE" or row.version == 0 for row in spark.sql(f"DESCRIBE HISTORY {INPUT}").collect())
 
 

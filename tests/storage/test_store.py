@@ -79,8 +79,8 @@ def test_artifacts_are_kept_and_written_once(store: Store) -> None:
     registry.flush()
     assert store.read_all("artifacts").count() == 2
     again = Registry(store)
-    known = again.get(value)
-    assert known is not None and known.state == "complete" and known.pinned == {"threshold": -(2**62)}
-    assert again.latest("gains", {"separator": ""}, {}) == known and again.latest("gains", {"separator": " "}, {}) is None
+    entry = again.get(value)
+    assert entry is not None and entry.state == "complete" and entry.pinned == {"threshold": -(2**62)}
+    assert again.latest("gains", {"separator": ""}, {}) == entry and again.latest("gains", {"separator": " "}, {}) is None
     assert fingerprint("gains", 1, {"separator": " "}, {"model": "m"}, {}) != value
     assert fingerprint("gains", 2, {"separator": ""}, {"model": "m"}, {}) != value

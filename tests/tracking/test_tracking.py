@@ -35,13 +35,13 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
         for i in run.inputs.dataset_inputs
         if any(t.value == "output" for t in i.tags)
     }
-    seen, front = set(), [runner.state.fingerprint("sequences")]
+    digests, front = set(), [runner.state.fingerprint("sequences")]
     while front:
         digest = front.pop()
-        if digest in made_by and digest not in seen:
-            seen.add(digest)
+        if digest in made_by and digest not in digests:
+            digests.add(digest)
             front += [i.dataset.digest for i in made_by[digest].inputs.dataset_inputs]
-    assert runner.state.fingerprint("documents") in seen and runner.state.fingerprint("gains") in seen
+    assert runner.state.fingerprint("documents") in digests and runner.state.fingerprint("gains") in digests
     for i in parent.inputs.dataset_inputs:
         assert json.loads(i.dataset.source)["delta_table_version"] >= 0 and json.loads(i.dataset.source)["path"]
     figures = latest_metrics(runner.state)
@@ -58,19 +58,19 @@ def test_a_figure_is_filed_under_its_own_stage(finished: Path, open_runner: Open
     assert filed.keys() == latest_metrics(state).keys()
     for step in STEPS:
         assert filed[f"seconds_{step.writes}"] == filed[f"keys_{step.writes}"] == step.name
-    known = {"documents": "ingest", "chunks": "chunk", "roots": "score", "forwarded_tokens_scored_documents": "score",
-             "anchors_a_root": "anchors", "candidates": "search", "pairs_random": "pairs", "passes": "verify",
-             "forwarded_tokens_gains": "verify", "fdr_paper": "verify", "dependencies": "verify", "sequences": "pack",
-             "packed_dependencies": "pack", "error_rows": "run"}  # fmt: skip
-    assert {name: filed[name] for name in known} == known
+    expected = {"documents": "ingest", "chunks": "chunk", "roots": "score", "forwarded_tokens_scored_documents": "score",
+                "anchors_a_root": "anchors", "candidates": "search", "pairs_random": "pairs", "passes": "verify",
+                "forwarded_tokens_gains": "verify", "fdr_paper": "verify", "dependencies": "verify", "sequences": "pack",
+                "packed_dependencies": "pack", "error_rows": "run"}  # fmt: skip
+    assert {name: filed[name] for name in expected} == expected
 
 
 def test_figures_against_a_count_by_hand(finished: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(finished)
     figures = latest_metrics(runner.state)
     value = runner.state.fingerprint("sequences")
-    kept = json.loads((finished / "figures" / f"verified-{value[:8]}" / "figures.json").read_text())
-    assert kept["figures"] == figures and kept["facts"]["fingerprint"] == value and kept["facts"]["alpha"] == 2.0
+    record = json.loads((finished / "figures" / f"verified-{value[:8]}" / "figures.json").read_text())
+    assert record["figures"] == figures and record["facts"]["fingerprint"] == value and record["facts"]["alpha"] == 2.0
     cells = runner.state.readings().toPandas()
     for kind in ("retrieved", "same_root", "random"):
         of_kind = cells[cells.kind == kind]

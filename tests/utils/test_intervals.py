@@ -22,8 +22,8 @@ def test_a_seed_gives_the_same_interval_in_each_version() -> None:
 
 def test_a_draw_without_a_value_does_not_count() -> None:
     alone = Sums(np.array([1.0, 0, 0, 0, 0]), np.array([2.0, 0, 0, 0, 0]))
-    found = figure(alone)
-    assert found is not None and (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    result = figure(alone)
+    assert result is not None and (result.value, result.low, result.high) == (0.5, 0.5, 0.5)
     assert np.isnan(percentiles(np.full(3, np.nan))).all()
 
 
@@ -31,13 +31,13 @@ def test_a_sample_of_one_has_no_spread_of_its_own() -> None:
     single = figure(Sums(np.array([3.0]), np.array([4.0])))
     assert single is not None and (single.value, single.low, single.high) == (0.75, 0.75, 0.75)
     gaps = np.random.default_rng(0).normal(size=(1, 40))
-    found = difference(gaps, np.zeros((1, 40)), seed=1)
-    assert (found.low, found.high) == pytest.approx(mean_interval(gaps[0].tolist()), abs=0.03)
-    assert bootstrap_interval([gaps[0]], np.mean, draws=4000, seed=1) == pytest.approx((found.low, found.high), abs=0.03)
+    result = difference(gaps, np.zeros((1, 40)), seed=1)
+    assert (result.low, result.high) == pytest.approx(mean_interval(gaps[0].tolist()), abs=0.03)
+    assert bootstrap_interval([gaps[0]], np.mean, draws=4000, seed=1) == pytest.approx((result.low, result.high), abs=0.03)
 
 
 def test_one_less_than_all_are_drawn() -> None:
     """The variance of a mean of n - 1 of n is the one that n values say it has."""
     values = np.random.default_rng(3).normal(size=5)
-    drawn = values[rao_wu(5, 200_000, np.random.default_rng(0))]
-    assert drawn.shape == (200_000, 4) and drawn.mean(axis=1).var() == pytest.approx(values.var(ddof=1) / 5, rel=0.02)
+    draws = values[rao_wu(5, 200_000, np.random.default_rng(0))]
+    assert draws.shape == (200_000, 4) and draws.mean(axis=1).var() == pytest.approx(values.var(ddof=1) / 5, rel=0.02)

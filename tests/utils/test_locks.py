@@ -107,17 +107,17 @@ def test_a_claim_at_the_same_moment_takes_no_file_away(tmp_path: Path, monkeypat
 
 
 def test_a_volume_is_never_asked_for_flock(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Path] = []
-    monkeypatch.setattr(locks, "_lease", lambda path, wait: asked.append(path) or threading.Lock())
+    paths: list[Path] = []
+    monkeypatch.setattr(locks, "_lease", lambda path, wait: paths.append(path) or threading.Lock())
     with locked("/Volumes/main/web/files/.lock"):
         pass
-    assert asked == [Path("/Volumes/main/web/files/.lock.lease")]
+    assert paths == [Path("/Volumes/main/web/files/.lock.lease")]
 
 
 def test_a_second_run_is_told(lock: Path) -> None:
     first, second = (Workspace(str(lock.parent / "w")) for _ in range(2))
-    said = r"another run is at work here \(process \d+ on .+\); wait for it"
-    with first.locked(), pytest.raises(WorkspaceError, match=said), second.locked():
+    message = r"another run is at work here \(process \d+ on .+\); wait for it"
+    with first.locked(), pytest.raises(WorkspaceError, match=message), second.locked():
         pass
 
 
@@ -126,6 +126,6 @@ def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    said = "cannot be written: Input/output error; choose another workspace=DIR"
-    with pytest.raises(WorkspaceError, match=said), Workspace(str(tmp_path)).locked():
+    message = "cannot be written: Input/output error; choose another workspace=DIR"
+    with pytest.raises(WorkspaceError, match=message), Workspace(str(tmp_path)).locked():
         pass

@@ -47,13 +47,13 @@ def test_levels_and_streams(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_progress_under_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    for level, shown in ((QUIET, ""), (NORMAL, "report ...\n")):
+    for level, expected in ((QUIET, ""), (NORMAL, "report ...\n")):
         show(level)
         with phase("report"), counted_progress("ruler") as report:
             report(1, 2)
             report(2, 2)
         err = capsys.readouterr().err
-        assert err.startswith(shown) if shown else err == ""
+        assert err.startswith(expected) if expected else err == ""
 
 
 def test_an_area_is_muted_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,15 +18,15 @@ def test_lines_say_rows_rate_and_time_left_until_all_are_done(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.01)
-    said = ""
+    output = ""
 
     def must_tell(part: str) -> None:
-        nonlocal said
+        nonlocal output
         end = time.monotonic() + 20
-        while part not in said and time.monotonic() < end:
+        while part not in output and time.monotonic() < end:
             time.sleep(0.02)
-            said += capsys.readouterr().err
-        assert part in said
+            output += capsys.readouterr().err
+        assert part in output
 
     with step_progress(spark, "score", 40, "roots") as state:
         assert state.pace()[0] == 0 and state.pace()[2] is None
@@ -39,8 +39,8 @@ def test_lines_say_rows_rate_and_time_left_until_all_are_done(
         state.batch(30)
         state.commit()
         assert state.pace()[2] == 0
-    assert " s left)" in said
-    assert "40 / 40" not in said + capsys.readouterr().err, "of the end the runner tells"
+    assert " s left)" in output
+    assert "40 / 40" not in output + capsys.readouterr().err, "of the end the runner tells"
 
 
 def test_of_what_has_no_known_end_one_line_tells(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +54,7 @@ def test_what_reports_its_own_units_is_shown_the_same_way(
 ) -> None:
     """What was there already is said once and counts for no rate; the lines end with the last unit."""
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.01)
-    said = ""
+    output = ""
     with counted_progress("ruler", "prompts") as first, counted_progress("ruler") as second:
         time.sleep(0.05)
         assert capsys.readouterr().err == "", "nothing is told before the first unit"
@@ -63,15 +63,15 @@ def test_what_reports_its_own_units_is_shown_the_same_way(
         second(30, 40)
         second(31, 40)
         end = time.monotonic() + 20
-        while "31 / 40" not in said and time.monotonic() < end:
+        while "31 / 40" not in output and time.monotonic() < end:
             time.sleep(0.02)
-            said += capsys.readouterr().err
+            output += capsys.readouterr().err
         second(40, 40)
-        said += capsys.readouterr().err
+        output += capsys.readouterr().err
         time.sleep(0.05)
         assert capsys.readouterr().err == "", "all are done"
-    assert said.startswith("ruler: 30 of 40 answers were there already\n") and "  ruler: 31 / 40 answers (" in said
-    assert "40 / 40" not in said
+    assert output.startswith("ruler: 30 of 40 answers were there already\n") and "  ruler: 31 / 40 answers (" in output
+    assert "40 / 40" not in output
     assert Progressing("x", 40, "", 30).line() == "x: 0 s so far"
 
 
@@ -82,5 +82,5 @@ def test_on_a_terminal_a_bar_is_there_and_goes(monkeypatch: pytest.MonkeyPatch, 
         time.sleep(0.7)
         report(3, 4)
         time.sleep(0.7)
-    said = capsys.readouterr().err
-    assert "attention" in said and "3/4" in said and "passes" in said and "left" in said
+    output = capsys.readouterr().err
+    assert "attention" in output and "3/4" in output and "passes" in output and "left" in output

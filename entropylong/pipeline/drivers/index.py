@@ -70,8 +70,8 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     # Of an index without cells there is nothing to be measured.
     seal(directory, {"mode": mode, "n": n, "d": d, "cells": cells})
     if cells > 1:
-        found = recall(directory, state.config.retrieval.nprobe)
-        logger.info(f"index: recall@{state.config.retrieval.top_k} {found:.3f} at nprobe {state.config.retrieval.nprobe}")
+        share = recall(directory, state.config.retrieval.nprobe)
+        logger.info(f"index: recall@{state.config.retrieval.top_k} {share:.3f} at nprobe {state.config.retrieval.nprobe}")
     check_recall(state, artifact.fingerprint)
 
 

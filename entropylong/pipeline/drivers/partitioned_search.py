@@ -48,11 +48,11 @@ def recall(directory: Path, nprobe: int) -> float:
 def check_recall(state: PipelineState, value: str) -> None:
     """Raise RecallTooLowError where a search would miss more than the config allows."""
     retrieval, directory = state.config.retrieval, state.workspace.index(value)
-    if (found := recall(directory, retrieval.nprobe)) < retrieval.min_recall:
+    if (share := recall(directory, retrieval.nprobe)) < retrieval.min_recall:
         needed = read_array(directory / "probes_needed.npy", INDEX_FILES, np.int64, None)
         enough = int(np.quantile(needed, retrieval.min_recall, method="higher"))
         raise RecallTooLowError(
-            f"index: recall@{retrieval.top_k} is {found:.3f} at retrieval.nprobe {retrieval.nprobe}, below retrieval.min_recall "
+            f"index: recall@{retrieval.top_k} is {share:.3f} at retrieval.nprobe {retrieval.nprobe}, below retrieval.min_recall "
             f"{retrieval.min_recall}; nprobe {enough} would reach it, or lower retrieval.min_recall to go on with less"
         )
 
@@ -71,8 +71,8 @@ def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact
         _search_range(state, value, queries, vectors, first, np.asarray(sizes[first:end]))
         if len(ranges) > 1:
             logger.info(f"search: range {number} of {len(ranges)} (cells {first} to {end - 1}), {progress.seconds:.0f} s")
-    found = {**frames, "partial_candidates": state.store.read_ok("partial_candidates", value)}
-    commit_units(state, MERGE, value, found, todo, progress)
+    inputs = {**frames, "partial_candidates": state.store.read_ok("partial_candidates", value)}
+    commit_units(state, MERGE, value, inputs, todo, progress)
     for table in reversed(stage.beside):
         state.store.drop(table, value)
 

@@ -29,13 +29,13 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     # several plans of pairs) and the stage's own choice. Another choice reads from the start and is compared by key.
     choice = digest([state.fingerprint(stage.reads[0]), stage.choice(state.context)])
     checkpoint = state.workspace.checkpoint(stage.writes, artifact.fingerprint, choice)
-    known = checkpoint.is_dir()
+    has_checkpoint = checkpoint.is_dir()
     try:
         _stream(state, stage, artifact.fingerprint, checkpoint, progress)
     except _CheckpointUselessError as error:
-        if not known:
+        if not has_checkpoint:
             raise TableError(f"{stage.name}: {error}") from error
-    if known and progress.left > 0:
+    if has_checkpoint and progress.left > 0:
         # The output is the truth, the checkpoint a cache: cut short, of a table that was made anew, or ahead of an output that
         # is gone. Without it all is read again, and what is committed is left out by its key.
         logger.info("%s: its checkpoint does not fit the tables; %s is read from the start", stage.name, stage.reads[0])

@@ -49,14 +49,14 @@ def append_or_isolate(
         state.store.append(stage.writes, build(rows), value, transaction)
     except WorkerDiedError:
         logger.info("%s: a Python worker died; looking for the row that did it", stage.name)
-        found = [0]
-        _halves(state, stage, value, rows, build, transaction, 0, "", found)
-        logger.info("%s: %d row(s) refused as %s, all others done", stage.name, found[0], CODE)
+        count = [0]
+        _halves(state, stage, value, rows, build, transaction, 0, "", count)
+        logger.info("%s: %d row(s) refused as %s, all others done", stage.name, count[0], CODE)
 
 
 def _halves(
     state: PipelineState, stage: RowStage, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
-    transaction: tuple[str, int], depth: int, path: str, found: list[int],
+    transaction: tuple[str, int], depth: int, path: str, count: list[int],
 ) -> None:  # fmt: skip
     named = F.xxhash64(*[name for name in NAMES if name in rows.columns])
     for bit in (0, 1):
@@ -69,14 +69,14 @@ def _halves(
             state.store.append(stage.writes, build(half), value, name)
         except WorkerDiedError:
             if size > 1 and depth < 63:
-                _halves(state, stage, value, half, build, transaction, depth + 1, f"{path}{bit}", found)
+                _halves(state, stage, value, half, build, transaction, depth + 1, f"{path}{bit}", count)
                 continue
-            found[0] += 1
-            if found[0] > MOST_ROWS:
+            count[0] += 1
+            if count[0] > MOST_ROWS:
                 raise SetupError(
                     f"{stage.name}: Python workers die at more than {MOST_ROWS} rows of a unit; is their memory too small? "
                     "(run.batch_tokens, spark.executor.memoryOverhead; the system's log names what it killed)"
                 ) from None
             reason = refused(CODE, "a Python worker died at this row alone, after it died at the rows around it")
-            lost = stage.refuse(state.context, half).withColumns({column: F.lit(said) for column, said in reason.items()})
+            lost = stage.refuse(state.context, half).withColumns({column: F.lit(text) for column, text in reason.items()})
             state.store.append(stage.writes, lost, value, name)

@@ -56,11 +56,11 @@ def metrics_by_stage(state: PipelineState, result: RunResult) -> ByStage:
         readings = readings.where(~is_canary(F.col("root_id")))
     of_verify = {**_rates(readings), **_dependencies(readings), **_screen(state)}
     parts += [_corpus(state), {VERIFY.name: of_verify, PACK.name: _sequences(state)}, _cost(state, result), _errors(state)]
-    found: ByStage = {}
+    by_stage: ByStage = {}
     for part in parts:
         for stage, figures in part.items():
-            found.setdefault(stage, {}).update({name: float(value) for name, value in figures.items() if value is not None})
-    return found
+            by_stage.setdefault(stage, {}).update({name: float(value) for name, value in figures.items() if value is not None})
+    return by_stage
 
 
 def _one(frame: DataFrame) -> dict[str, float]:
@@ -141,8 +141,8 @@ def _canaries(state: PipelineState, readings: DataFrame) -> ByStage:
     knows = F.regexp_replace("doc_id", ":fact$", "").alias("knows")
     facts = frames["chunks"].where(is_canary(F.col("doc_id"))).select("chunk_id", knows)
     hits = _current_candidates(frames).where(is_canary(F.col("root_id")))
-    found = hits.select(of.alias("asks"), F.explode("hits.chunk_id").alias("chunk_id")).join(facts, "chunk_id", how="inner")
-    retrieved = found.where("asks = knows").select("asks").distinct().count()
+    matches = hits.select(of.alias("asks"), F.explode("hits.chunk_id").alias("chunk_id")).join(facts, "chunk_id", how="inner")
+    retrieved = matches.where("asks = knows").select("asks").distinct().count()
     accepted = (
         readings.where(is_canary(F.col("root_id")) & F.col("accepted")).select("root_id", "chunk_id", of.alias("asks")).distinct()
     )
@@ -283,8 +283,8 @@ def save_metrics(state: PipelineState, figures: Mapping[str, float]) -> None:
         return
     file = state.workspace.metrics(state.config.pack.recipe, value) / FIGURES
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"facts": facts_of(state.config, value), "figures": dict(sorted(figures.items()))}
-    write_whole(file, json.dumps(kept, indent=1))
+    record = {"facts": facts_of(state.config, value), "figures": dict(sorted(figures.items()))}
+    write_whole(file, json.dumps(record, indent=1))
 
 
 def facts_of(config: Config, value: str | None) -> dict[str, Any]:
