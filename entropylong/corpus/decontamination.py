@@ -105,13 +105,13 @@ class Grams:
     @staticmethod
     def of(sets: Iterable[tuple[str, Iterable[str]]]) -> Grams:
         """The grams of sets, given as (name, texts); no gram goes across two texts."""
-        names, found = [], []
+        names, set_hashes = [], []
         for name, texts in sets:
             names.append(name)
-            found.append(np.unique(np.concatenate([np.zeros(0, np.uint64), *map(gram_hashes, texts)])))
-        every = np.concatenate([np.zeros(0, np.uint64), *found])
+            set_hashes.append(np.unique(np.concatenate([np.zeros(0, np.uint64), *map(gram_hashes, texts)])))
+        every = np.concatenate([np.zeros(0, np.uint64), *set_hashes])
         hashes, first = np.unique(every, return_index=True)
-        return Grams(hashes, np.repeat(np.arange(len(names), dtype=np.uint32), list(map(len, found)))[first], tuple(names))
+        return Grams(hashes, np.repeat(np.arange(len(names), dtype=np.uint32), list(map(len, set_hashes)))[first], tuple(names))
 
     def places(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         """Where each hash stands among the grams; -1: nowhere."""
@@ -123,8 +123,8 @@ class Grams:
     def shared(self, text: str) -> Shared | None:
         """The first 13 words of a text that stand in a set; None where none do."""
         places = self.places(gram_hashes(text))
-        known = np.flatnonzero(places >= 0)
-        if not len(known):
+        matches = np.flatnonzero(places >= 0)
+        if not len(matches):
             return None
-        start = int(known[0])
+        start = int(matches[0])
         return Shared(self.names[int(self.owners[places[start]])], " ".join(words_of(text)[start : start + GRAM]))

@@ -19,22 +19,22 @@ LEAST_ROOT = 64
 
 
 def config_text(
-    name: str, source: dict[str, Any], profile: CorpusProfile, base: Any, extends: str, workspace: Path, given: str
+    name: str, source: dict[str, Any], profile: CorpusProfile, base: Any, extends: str, workspace: Path, corpus: str
 ) -> str:
     """The YAML file's text.
 
     Args:
         name: of the source.
         source: its kind and its path or table.
-        look: at the corpus.
+        profile: of the corpus.
         base: the config that the file extends, for the values that it would have.
         extends: its name.
         workspace: of the runs.
-        given: the corpus as the user named it.
+        corpus: the corpus as the user named it.
     """
     lines = [
         f"# Written by `entropylong init` from {len(profile.sample.records):,} of about {profile.sample.documents:,.0f} records",
-        f"# of {_scalar(given)}.",
+        f"# of {_scalar(corpus)}.",
         "# conf/base.yaml explains every key; any of them can stand here, or on the command line as key.sub=value.",
         f"extends: {extends}",
         "# Tables, checkpoints, figures and reports of this corpus; results of several settings stand beside each other there.",
@@ -98,8 +98,8 @@ def what_was_seen(profile: CorpusProfile, base: Any) -> Iterator[tuple[str, str]
     files = f" in {sample.files:,} file{'s'[: sample.files != 1]}, {sample.n_bytes / 1e6:,.1f} MB" if sample.files else ""
     yield "records", f"about {sample.documents:,.0f}{files}; looked at: {len(sample.records):,}"
     if sample.others:
-        said = ", ".join(f"{count:,} {kind}" for kind, count in sample.others.most_common())
-        yield "not read", f"{said}: files of another kind; give their own folder, or add a source to the config"
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sample.others.most_common())
+        yield "not read", f"{kinds}: files of another kind; give their own folder, or add a source to the config"
     yield "text", f"{profile.text.column!r}: {profile.text.why}"
     yield "id", f"{profile.doc_id.column!r}: {profile.doc_id.why}" if profile.doc_id.column else profile.doc_id.why
     yield "length", f"median {profile.median_chars:,.0f} characters, about {profile.median_chars / tokens:,.0f} tokens"
@@ -109,7 +109,7 @@ def what_was_seen(profile: CorpusProfile, base: Any) -> Iterator[tuple[str, str]
     yield "long enough for a root", f"{share:.0%} (roots.min_tokens {least}){none}"
     yield "exact copies", f"{profile.copies / len(profile.chars):.1%} of the sample; one of each is used"
     if profile.refused:
-        said = ", ".join(f"{count} {code}" for code, count in profile.refused.most_common())
-        yield "left out or refused", f"{said} of {len(sample.records):,} (docs/codes.md says what each means)"
+        codes = ", ".join(f"{count} {code}" for code, count in profile.refused.most_common())
+        yield "left out or refused", f"{codes} of {len(sample.records):,} (docs/codes.md says what each means)"
     if profile.errors > base.quarantine.max_rate * len(sample.records):
         yield "mind", f"a run stops where over {base.quarantine.max_rate:.0%} are refused: mend them, or raise quarantine.max_rate"

@@ -111,9 +111,9 @@ def profile_corpus(sample: Sample, kind: str, max_chars: int, text: str | None =
         )
     # A name that UTF-8 does not hold can stand in no config.
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name == name.encode(errors="replace").decode()]
-    for given in (text, doc_id):
-        if given is not None and given not in names:
-            raise SourceError(f"there is no column {given!r}; there are: {', '.join(names)}")
+    for column in (text, doc_id):
+        if column is not None and column not in names:
+            raise SourceError(f"there is no column {column!r}; there are: {', '.join(names)}")
     chosen = Choice(text, "as you said") if text else _text_column(rows, names)
     if SOURCES[kind].one_document_a_file:
         identity = Choice(None, "a text file's id is its path")
@@ -123,8 +123,8 @@ def profile_corpus(sample: Sample, kind: str, max_chars: int, text: str | None =
     usable = [record.text for record in records if record.text is not None]
     refused = Counter(record.code for record in records if record.code is not None)
     if not usable:
-        said = ", ".join(f"{count} {code}" for code, count in refused.most_common())
-        raise SourceError(f"column {chosen.column!r} holds no usable text in {len(records)} records ({said})")
+        codes = ", ".join(f"{count} {code}" for code, count in refused.most_common())
+        raise SourceError(f"column {chosen.column!r} holds no usable text in {len(records)} records ({codes})")
     errors = sum(record.outcome == "error" for record in records)
     if conflicts := _conflicts(records):
         refused["CONFLICTING_ID"] += conflicts
@@ -138,7 +138,7 @@ def _conflicts(records: Sequence[Record]) -> int:
     for record in records:
         if record.text is not None:
             texts.setdefault(record.doc_id, set()).add(record.text)
-    return sum(len(found) - 1 for found in texts.values())
+    return sum(len(versions) - 1 for versions in texts.values())
 
 
 def _strings(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str | bytes]:
@@ -164,9 +164,9 @@ def _text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Cho
         near = [*near, "text"]
     if len(near) == 1:
         return Choice(near[0], f"{longest:,.0f} characters a record, by far the longest")
-    known = [name for name in near if name.lower() in TEXT_NAMES]
-    if len(known) == 1 and "text" not in texts:
-        return Choice(known[0], f"by its name; {texts[known[0]]:,.0f} characters a record")
+    by_name = [name for name in near if name.lower() in TEXT_NAMES]
+    if len(by_name) == 1 and "text" not in texts:
+        return Choice(by_name[0], f"by its name; {texts[by_name[0]]:,.0f} characters a record")
     raise SourceError(f"each of the columns {', '.join(near)} may be the text; say which: --text {near[0]}")
 
 
@@ -182,7 +182,7 @@ _OWN_VALUE = "a value of its own in each record of the sample"
 def _id_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], text: str | None) -> Choice:
     """The known name with a value of its own in each record; without one, ids are hashes of the texts."""
     why = "no column is called like an id"
-    for name in (name for known in ID_NAMES for name in names if name.lower() == known and name != text):
+    for name in (name for id_name in ID_NAMES for name in names if name.lower() == id_name and name != text):
         if (unfit := _no_id(rows, name)) is None:
             return Choice(name, _OWN_VALUE)
         why = unfit

@@ -68,8 +68,10 @@ def resolve_duplicates(records: DataFrame, existing: DataFrame, config: Config) 
             are planted nothing else may bear their ids, as it would never be packed.
     """
     if planted := planted_sources(config):
-        taken = (F.col("outcome") == OK) & ~F.col("source").isin(planted) & is_canary(F.col("doc_id"))
-        records = _refuse(records, taken, ERROR, "RESERVED_ID", f"ids that begin with {PREFIX} are those of planted documents")
+        has_reserved_id = (F.col("outcome") == OK) & ~F.col("source").isin(planted) & is_canary(F.col("doc_id"))
+        records = _refuse(
+            records, has_reserved_id, ERROR, "RESERVED_ID", f"ids that begin with {PREFIX} are those of planted documents"
+        )
     root_sources = config.sources_with_role("root")
     ok = F.col("outcome") == OK
     by_id = Window.partitionBy("doc_id", ok)

@@ -63,13 +63,13 @@ def find_anchors(
     # Highest first, the earlier of two equals first: greedy suppression and the cut to max_per_root share this order.
     positions = np.flatnonzero(above)
     ranked = positions[np.lexsort((positions, -values[positions]))]
-    kept: list[int] = []
-    taken = np.zeros(len(values), dtype=bool)
+    anchors: list[int] = []
+    is_suppressed = np.zeros(len(values), dtype=bool)
     for position in ranked.tolist():
-        if max_per_root is not None and len(kept) == max_per_root:
+        if max_per_root is not None and len(anchors) == max_per_root:
             break
-        if taken[position]:
+        if is_suppressed[position]:
             continue
-        kept.append(position)
-        taken[max(0, position - min_gap + 1) : position + min_gap] = True
-    return AnchorSet(np.array(sorted(kept), np.int32), mean, std, threshold)
+        anchors.append(position)
+        is_suppressed[max(0, position - min_gap + 1) : position + min_gap] = True
+    return AnchorSet(np.array(sorted(anchors), np.int32), mean, std, threshold)

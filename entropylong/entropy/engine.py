@@ -82,7 +82,7 @@ def entropy_at(model: CausalLM, sequences: Sequence[Ids], positions: Sequence[Id
     Raises:
         ModelError: one sequence alone does not fit the device's memory.
     """
-    requests = [Request(ids, asked, i) for i, (ids, asked) in enumerate(zip(sequences, positions, strict=True))]
+    requests = [Request(ids, places, i) for i, (ids, places) in enumerate(zip(sequences, positions, strict=True))]
     readings = [NOTHING_READ] * len(requests)
     for request, reading in read_stream(model, requests, batch_tokens=batch_tokens):
         readings[request.tag] = reading
@@ -205,9 +205,9 @@ def _forward(model: CausalLM, batch: Sequence[Request], after: KeyValues | None)
     targets = ids[rows, columns].to(model.device)
     # The last asked position is only a target: the pass ends before it.
     hidden = model.hidden(ids[:, : int(columns.max())], after)
-    wanted = hidden[rows.to(model.device), columns.to(model.device) - 1]
+    states = hidden[rows.to(model.device), columns.to(model.device) - 1]
     del hidden
-    entropy, nll = entropy_rows(wanted, targets, model.logits, model.vocabulary)
+    entropy, nll = entropy_rows(states, targets, model.logits, model.vocabulary)
     split = np.cumsum(counts)[:-1]
     return [
         Reading(entropy=h, nll=n)

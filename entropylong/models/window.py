@@ -25,8 +25,8 @@ def check_window(config: Config, model_folder: Path) -> None:
         ConfigError: names both keys and what fits.
     """
     window = window_of(model_folder)
-    wanted = config.roots.max_tokens + config.contexts.max_tokens + SPECIAL_TOKENS
-    if window is not None and wanted > window:
+    tokens_needed = config.roots.max_tokens + config.contexts.max_tokens + SPECIAL_TOKENS
+    if window is not None and tokens_needed > window:
         raise ConfigError(
             f"key 'roots.max_tokens': {config.roots.max_tokens} + contexts.max_tokens {config.contexts.max_tokens} "
             f"+ {SPECIAL_TOKENS} is beyond the window of {config.model.name} ({window}); "

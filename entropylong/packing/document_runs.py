@@ -26,15 +26,15 @@ class DocumentRun:
 
     def cut(self, limit: int, separator: int) -> DocumentRun:
         """Its first `limit` tokens; the last piece may be cut, none is left empty."""
-        kept: list[Piece] = []
+        pieces: list[Piece] = []
         room = limit
         for piece in self.pieces:
-            room -= separator if kept else 0
+            room -= separator if pieces else 0
             if room <= 0:
                 break
-            kept.append(Piece(piece.kind, piece.root_id, piece.chunk_id, piece.ids[:room]))
-            room -= len(kept[-1].ids)
-        return DocumentRun(self.name, tuple(kept))
+            pieces.append(Piece(piece.kind, piece.root_id, piece.chunk_id, piece.ids[:room]))
+            room -= len(pieces[-1].ids)
+        return DocumentRun(self.name, tuple(pieces))
 
 
 def pack_document_runs(runs: Iterable[DocumentRun], rule: PackRule) -> list[PackedSequence]:

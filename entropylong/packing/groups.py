@@ -69,12 +69,12 @@ def merge_copies(groups: Iterable[Group]) -> list[Group]:
         alias = {c.chunk_id: first[c.ids] for c in group.contexts}
         contexts: dict[int, ContextChunk] = {}
         for context in group.contexts:
-            known = contexts.get(alias[context.chunk_id], context)
+            copy = contexts.get(alias[context.chunk_id], context)
             contexts[alias[context.chunk_id]] = ContextChunk(
                 alias[context.chunk_id],
                 context.ids,
-                max(known.gain, context.gain),
-                min(known.first_anchor, context.first_anchor),
+                max(copy.gain, context.gain),
+                min(copy.first_anchor, context.first_anchor),
             )
         links: dict[tuple[int, int], Dependency] = {}
         for link in sorted(group.dependencies, key=lambda d: (-d.gain, d.chunk_id)):

@@ -27,7 +27,7 @@ def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]],
     """
     contexts = [[(s.chunk_id or 0, q.ids_of(s)) for s in q.segments if s.kind == SegmentKind.CONTEXT] for q in packed]
     fillers = [{s.chunk_id or 0 for s in q.segments if s.kind == SegmentKind.FILLER} for q in packed]
-    found = []
+    sequences = []
     for sequence, placed in zip(packed, swapped(contexts, groups, fillers), strict=True):
         at = {p.number: Piece(SegmentKind.CONTEXT, None, p.chunk_id, p.ids) for p in placed}
         numbers = iter(range(len(sequence.segments)))
@@ -37,8 +37,8 @@ def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]],
             if s.kind in (SegmentKind.CONTEXT, SegmentKind.ROOT, SegmentKind.FILLER)
         ]
         ids, segments = write([piece for piece in pieces if piece is not None], rule)
-        found.append(PackedSequence(sequence.sequence_id, ids, segments, ()))
-    return found
+        sequences.append(PackedSequence(sequence.sequence_id, ids, segments, ()))
+    return sequences
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def swapped(
     held = [{chunk for chunk, _ in contexts} | other for contexts, other in zip(sequences, fillers, strict=True)]
     places = [Placed(s, n, chunk, ids) for s, contexts in enumerate(sequences) for n, (chunk, ids) in enumerate(contexts)]
     places.sort(key=lambda p: (len(p.ids), xxhash64(p.chunk_id, p.sequence), p.chunk_id, p.sequence))
-    found: list[list[Placed]] = [[] for _ in sequences]
+    by_sequence: list[list[Placed]] = [[] for _ in sequences]
     free = [True] * len(places)
 
     def may_move(moved: Placed, to: int) -> bool:
@@ -84,7 +84,7 @@ def swapped(
                 free[first] = free[second] = False
                 room = len(here.ids)
                 for to, moved in ((here, there), (there, here)):
-                    found[to.sequence].append(Placed(to.sequence, to.number, moved.chunk_id, moved.ids[:room]))
+                    by_sequence[to.sequence].append(Placed(to.sequence, to.number, moved.chunk_id, moved.ids[:room]))
                     held[to.sequence].add(moved.chunk_id)
                 break
-    return [sorted(placed, key=lambda p: p.number) for placed in found]
+    return [sorted(placed, key=lambda p: p.number) for placed in by_sequence]

@@ -202,12 +202,12 @@ def write(pieces: Sequence[Piece], rule: PackRule) -> tuple[npt.NDArray[np.int32
 def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[Piece]:
     """Pieces in order: `grouped` is group after group, `spread` all contexts first, then all roots. Each chunk once."""
     pieces: list[Piece] = []
-    seen: set[int] = set()
+    placed_ids: set[int] = set()
 
     def add_contexts(contexts: Iterable[ContextChunk], root_id: str | None) -> None:
         for context in contexts:
-            if context.chunk_id not in seen:
-                seen.add(context.chunk_id)
+            if context.chunk_id not in placed_ids:
+                placed_ids.add(context.chunk_id)
                 pieces.append(Piece(SegmentKind.CONTEXT, root_id, context.chunk_id, context.ids))
 
     if rule.layout == "spread":
@@ -232,15 +232,15 @@ def _with_filler(pieces: list[Piece], groups: Sequence[Group], rule: PackRule, s
         return pieces
     pool = [c for g in groups for c in g.fillers]
     salt = xxhash64(rule.seed, *(g.root_id for g in groups))
-    taken = {p.ids for p in pieces}
+    placed_texts = {p.ids for p in pieces}
     chosen: list[Piece] = []
     for chunk in sorted(pool, key=lambda c: (xxhash64(salt, c.chunk_id), c.chunk_id)):
         room = space - len(rule.separator_ids)
         if room <= 0:
             break
-        if chunk.ids in taken:
+        if chunk.ids in placed_texts:
             continue
-        taken.add(chunk.ids)
+        placed_texts.add(chunk.ids)
         ids = chunk.ids[:room]
         chosen.append(Piece(SegmentKind.FILLER, None, chunk.chunk_id, ids))
         space = room - len(ids)

@@ -56,12 +56,12 @@ def packable(config: Config, frames: Frames) -> Frames:
         planted = is_canary(doc_id) if has_canaries(config) else F.lit(False)
         return planted | is_held_out(config, doc_id) if config.pack.held_out else planted
 
-    kept = {name: frames[name].where(~refused(F.col("doc_id"))) for name in ("documents", "chunks", "scored_documents")}
-    chunks = kept["chunks"].select("chunk_id")
+    kept_frames = {name: frames[name].where(~refused(F.col("doc_id"))) for name in ("documents", "chunks", "scored_documents")}
+    chunks = kept_frames["chunks"].select("chunk_id")
     for name in ("readings", "pairs"):
         rows = frames[name].where(~refused(root_doc_id(config)))
-        kept[name] = rows.join(chunks, "chunk_id", how="left_semi").select(*frames[name].columns)
-    return {**frames, **kept}
+        kept_frames[name] = rows.join(chunks, "chunk_id", how="left_semi").select(*frames[name].columns)
+    return {**frames, **kept_frames}
 
 
 def content_digest(frames: Frames, with_documents: bool) -> str:
@@ -144,16 +144,16 @@ def _rule_maker(ctx: StageContext, recipe: Recipe, swap: Swap | None = None) -> 
 def group_rows(ctx: StageContext, recipe: GroupedRecipe, frames: Frames) -> DataFrame:
     """One row a root: its ids, dependencies, context chunks, and the chunks that may fill the rest of its sequence."""
     pack, seed = ctx.config.pack, ctx.config.seed
-    wanted = recipe.links(frames["readings"], ctx.config.accept)
+    all_links = recipe.links(frames["readings"], ctx.config.accept)
     planned = frames["pairs"].select("root_id", "chunk_id", "kind")
-    links, fillers = cap_chunk_uses(wanted, filler_chunks(planned, wanted, pack.filler), pack.max_chunk_uses, seed)
+    links, fillers = cap_chunk_uses(all_links, filler_chunks(planned, all_links, pack.filler), pack.max_chunk_uses, seed)
     dependencies = links.groupBy("root_id").agg(
         F.collect_list(F.struct("chunk_id", "position", "gain", "excess_gain")).alias("dependencies")
     )
     uses = links.select("root_id", "chunk_id", F.lit("contexts").alias("use")).distinct()
     uses = uses.unionByName(fillers.select("root_id", "chunk_id", F.lit("fillers").alias("use")))
     if recipe.swap is not None:
-        capped = wanted.join(links, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
+        capped = all_links.join(links, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
         uses = uses.unionByName(capped.withColumn("use", F.lit("capped")))
     # A chunk is cut alike for every root.
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
@@ -170,11 +170,11 @@ def group_rows(ctx: StageContext, recipe: GroupedRecipe, frames: Frames) -> Data
     )
 
 
-def filler_chunks(planned: DataFrame, wanted: DataFrame, filler: str) -> DataFrame:
+def filler_chunks(planned: DataFrame, links: DataFrame, filler: str) -> DataFrame:
     """(root_id, chunk_id) that `pack.filler` may draw for the roots that are packed: pairs of its kind that no recipe wants."""
     kind = {"none": F.lit(False), "rejected": F.col("kind") != PairKind.RANDOM, "random": F.col("kind") == PairKind.RANDOM}[filler]
-    of_packed = planned.where(kind).join(wanted.select("root_id").distinct(), "root_id", how="left_semi")
-    return of_packed.join(wanted, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
+    of_packed = planned.where(kind).join(links.select("root_id").distinct(), "root_id", how="left_semi")
+    return of_packed.join(links, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
 
 
 def cap_chunk_uses(links: DataFrame, fillers: DataFrame, limit: int | None, seed: int) -> tuple[DataFrame, DataFrame]:
@@ -189,11 +189,11 @@ def cap_chunk_uses(links: DataFrame, fillers: DataFrame, limit: int | None, seed
     )
     uses = links.select("root_id", "chunk_id", F.lit(False).alias("is_filler")).distinct()
     uses = uses.unionByName(fillers.withColumn("is_filler", F.lit(True)))
-    kept = uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= limit)
+    kept_uses = uses.withColumn("use", F.row_number().over(order)).where(F.col("use") <= limit)
     key = ["root_id", "chunk_id"]
     return (
-        links.join(kept.where(~F.col("is_filler")), key, how="left_semi"),
-        fillers.join(kept.where("is_filler"), key, how="left_semi"),
+        links.join(kept_uses.where(~F.col("is_filler")), key, how="left_semi"),
+        fillers.join(kept_uses.where("is_filler"), key, how="left_semi"),
     )
 
 

@@ -77,32 +77,32 @@ def probes_needed(ctx: StageContext, cells: DataFrame, centroids: Grid, sample: 
     shared = ctx.spark.sparkContext.broadcast((queries, texts))
 
     def exact(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        asked, own = shared.value
-        values, owners, exclusions = asked.astype(np.float32), np.arange(len(asked)), Exclusions([[text] for text in own])
-        best, where = Nearest.empty(len(asked), top_k), dict[int, int]()
+        query_grid, own = shared.value
+        values, owners, exclusions = query_grid.astype(np.float32), np.arange(len(query_grid)), Exclusions([[text] for text in own])
+        best, where = Nearest.empty(len(query_grid), top_k), dict[int, int]()
         for vectors, cell_ids in _blocks(batches):
             best.merge(owners, nearest(values, vectors, top_k, owners, exclusions))
             new = np.isin(vectors.ids, best.ids)
             where |= zip(vectors.ids[new].tolist(), cell_ids[new].tolist(), strict=True)
-        found = [
+        rows = [
             {"query": query, "chunk_id": i, "cell_id": where[i], "score": float(score)}
             for query, (ids, scores) in enumerate(zip(best.ids.tolist(), best.scores.tolist(), strict=True))
             for i, score in zip(ids, scores, strict=True)
             if np.isfinite(score)
         ]
-        yield pa.RecordBatch.from_pylist(found, schema=_FOUND)
+        yield pa.RecordBatch.from_pylist(rows, schema=_FOUND)
 
     order = Window.partitionBy("query").orderBy(F.col("score").desc(), "chunk_id")
-    found = (
+    neighbours = (
         cells.select("chunk_id", "cell_id", "text_hash", "vector")
         .mapInArrow(exact, "query INT, chunk_id BIGINT, cell_id INT, score FLOAT")
         .withColumn("place", F.row_number().over(order))
         .where(F.col("place") <= top_k)
         .toArrow()
     )
-    if not found.num_rows:
+    if not neighbours.num_rows:
         raise NothingToDoError("index: no chunk has a neighbour with another text; give more corpus text")
-    return Cells(centroids).ranks(queries.astype(np.float32)[found["query"].to_numpy()], found["cell_id"].to_numpy())
+    return Cells(centroids).ranks(queries.astype(np.float32)[neighbours["query"].to_numpy()], neighbours["cell_id"].to_numpy())
 
 
 _FOUND = pa.schema([("query", pa.int32()), ("chunk_id", pa.int64()), ("cell_id", pa.int32()), ("score", pa.float32())])

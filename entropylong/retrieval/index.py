@@ -118,7 +118,7 @@ class OpenIndex:
             own: hashes of the texts of each root's own chunks.
         """
         exclusions = Exclusions(own)
-        found = Nearest.empty(len(queries), top_k)
+        best = Nearest.empty(len(queries), top_k)
         for start in range(0, len(queries), BLOCK_QUERIES):
             block = np.arange(start, min(start + BLOCK_QUERIES, len(queries)))
             values = queries[block].astype(np.float32)
@@ -127,8 +127,8 @@ class OpenIndex:
                 asking = np.flatnonzero((probes == cell).any(axis=1))
                 for vectors in self._in_cell(cell):
                     part = nearest(values[asking], vectors, top_k, owners[block[asking]], exclusions)
-                    found.merge(block[asking], part)
-        return found
+                    best.merge(block[asking], part)
+        return best
 
     def _in_cell(self, cell: int) -> Iterable[Vectors]:
         first, last = int(self._offsets[cell]), int(self._offsets[cell + 1])
@@ -136,14 +136,14 @@ class OpenIndex:
             rows = slice(start, min(start + BLOCK_VECTORS, last))
             yield Vectors(self._vectors[rows].astype(np.float32), self._ids[rows], self._hashes[rows])
 
-    def random_chunks(self, count: int, salt: Sequence[str | int], own: set[int], taken: set[int]) -> list[int]:
+    def random_chunks(self, count: int, salt: Sequence[str | int], own: set[int], excluded_ids: set[int]) -> list[int]:
         """Up to `count` distinct chunk ids from the pool, chosen by hash of the salt.
 
         Args:
             count: how many.
             salt: what the choice depends on.
             own: hashes of the texts that are left out.
-            taken: chunk ids that are left out.
+            excluded_ids: chunk ids that are left out.
         """
         chosen: list[int] = []
         for attempt in range(20 * count + 20):
@@ -151,7 +151,7 @@ class OpenIndex:
                 break
             row = xxhash64(*salt, attempt) % len(self._pool_ids)
             chunk = int(self._pool_ids[row])
-            if chunk not in taken and chunk not in chosen and int(self._pool_hashes[row]) not in own:
+            if chunk not in excluded_ids and chunk not in chosen and int(self._pool_hashes[row]) not in own:
                 chosen.append(chunk)
         return chosen
 

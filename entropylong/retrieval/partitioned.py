@@ -95,16 +95,16 @@ def search_range(ctx: StageContext, queries: DataFrame, vectors: DataFrame, firs
     hit = F.transform(
         F.arrays_zip("losses", "chunk_ids"), lambda h: F.struct(h["losses"].alias("loss"), h["chunk_ids"].alias("chunk_id"))
     )
-    found = (
+    query_hits = (
         ordered.mapInArrow(run, _FOUND)
         .groupBy("root_id", "position")
         .agg(F.flatten(F.collect_list(hit)).alias("hits"))
         .withColumn("hits", F.slice(F.array_sort("hits"), 1, top_k))
     )
     # A query that finds nothing here has its row too: that is how the range is known to be done for it.
-    asked = exploded.select("root_id", "position").distinct()
-    nothing = F.array().cast(found.schema["hits"].dataType)
-    return asked.join(found, ["root_id", "position"], how="left").select(
+    keys = exploded.select("root_id", "position").distinct()
+    nothing = F.array().cast(query_hits.schema["hits"].dataType)
+    return keys.join(query_hits, ["root_id", "position"], how="left").select(
         "root_id", "position", F.lit(first).alias("first_cell"), F.coalesce("hits", nothing).alias("hits")
     )
 
@@ -182,21 +182,21 @@ class _Part:
             first = {owner: row for row, owner in reversed(list(enumerate(owners.tolist())))}
             own = [queries["own"][first[owner]].as_py() for owner in range(len(roots))]
             values = grid_from_bytes(queries["vector"].to_pylist()).astype(np.float32)
-            found = nearest(values, self._loaded, self._top_k, owners, Exclusions(own))
-            yield _found_batch(queries, found)
+            best = nearest(values, self._loaded, self._top_k, owners, Exclusions(own))
+            yield _found_batch(queries, best)
         self._queries = []
 
 
-def _found_batch(queries: pa.Table, found: Nearest) -> pa.RecordBatch:
+def _found_batch(queries: pa.Table, best: Nearest) -> pa.RecordBatch:
     # Built from whole arrays: a Python object a hit would take longer than the search.
-    is_hit = found.ids != NO_ID
+    is_hit = best.ids != NO_ID
     offsets = pa.array(np.concatenate([[0], np.cumsum(is_hit.sum(axis=1))]).astype(np.int32))
-    losses = (-found.scores[is_hit]).astype(np.int32)
+    losses = (-best.scores[is_hit]).astype(np.int32)
     return pa.RecordBatch.from_arrays(
         [
             queries["root_id"].combine_chunks(),
             queries["position"].combine_chunks(),
-            pa.ListArray.from_arrays(offsets, pa.array(found.ids[is_hit])),
+            pa.ListArray.from_arrays(offsets, pa.array(best.ids[is_hit])),
             pa.ListArray.from_arrays(offsets, pa.array(losses)),
         ],
         schema=_FOUND_ARROW,
@@ -210,10 +210,10 @@ def merge(ctx: StageContext, frames: Frames) -> DataFrame:
         ctx: the context.
         frames: the queries that are asked for (first) and partial_candidates.
     """
-    asked = next(iter(frames.values())).select("root_id", "position")
+    keys = next(iter(frames.values())).select("root_id", "position")
     best = F.slice(F.array_sort(F.flatten(F.collect_list("hits"))), 1, ctx.config.retrieval.top_k).alias("best")
-    found = frames["partial_candidates"].join(asked, ["root_id", "position"], how="left_semi")
-    merged = found.groupBy("root_id", "position").agg(best)
+    partial_hits = frames["partial_candidates"].join(keys, ["root_id", "position"], how="left_semi")
+    merged = partial_hits.groupBy("root_id", "position").agg(best)
     hits = F.transform(
         "best",
         lambda hit, place: F.struct(

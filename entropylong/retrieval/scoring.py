@@ -87,9 +87,9 @@ def nearest(queries: Floats, vectors: Vectors, k: int, owners: Ints | None = Non
         owners: of each query `[m]`, its number in `exclusions`.
         exclusions: None leaves out nothing.
     """
-    found = Nearest.empty(len(queries), k)
+    best = Nearest.empty(len(queries), k)
     if not len(queries) or not len(vectors.ids):
-        return found
+        return best
     excluded = exclusions.rows(vectors.text_hashes) if exclusions is not None else {}
     whose = np.zeros(len(queries), np.int64) if owners is None else owners
     many = [owner for owner, rows in excluded.items() if len(rows) > MANY_EXCLUDED]
@@ -98,9 +98,9 @@ def nearest(queries: Floats, vectors: Vectors, k: int, owners: Ints | None = Non
     for group in groups:
         if len(group):
             part = _fetch(queries[group], vectors, k, whose[group], excluded)
-            found.scores[group, : part.ids.shape[1]] = part.scores
-            found.ids[group, : part.ids.shape[1]] = part.ids
-    return found
+            best.scores[group, : part.ids.shape[1]] = part.scores
+            best.ids[group, : part.ids.shape[1]] = part.ids
+    return best
 
 
 def _fetch(queries: Floats, vectors: Vectors, k: int, owners: Ints, excluded: dict[int, Ints]) -> Nearest:

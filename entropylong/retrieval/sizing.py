@@ -19,10 +19,10 @@ MEMORY_SHARE = 0.5
 ID_BYTES = 16
 
 
-def cell_count(n: int, wanted: int | None) -> int:
+def cell_count(n: int, cells: int | None) -> int:
     """`retrieval.cells` as given, or by size: one cell (exact search) for a small corpus, else about 2 sqrt(n), a power of two."""
-    if wanted is not None:
-        return max(1, min(wanted, n))
+    if cells is not None:
+        return max(1, min(cells, n))
     return 1 if n < EXACT_BELOW else 2 ** round(math.log2(2 * math.sqrt(n)))
 
 
@@ -31,16 +31,16 @@ def index_bytes(n: float, d: int) -> float:
     return n * (2 * d + ID_BYTES)
 
 
-def choose_mode(wanted: str, n: float, d: int, memory: float) -> tuple[str, str]:
+def choose_mode(setting: str, n: float, d: int, memory: float) -> tuple[str, str]:
     """`retrieval.mode` as given, or by size; and why.
 
     Args:
-        wanted: the config's value.
+        setting: the config's value.
         n, d: vectors and their dimensions.
         memory: bytes that an executor has.
     """
-    if wanted != "auto":
-        return wanted, f"{wanted}, as retrieval.mode says"
+    if setting != "auto":
+        return setting, f"{setting}, as retrieval.mode says"
     size = index_bytes(n, d)
     mode = BROADCAST if size <= MEMORY_SHARE * memory else PARTITIONED
     than = "at most" if mode == BROADCAST else "more than"

@@ -97,8 +97,8 @@ def candidates(ctx: StageContext, frames: Frames) -> DataFrame:
         owners = np.repeat(np.arange(len(rows)), [len(row["queries"]) for row in rows])
         grid = to_grid(from_bytes([query["vector"] for row in rows for query in row["queries"]]))
         own = [own_hashes(row["text"], rule) for row in rows]
-        found = index.search(grid, owners, own, retrieval.top_k, retrieval.nprobe)
-        for (root, position), scores, ids in zip(keys, found.scores.tolist(), found.ids.tolist(), strict=True):
+        neighbours = index.search(grid, owners, own, retrieval.top_k, retrieval.nprobe)
+        for (root, position), scores, ids in zip(keys, neighbours.scores.tolist(), neighbours.ids.tolist(), strict=True):
             key = {"root_id": root, "position": position}
             if hits := ranked(scores, ids):
                 yield key | {"hits": [vars(hit) for hit in hits], "outcome": OK}

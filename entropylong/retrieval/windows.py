@@ -14,5 +14,5 @@ def window_ids(ids: Sequence[int], position: int, *, window: int, side: str) -> 
 
 def window_text(tokenizer: Any, ids: Sequence[int], position: int, *, window: int, side: str) -> str:
     """The decoded query window of an anchor."""
-    taken = window_ids(ids, position, window=window, side=side)
-    return str(tokenizer.decode(taken, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    tokens = window_ids(ids, position, window=window, side=side)
+    return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -15,9 +15,9 @@ from entropylong.verification.screens import SCREENS
 from entropylong.verification.screens.base import Screen
 
 
-def recall_bound(found: int, positives: int) -> float:
+def recall_bound(true_positives: int, positives: int) -> float:
     """Lower 95 % bound of a share (Wilson, one-sided)."""
-    return float(binomtest(found, positives, alternative="greater").proportion_ci(0.95, method="wilson").low)
+    return float(binomtest(true_positives, positives, alternative="greater").proportion_ci(0.95, method="wilson").low)
 
 
 def screen_metrics(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mapping[str, float]:
@@ -33,11 +33,11 @@ def screen_metrics(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mappi
         `screen_saving`: the share of the forwarded tokens of the other roots' candidates that it saved, its own cost included.
         What cannot be known yet is left out.
     """
-    looked = F.expr("filter(readings, r -> r.screen_gain IS NOT NULL)")
-    retrieved = F.transform(looked, lambda r: r["position"])
-    seen = (
+    screened_readings = F.expr("filter(readings, r -> r.screen_gain IS NOT NULL)")
+    retrieved = F.transform(screened_readings, lambda r: r["position"])
+    screened_pairs = (
         gains.where(F.col("kind") == "candidate")
-        .withColumn("screened", F.transform(looked, lambda r: r["screen_gain"]))
+        .withColumn("screened", F.transform(screened_readings, lambda r: r["screen_gain"]))
         .where(F.size("screened") > 0)
         .select(
             "root_id",
@@ -51,17 +51,17 @@ def screen_metrics(gains: DataFrame, judged: DataFrame, screen: Screen) -> Mappi
             ),
         )
     )
-    held_out = seen.where("is_sample").join(
+    held_out = screened_pairs.where("is_sample").join(
         judged.where("accepted").select("root_id", "chunk_id", "position"), ["root_id", "chunk_id"], how="inner"
     )
-    positives, found = held_out.agg(F.count(F.lit(1)), F.count_if("proposed")).collect()[0]
-    others = seen.where(~F.col("is_sample")).agg(
+    positives, true_positives = held_out.agg(F.count(F.lit(1)), F.count_if("proposed")).collect()[0]
+    others = screened_pairs.where(~F.col("is_sample")).agg(
         F.sum("exact"), F.sum(F.when(F.col("outcome") == OK, F.col("exact")).otherwise(0.0)), F.sum("spent")
     )
     exact, confirmed, screened = others.collect()[0]
     figures: dict[str, float] = {"screen_positives": positives}
     if positives:
-        figures |= {"screen_recall": found / positives, "screen_recall_low": recall_bound(found, positives)}
+        figures |= {"screen_recall": true_positives / positives, "screen_recall_low": recall_bound(true_positives, positives)}
     if exact:
         figures["screen_saving"] = 1 - (confirmed + screened) / exact
     return figures

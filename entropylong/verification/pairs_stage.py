@@ -29,8 +29,8 @@ def pairs(ctx: StageContext, frames: Frames) -> DataFrame:
     """
     roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("all_ids"))
     texts = frames["chunks"].select("chunk_id", "text", "text_hash")
-    known = frames["gains"].select("pair_id", F.explode("readings.position").alias("position"))
-    known = known.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
+    read_positions = frames["gains"].select("pair_id", F.explode("readings.position").alias("position"))
+    read_positions = read_positions.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
     unread = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
     keyed = (
         _plan(ctx, frames)
@@ -39,7 +39,7 @@ def pairs(ctx: StageContext, frames: Frames) -> DataFrame:
         .join(roots, "root_id", how="inner")
         .join(texts, "chunk_id", how="left")
         .withColumn("pair_id", F.xxhash64(F.lit(ctx.fingerprints["gains"]), "all_ids", "text_hash"))
-        .join(known, "pair_id", how="left")
+        .join(read_positions, "pair_id", how="left")
         .withColumn("positions", F.when(F.col("outcome") == OK, unread))
         # Whole, though a pass ends at its last anchor: a verbatim copy is measured to its end.
         .withColumnRenamed("all_ids", "root_ids")
@@ -70,8 +70,8 @@ def _plan(ctx: StageContext, frames: Frames) -> DataFrame:
             if not hits:
                 yield {"root_id": row["root_id"]} | refused("NO_CANDIDATE", "no anchor of the root has a candidate", "skipped")
                 continue
-            taken = {chunk for found in hits.values() for chunk, _ in found}
-            random = index.random_chunks(controls, (seed, row["root_id"]), set(own_hashes(row["text"], rule)), taken)
+            candidates = {chunk for chunks in hits.values() for chunk, _ in chunks}
+            random = index.random_chunks(controls, (seed, row["root_id"]), set(own_hashes(row["text"], rule)), candidates)
             for pair in plan_root([Anchor(**anchor) for anchor in row["anchors"]], hits, random, scope):
                 anchors = [vars(anchor) for anchor in pair.anchors]
                 yield {"root_id": row["root_id"], "outcome": OK} | vars(pair) | {"anchors": anchors}

@@ -52,12 +52,12 @@ def plan_root(
         scope: "retrieved" reads a candidate at the anchors that retrieved it, "all" at every anchor (the gain matrix).
     """
     everywhere = sorted(anchors, key=lambda anchor: anchor.position)
-    found: dict[int, dict[int, tuple[int, float]]] = {}
+    by_chunk: dict[int, dict[int, tuple[int, float]]] = {}
     for position, chunks in hits.items():
         for rank, (chunk, score) in enumerate(chunks, start=1):
-            found.setdefault(chunk, {})[position] = (rank, score)
+            by_chunk.setdefault(chunk, {})[position] = (rank, score)
     pairs = []
-    for chunk, retrieved in sorted(found.items()):
+    for chunk, retrieved in sorted(by_chunk.items()):
         read = [anchor for anchor in everywhere if scope == "all" or anchor.position in retrieved]
         ranked = [Anchor(a.position, a.entropy, a.nll, *retrieved.get(a.position, (None, None))) for a in read]
         pairs.append(PlannedPair(chunk, PairKind.CANDIDATE, ranked))

@@ -85,14 +85,14 @@ def measure_selected(
         waves = [(work, RootWaves(work.visits, selection.rule, selection.budget)) for work in together]
         while wave := [(work, visit) for work, root in waves for visit in root.next_wave()]:
             gains = _screen(model, wave, selection.screen, separator_ids, batch_tokens)
-            asked = []
+            pairs = []
             for (work, visit), gain in zip(wave, gains, strict=True):
                 positions = np.array(visit.unread, np.int32)
                 if _is_refused(work, gain, selection.screen):
                     yield Outcome(work, visit.key, positions, code=SCREENED_OUT, screen_gain=gain)
                 else:
-                    asked.append(Pair(work.root_ids, work.chunk_ids[visit.key], positions, (work, visit, gain)))
-            for pair, reading in measure(model, asked, separator_ids=separator_ids, batch_tokens=batch_tokens):
+                    pairs.append(Pair(work.root_ids, work.chunk_ids[visit.key], positions, (work, visit, gain)))
+            for pair, reading in measure(model, pairs, separator_ids=separator_ids, batch_tokens=batch_tokens):
                 work, visit, gain = pair.tag
                 visit.observe(pair.positions.tolist(), reading)
                 yield Outcome(work, visit.key, pair.positions, reading, screen_gain=gain)
@@ -127,10 +127,10 @@ def _screen(
     batch_tokens: int,
 ) -> list[dict[int, float]]:
     """Position -> gain of each candidate of a wave; nothing for a control, which is always measured."""
-    found: list[dict[int, float]] = [{} for _ in wave]
+    wave_gains: list[dict[int, float]] = [{} for _ in wave]
     reading = None if screen is None else SCREENS[screen.kind].reading
     if screen is None or reading is None:
-        return found
+        return wave_gains
     places, candidates = [], []
     for i, (work, visit) in enumerate(wave):
         retrieved = [anchor for anchor in visit.anchors if anchor.rank is not None]
@@ -141,5 +141,5 @@ def _screen(
             candidates.append(Candidate(work.root_ids, work.chunk_ids[visit.key], positions, entropy))
     gains = reading.gains(screen, model, candidates, separator_ids, batch_tokens)
     for i, candidate, gain in zip(places, candidates, gains, strict=True):
-        found[i] = dict(zip(candidate.positions.tolist(), gain.tolist(), strict=True))
-    return found
+        wave_gains[i] = dict(zip(candidate.positions.tolist(), gain.tolist(), strict=True))
+    return wave_gains

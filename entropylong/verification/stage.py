@@ -47,9 +47,11 @@ def verify(ctx: StageContext, frames: Frames) -> DataFrame:
 
     def run(rows: Iterator[Row]) -> Iterator[Row]:
         model = load(worker)
-        asked = (Pair(_ints(row["root_ids"]), _ints(row["chunk_ids"]), _ints(row["positions"]), row) for row in rows)
+        row_pairs = (Pair(_ints(row["root_ids"]), _ints(row["chunk_ids"]), _ints(row["positions"]), row) for row in rows)
         separator_ids = model.encode(separator)
-        for pair, reading in measure(model, asked, separator_ids=separator_ids, batch_tokens=batch_tokens, reuse=decision.reuse):
+        for pair, reading in measure(
+            model, row_pairs, separator_ids=separator_ids, batch_tokens=batch_tokens, reuse=decision.reuse
+        ):
             yield _gains_row(pair.tag, pair.positions, reading)
 
     if not decision.reuse:
@@ -116,9 +118,9 @@ def _verify_selected(ctx: StageContext, frames: Frames, selection: Selection) ->
 def _root_work(root_id: str, rows: Sequence[Row]) -> RootWork:
     visits = []
     for place, row in enumerate(rows):
-        known = {r["position"]: Measured(r["entropy_with"], r["nll_with"], r["copy_len"]) for r in row["known"] or []}
+        readings = {r["position"]: Measured(r["entropy_with"], r["nll_with"], r["copy_len"]) for r in row["known"] or []}
         anchors = [Anchor(**anchor) for anchor in row["anchors"]]
-        visits.append(Visit(place, row["kind"], len(row["chunk_ids"]), anchors, row["positions"], known))
+        visits.append(Visit(place, row["kind"], len(row["chunk_ids"]), anchors, row["positions"], readings))
     return RootWork(root_id, _ints(rows[0]["root_ids"]), [_ints(row["chunk_ids"]) for row in rows], visits, rows)
 
 
@@ -194,9 +196,9 @@ class Verify(StreamStage):
 
     def subtract(self, ctx: StageContext, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
         """Leave of each pair the positions that no one has read; without a selection, a pair without any is left out."""
-        known = done.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
+        read_positions = done.groupBy("pair_id").agg(F.collect_set("position").alias("known"))
         left = F.array_except("positions", F.coalesce("known", F.array().cast("array<int>")))
-        unread = rows.join(known, "pair_id", how="left").withColumn("positions", left).drop("known")
+        unread = rows.join(read_positions, "pair_id", how="left").withColumn("positions", left).drop("known")
         return unread if selection_of(ctx) is not None else unread.where(F.size("positions") > 0)
 
     def choice(self, ctx: StageContext) -> object:

@@ -39,7 +39,7 @@ class Visit:
         tokens: of the chunk.
         anchors: where it is to be read.
         unread: positions that nobody has read yet.
-        known: position -> what was measured.
+        readings: position -> what was measured.
     """
 
     key: int
@@ -47,7 +47,7 @@ class Visit:
     tokens: int
     anchors: Sequence[Anchor]
     unread: Sequence[int]
-    known: dict[int, Measured] = field(default_factory=dict)
+    readings: dict[int, Measured] = field(default_factory=dict)
 
     @property
     def order(self) -> tuple[int, float]:
@@ -56,8 +56,8 @@ class Visit:
 
     def observe(self, positions: Sequence[int], reading: PairReading) -> None:
         """Note what a pass found."""
-        found = zip(positions, reading.entropy_with, reading.nll_with, reading.copy_len, strict=True)
-        self.known |= {position: Measured(float(h), float(n), int(c)) for position, h, n, c in found}
+        results = zip(positions, reading.entropy_with, reading.nll_with, reading.copy_len, strict=True)
+        self.readings |= {position: Measured(float(h), float(n), int(c)) for position, h, n, c in results}
 
 
 class RootWaves:
@@ -93,8 +93,8 @@ class RootWaves:
 
     def accepted_tokens(self) -> int:
         """Tokens of the distinct chunks that the rule accepts, from what is measured so far."""
-        rows = [(visit, anchor, visit.known[anchor.position]) for visit in self._visited for anchor in visit.anchors
-                if anchor.position in visit.known]  # fmt: skip
+        rows = [(visit, anchor, visit.readings[anchor.position]) for visit in self._visited for anchor in visit.anchors
+                if anchor.position in visit.readings]  # fmt: skip
         if not rows:
             return 0
         readings = Readings(
@@ -102,9 +102,9 @@ class RootWaves:
             kind=np.array([_reading_kind(visit, anchor) for visit, anchor, _ in rows], object),
             entropy=np.array([anchor.entropy for _, anchor, _ in rows]),
             nll=np.array([anchor.nll for _, anchor, _ in rows]),
-            entropy_with=np.array([found.entropy_with for _, _, found in rows]),
-            nll_with=np.array([found.nll_with for _, _, found in rows]),
-            copy_len=np.array([found.copy_len for _, _, found in rows], np.int32),
+            entropy_with=np.array([reading.entropy_with for _, _, reading in rows]),
+            nll_with=np.array([reading.nll_with for _, _, reading in rows]),
+            copy_len=np.array([reading.copy_len for _, _, reading in rows], np.int32),
         )
         accepted = judge(readings, self._rule).accepted
         chunks = {visit.key: visit.tokens for (visit, _, _), yes in zip(rows, accepted.tolist(), strict=True) if yes}

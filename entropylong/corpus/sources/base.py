@@ -247,10 +247,10 @@ def to_record(source: str, origin: str, doc_id: Any, value: str | bytes | Damage
         doc_id = doc_id.decode("utf-8") if isinstance(doc_id, bytes) else doc_id
     except UnicodeDecodeError as error:
         doc_id, value = None, Damaged("INVALID_UTF8", f"byte {error.start} of the id is not UTF-8")
-    given = None if doc_id is None or str(doc_id) == "" else str(doc_id)
+    own_id = None if doc_id is None or str(doc_id) == "" else str(doc_id)
 
     def refuse(code: str, detail: str, outcome: str = "error") -> Record:
-        safe = (given or text_id(origin)).encode("utf-8", "replace").decode()
+        safe = (own_id or text_id(origin)).encode("utf-8", "replace").decode()
         return Record(safe, None, source, origin, outcome, code, f"{origin}: {detail}"[:512])
 
     if isinstance(value, Damaged):
@@ -260,18 +260,18 @@ def to_record(source: str, origin: str, doc_id: Any, value: str | bytes | Damage
     try:
         text = value.decode("utf-8") if isinstance(value, bytes) else value
         text.encode("utf-8")
-        (given or "").encode("utf-8")
+        (own_id or "").encode("utf-8")
     except UnicodeDecodeError as error:
         return refuse("INVALID_UTF8", f"byte {error.start} of the text is not UTF-8")
     except UnicodeEncodeError as error:
         return refuse("LONE_SURROGATE", f"character {error.start} is half of a surrogate pair")
-    if "\x00" in text or "\x00" in (given or ""):
+    if "\x00" in text or "\x00" in (own_id or ""):
         return refuse("NUL_BYTE", f"character {text.find(chr(0))} is NUL")
     if len(text) > max_chars:
         return refuse("DOCUMENT_TOO_LONG", f"{len(text)} characters, more than ingest.max_chars ({max_chars})")
     if not text.strip():
         return refuse("BLANK_TEXT", "empty or white space", "skipped")
-    return Record(given or text_id(text), text, source, origin)
+    return Record(own_id or text_id(text), text, source, origin)
 
 
 def sampled_record(row: Row, text: str, doc_id: str | None, max_chars: int) -> Record:

@@ -48,9 +48,9 @@ def read_table(spark: SparkSession, name: str, source: SourceConfig, version: in
         for batch in batches:
             rows = []
             for row in batch.to_pylist():
-                given, value = row["doc_id"], row["text"]
-                origin = f"row:{xxhash64(given or '', value.decode('utf-8', 'replace') if value else '') & (2**64 - 1)}"
-                rows.append(to_record(name, origin, given, value, max_chars).row())
+                own_id, value = row["doc_id"], row["text"]
+                origin = f"row:{xxhash64(own_id or '', value.decode('utf-8', 'replace') if value else '') & (2**64 - 1)}"
+                rows.append(to_record(name, origin, own_id, value, max_chars).row())
             yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
     text = F.col(columns.text).cast("string").cast("binary").alias("text")

@@ -51,10 +51,10 @@ def demo_documents(module: str) -> Iterator[tuple[str, str]]:
 def module_files(module: str) -> list[Path]:
     """The source files of a package (its own tests left out) or of one module, found without importing it."""
     root, *rest = module.split(".")
-    found = importlib.util.find_spec(root)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(root)
+    if spec is None or spec.origin is None:
         raise SourceError(f"demo corpus: the package {root} is not installed")
-    base = Path(found.origin).parent.joinpath(*rest)
+    base = Path(spec.origin).parent.joinpath(*rest)
     if base.is_dir():
         return [p for p in base.rglob("*.py") if "tests" not in p.parts]
     if base.with_suffix(".py").is_file():

@@ -71,10 +71,10 @@ def list_files(source: str, path: str) -> Listing:
     system, top = find(source, path)
     inner = str(top.path)
     try:
-        found = [top] if top.is_file else system.get_file_info(pafs.FileSelector(inner, recursive=True))
+        entries = [top] if top.is_file else system.get_file_info(pafs.FileSelector(inner, recursive=True))
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"source {source}: cannot list {path}: {one_line(error)}") from None
-    files = [info for info in found if info.is_file and not info.base_name.startswith(("_", "."))]
+    files = [info for info in entries if info.is_file and not info.base_name.startswith(("_", "."))]
     return Listing(files, inner.rpartition("/")[0] if top.is_file else inner, top.is_file)
 
 
@@ -115,13 +115,13 @@ class FileSource(UnitSource):
         units = [unit for unit in self._units(listing, name, path, extent.unit_bytes) if unit.n_bytes]
         step = max(1, -(-len(units) // (extent.documents if self.one_document_a_file else extent.units)))
         rows: list[Row] = []
-        taken = 0.0
+        sampled_bytes = 0.0
         for unit in units[::step]:
             some, n_bytes = self._beginning(unit, path, extent)
             rows += some
-            taken += n_bytes
+            sampled_bytes += n_bytes
         total = sum(unit.n_bytes for unit in units)
-        scale = max(1.0, total / taken) if taken else 0.0
+        scale = max(1.0, total / sampled_bytes) if sampled_bytes else 0.0
         documents = float(len(units)) if self.one_document_a_file else len(rows) * scale
         files = len({unit.path for unit in units})
         return Sample(rows, documents, scale, files, total, self._others(listing))

@@ -50,7 +50,7 @@ class JsonLines(FileSource):
             if unit.end and start >= unit.end:  # no line begins here
                 return [], float(unit.n_bytes)
             block, goes_on, broken = _block(stream, extent.n_bytes, unit.end - start if unit.end else None)
-            taken = len(block) if is_plain else raw.tell()
+            bytes_read = len(block) if is_plain else raw.tell()
         lines = block.split(b"\n")
         rows: list[Row] = []
         if len(lines) == 1 and goes_on and not broken:
@@ -61,7 +61,7 @@ class JsonLines(FileSource):
         rows += rows or [_object(line) for line in lines[: extent.records] if line.strip()]
         if broken:
             rows.append(broken)
-        return rows, min(float(unit.n_bytes), taken * used / max(1, len(block)))
+        return rows, min(float(unit.n_bytes), bytes_read * used / max(1, len(block)))
 
 
 def json_lines(unit: Unit) -> Iterator[str | Damaged]:

@@ -56,11 +56,11 @@ class Parquet(FileSource):
         with filesystem(root)[0].open_input_file(unit.path) as handle:
             # With a buffer pages are read as they are needed; without, a row group as a whole, which may be gigabytes.
             file = pq.ParquetFile(handle, buffer_size=1 << 16, pre_buffer=False)
-            wanted = None if extent.columns is None else [extent.columns.text]
+            columns = None if extent.columns is None else [extent.columns.text]
             groups = _groups(unit)
             rows: list[Row] = []
             n_bytes = 0
-            for batch in file.iter_batches(batch_size=min(_BATCH, extent.records), row_groups=groups, columns=wanted):
+            for batch in file.iter_batches(batch_size=min(_BATCH, extent.records), row_groups=groups, columns=columns):
                 values = [_values(column) for column in batch.columns]
                 rows += [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*values, strict=True)]
                 n_bytes += batch.nbytes

@@ -27,12 +27,12 @@ def _rake() -> Any:
 
 def keywords(text: str) -> list[str]:
     """Phrases of a text that RAKE scores 3.0 or higher and that are no stock phrases, best first, each once."""
-    found = _rake().run(" ".join(text.split()), minCharacters=LEAST_CHARS, maxWords=4)
-    phrases = (" ".join(phrase.split()) for phrase, score in found if score >= LEAST_SCORE)
+    scored_phrases = _rake().run(" ".join(text.split()), minCharacters=LEAST_CHARS, maxWords=4)
+    phrases = (" ".join(phrase.split()) for phrase, score in scored_phrases if score >= LEAST_SCORE)
     return list(dict.fromkeys(p for p in phrases if p not in STOCK and any(c.isalpha() for c in p)))
 
 
 def representative(text: str, doc_id: str, seed: int) -> str | None:
     """One keyword of a document's query, chosen by hash; None if it has none."""
-    found = sorted(keywords(text))
-    return found[xxhash64(seed, doc_id) % len(found)] if found else None
+    phrases = sorted(keywords(text))
+    return phrases[xxhash64(seed, doc_id) % len(phrases)] if phrases else None

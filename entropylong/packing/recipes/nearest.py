@@ -54,8 +54,8 @@ def with_neighbours(
             own = [[xxhash64(text) for text in texts]]
 
             def search(vectors: Grid, k: int, own: list[list[int]] = own) -> list[list[int]]:
-                found = index.search(vectors, np.zeros(len(vectors), np.int64), own, k, retrieval.nprobe)
-                return [[i for i in ids if i != NO_ID] for ids in found.ids.tolist()]
+                hits = index.search(vectors, np.zeros(len(vectors), np.int64), own, k, retrieval.nprobe)
+                return [[i for i in ids if i != NO_ID] for ids in hits.ids.tolist()]
 
             whole = encode_plain(words, row["text"])
             pieces = [encode_plain(words, text) for text in texts] if meta_chunks else [whole]

@@ -24,8 +24,8 @@ def random_documents(ctx: StageContext, frames: Frames, budget: int) -> DataFram
     place = hash_place(ctx, F.col("doc_id"))
     count, chars = frames["documents"].agg(F.count(F.lit(1)), F.coalesce(F.sum("n_chars"), F.lit(0))).collect()[0]
     share = budget * _CHARS_A_TOKEN / max(1, chars) + _MORE_DOCUMENTS / max(1, count)
-    drawn = frames["documents"].where(place <= F.lit(min(1.0, share)))
-    return encoded(ctx, without_excluded(ctx, drawn), "doc_id").select(
+    documents = frames["documents"].where(place <= F.lit(min(1.0, share)))
+    return encoded(ctx, without_excluded(ctx, documents), "doc_id").select(
         F.col("doc_id").alias("document_run"), place.alias("place"), F.array(whole_document()).alias("pieces")
     )
 

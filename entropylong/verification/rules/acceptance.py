@@ -80,9 +80,9 @@ def judge(readings: Readings, rule: Rule) -> Verdicts:
 
 def first_unmet(rule: Rule, measures: Measures) -> npt.NDArray[np.str_]:
     """Name per reading the first condition of the configured rule that it does not meet; "" if it meets all."""
-    asked = RULES[rule.rule].conditions
-    unmet = [~condition.is_met(rule, measures) for condition in asked]
-    return np.select(unmet, [condition.name for condition in asked], default="")
+    conditions = RULES[rule.rule].conditions
+    unmet = [~condition.is_met(rule, measures) for condition in conditions]
+    return np.select(unmet, [condition.name for condition in conditions], default="")
 
 
 def control_medians(position: npt.NDArray[np.int32], kind: npt.NDArray[np.object_], gain: Floats) -> Floats:

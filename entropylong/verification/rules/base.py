@@ -106,7 +106,7 @@ class AcceptanceRule:
 
     def words(self, rule: Rule) -> list[str]:
         """Say all that a reading must satisfy, a phrase per condition."""
-        return [said for condition in self.conditions if (said := condition.wording(rule)) is not None]
+        return [phrase for condition in self.conditions if (phrase := condition.wording(rule)) is not None]
 
 
 def _copy_words(rule: Rule) -> str | None:
