@@ -135,8 +135,8 @@ def test_parquet_with_other_columns_and_broken_utf8(tmp_path: Path) -> None:
     pq.write_table(pa.table({"doc_id": ids, "text": ["1", "2", "3", "4"]}), tmp_path / "ids.parquet")
     assert [r.code for r in read(tmp_path / "ids.parquet", "parquet")] == [None, "INVALID_UTF8", None, None]
     (tmp_path / "ids.parquet").unlink()
-    (wrong, *_) = read(tmp_path, "parquet")
-    assert wrong.code == "UNREADABLE_FILE" and "columns.text" in (wrong.detail or "")
+    (record, *_) = read(tmp_path, "parquet")
+    assert record.code == "UNREADABLE_FILE" and "columns.text" in (record.detail or "")
     (tmp_path / "y.parquet").write_bytes(b"PAR1 not parquet")
     assert read(tmp_path / "y.parquet", "parquet")[0].code == "UNREADABLE_FILE"
 
@@ -156,17 +156,17 @@ def test_missing_paths_and_folders_without_files(tmp_path: Path) -> None:
 
 
 def test_the_demo_corpus_is_real_text() -> None:
-    found = dict(demo_documents("scipy.signal"))
-    assert len(found) > 100 and all(len(t) >= 500 for t in found.values())
-    assert "Butterworth" in found["scipy.signal._filter_design.butter"]
+    documents = dict(demo_documents("scipy.signal"))
+    assert len(documents) > 100 and all(len(t) >= 500 for t in documents.values())
+    assert "Butterworth" in documents["scipy.signal._filter_design.butter"]
     assert len(dict(demo_documents("pydoc_data.topics"))) > 40
 
 
 @given(place=st.integers(10, 800), damage=st.binary(min_size=1, max_size=30))
 def test_a_damaged_gzip_gives_rows_whatever_the_damage(tmp_path_factory: pytest.TempPathFactory, place: int, damage: bytes) -> None:
     lines = "".join(json.dumps({"text": f"text {i} " + "x" * (i % 7)}) + "\n" for i in range(500)).encode()
-    found = bytearray(gzip.compress(lines, mtime=0))
-    found[place : place + len(damage)] = damage
+    content = bytearray(gzip.compress(lines, mtime=0))
+    content[place : place + len(damage)] = damage
     path = tmp_path_factory.mktemp("gz") / "x.jsonl.gz"
-    path.write_bytes(found)
+    path.write_bytes(content)
     assert read(path)

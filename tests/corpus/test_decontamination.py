@@ -40,17 +40,17 @@ def slow_grams(text: str) -> list[tuple[str, ...]]:
 
 
 @given(st.lists(texts, max_size=4), texts)
-def test_the_same_grams_as_by_sets(known: list[str], text: str) -> None:
-    owner = {gram: n for n in reversed(range(len(known))) for gram in slow_grams(known[n])}
-    grams = Grams.of((str(n), [known[n]]) for n in range(len(known)))
+def test_the_same_grams_as_by_sets(sets: list[str], text: str) -> None:
+    owner = {gram: n for n in reversed(range(len(sets))) for gram in slow_grams(sets[n])}
+    grams = Grams.of((str(n), [sets[n]]) for n in range(len(sets)))
     assert len(grams.hashes) == len(owner) and (np.diff(grams.hashes.astype(object)) > 0).all()
-    found = [g in owner for g in slow_grams(text)]
-    assert (grams.places(gram_hashes(text)) >= 0).tolist() == found
+    matches = [g in owner for g in slow_grams(text)]
+    assert (grams.places(gram_hashes(text)) >= 0).tolist() == matches
     shared = grams.shared(text)
-    if not any(found):
+    if not any(matches):
         assert shared is None
     else:
-        first = slow_grams(text)[found.index(True)]
+        first = slow_grams(text)[matches.index(True)]
         assert shared is not None and (shared.name, shared.words) == (str(owner[first]), " ".join(first))
 
 
@@ -65,8 +65,8 @@ def test_twelve_words_match_nothing_and_thirteen_do() -> None:
     words = TEXT.split()
     assert set(grams.owners.tolist()) == {1} and grams.shared(" ".join(words[:13])) is None
     assert grams.shared(" ".join([*words[:5], *words[25:37]])) is None
-    found = grams.shared("Before. " + " ".join(words[25:38]) + " after")
-    assert found is not None and str(found) == f"13 words stand in long too: {' '.join(words[25:38])}"
+    shared = grams.shared("Before. " + " ".join(words[25:38]) + " after")
+    assert shared is not None and str(shared) == f"13 words stand in long too: {' '.join(words[25:38])}"
 
 
 def test_normalisation() -> None:
@@ -104,7 +104,7 @@ def test_files_of_every_form(make_config: MakeConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("gone.jsonl", None, "no such file or directory"),
         ("empty.jsonl", "", "no text of 13 words"),
@@ -112,11 +112,11 @@ def test_files_of_every_form(make_config: MakeConfig, tmp_path: Path) -> None:
         ("broken.jsonl", '{"a": "b"}\n{"a": ', "record 2 is not JSON"),
     ],
 )
-def test_sets_that_cannot_be_read(name: str, content: str | None, said: str, make_config: MakeConfig, tmp_path: Path) -> None:
+def test_sets_that_cannot_be_read(name: str, content: str | None, message: str, make_config: MakeConfig, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     (tmp_path / "good.json").write_text(json.dumps(TEXT))
-    with pytest.raises(SourceError, match=said) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         prepare_excluded(_excluding(make_config, tmp_path, tmp_path / "good.json", tmp_path / name))
     assert name in str(caught.value) and "corpus.exclude" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -134,7 +134,7 @@ def _other_numbers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_cut, "hashes.npy: does not match its manifest"),
         (_other_numbers, "owners.npy: must hold 28 numbers of type uint32"),
@@ -143,7 +143,9 @@ def _other_numbers(folder: Path) -> None:
         (lambda folder: (folder / MANIFEST).write_text('{"files": [{'), "no readable manifest.json"),
     ],
 )
-def test_a_damaged_set_says_what_to_do(damage: Callable[[Path], None], said: str, make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_damaged_set_says_what_to_do(
+    damage: Callable[[Path], None], message: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
     """It has nothing to do with the index; once the folder that it names is removed, the same command makes it anew."""
     (tmp_path / "set.json").write_text(json.dumps(TEXT))
     # No copy of an earlier test's: equal sets are one.
@@ -152,7 +154,7 @@ def test_a_damaged_set_says_what_to_do(damage: Callable[[Path], None], said: str
     excluded = prepare_excluded(config)
     assert excluded is not None
     damage(Path(excluded.directory))
-    with pytest.raises(ExcludedFileError, match=said) as caught:
+    with pytest.raises(ExcludedFileError, match=message) as caught:
         open_excluded(prepare_excluded(config))
     assert "index" not in str(caught.value) and str(caught.value).endswith("and run the same command again")
     shutil.rmtree(str(caught.value).partition("; remove ")[2].partition(" and run ")[0])
@@ -163,17 +165,17 @@ def test_a_damaged_set_says_what_to_do(damage: Callable[[Path], None], said: str
 
 def test_a_root_is_judged_whole(tiny_lm: Path) -> None:
     model, text = CausalLM(tiny_lm, document_start_id=0), "The function returns the filter. " * 9 + TEXT
-    asked: list[str] = []
+    judged_texts: list[str] = []
 
     def shares(text: str) -> Shared | None:
-        asked.append(text)
+        judged_texts.append(text)
         return Grams.of([("exams", [TEXT])]).shared(text)
 
     for long in ("truncate", "split"):
-        found = score_texts(model, [("a", text)], min_tokens=1, max_tokens=20, long=long, batch_tokens=64, shares_with=shares)
-        ((root, refusal),) = found
+        results = score_texts(model, [("a", text)], min_tokens=1, max_tokens=20, long=long, batch_tokens=64, shares_with=shares)
+        ((root, refusal),) = results
         assert root == "a" and isinstance(refusal, Refusal) and refusal.detail.startswith("13 words stand in exams too: word0 ")
-    assert asked == [text, text]
+    assert judged_texts == [text, text]
 
 
 def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner, tmp_path: Path) -> None:
@@ -188,12 +190,12 @@ def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner,
     gone = set(rows_of(plain, "chunks", columns)) - set(rows_of(runner, "chunks", columns))
     ((doc_id, _, text),) = gone
     assert doc_id == "doc-0002" and set(slow_grams(planted)) & set(slow_grams(str(text)))
-    said = f"13 words stand in exams.jsonl too: {' '.join(slow_grams(planted)[0])}"
+    detail = f"13 words stand in exams.jsonl too: {' '.join(slow_grams(planted)[0])}"
     keys = {"chunks": {"doc_id": "doc-0002"}, "scored_documents": {"root_id": "doc-0002", "doc_id": "doc-0002"}}
-    for row in (found := quarantine_rows(runner.state, 10)):
-        assert refused(row["code"], row["detail"]) == refused("CONTAMINATED", said)
+    for row in (rows := quarantine_rows(runner.state, 10)):
+        assert refused(row["code"], row["detail"]) == refused("CONTAMINATED", detail)
         assert row["key"].items() >= keys[row["table"]].items()
-    assert [row["table"] for row in found] == ["chunks", "scored_documents"]
+    assert [row["table"] for row in rows] == ["chunks", "scored_documents"]
     assert {(r, c) for r, _, c in rows_of(runner, "chunks", ("doc_id", "ordinal", "code"))} >= {("doc-0002", "CONTAMINATED")}
     assert len(rows_of(runner, "chunks", columns)) == len(rows_of(plain, "chunks", columns)), "an error row in its place"
     assert [c for _, c in rows_of(runner, "scored_documents", ("root_id", "code"))] == [None, None, "CONTAMINATED", None]

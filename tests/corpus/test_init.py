@@ -108,8 +108,8 @@ def test_columns_half_null_are_taken_and_what_stops_a_run_is_told() -> None:
 
     profile = look_at_rows([{"body": "a text " * 9 if i % 2 else None, "url": f"http://x/{i}"} for i in range(10)])
     assert (profile.text.column, profile.doc_id.column, profile.refused, profile.errors) == ("body", "url", {"NO_TEXT": 5}, 5)
-    said = dict(what_was_seen(profile, load_config("small")))
-    assert "over 5% are refused" in said["mind"] and "a run would find no root" in said["long enough for a root"]
+    summary = dict(what_was_seen(profile, load_config("small")))
+    assert "over 5% are refused" in summary["mind"] and "a run would find no root" in summary["long enough for a root"]
 
 
 def test_what_is_damaged_in_a_file_costs_only_that(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[n
     return profile_corpus(Sample(list(some), float(len(some))), "jsonl", MAX, **named)
 
 
-@pytest.mark.parametrize(("some", "said"), [
+@pytest.mark.parametrize(("some", "message"), [
     ([{"left": "abc def", "right": "ghi jkl", "id": "a"}], "each of the columns left, right may be the text; say which: --text l"),
     ([{"text": "short", "body": "long " * 20}], "each of the columns body, text may be the text"),
     ([{"meta": {"text": "abc"}, "n": 3, "id": "a b"}], r"no column holds text; there are: meta \(nested\), n \(int\), id \(an id"),
@@ -160,8 +160,8 @@ def look_at_rows(some: list[dict[str, object]], **named: str):  # type: ignore[n
     ([{"k\ud800": "such a name can stand in no config", "id": "a"}], r"no column holds text; there are: id \(an id"),
     ([{"text": "\x00"}, {"text": ""}], r"holds no usable text in 2 records \(1 NUL_BYTE, 1 BLANK_TEXT\)"),
 ])  # fmt: skip
-def test_one_line_where_the_text_cannot_be_told(some: list[dict[str, object]], said: str) -> None:
-    with pytest.raises(SourceError, match=said):
+def test_one_line_where_the_text_cannot_be_told(some: list[dict[str, object]], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
         look_at_rows(some)
     with pytest.raises(SourceError, match="there is no column 'no'; there are:"):
         look_at_rows(some, text="no")
@@ -185,20 +185,20 @@ def test_a_config_is_written_that_runs_from_anywhere(
     assert loaded.workspace == str(tmp_path / "runs" / "docs") and source.columns.doc_id == "url"
 
 
-@pytest.mark.parametrize(("content", "said"), [
+@pytest.mark.parametrize(("content", "message"), [
     (None, "no such file or directory"), (b"", "holds no byte"), (b"\n\n", "there is none"),
     (b"\x80\x81\x00\xff" * 1000, "INVALID_UTF8"), (b"PK\x03\x04 no json\n", "INVALID_JSON"),
     (b'[{"text": "a"}]', "jq -c"), (b'{"text": "caf\xe9"}', "iconv"),
 ])  # fmt: skip
 def test_init_says_in_one_line_what_is_no_corpus(
-    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if content is not None:
         (tmp_path / "docs.jsonl").write_bytes(content)
     assert app.call(["init", "docs.jsonl"]) == 1
-    told = capsys.readouterr().err
-    assert said in told and told.count("\n") == 1 and not (tmp_path / "docs.yaml").exists()
+    stderr = capsys.readouterr().err
+    assert message in stderr and stderr.count("\n") == 1 and not (tmp_path / "docs.yaml").exists()
 
 
 def test_a_table_s_sample_is_bounded_by_characters_and_without_what_is_nested(spark: SparkSession, tmp_path: Path) -> None:

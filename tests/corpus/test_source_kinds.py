@@ -68,8 +68,8 @@ def test_the_config_names_each_kind() -> None:
     assert all(reader.kind == kind for kind, reader in SOURCES.items())
     assert {kind: reader.endings for kind, reader in SOURCES.items() if reader.endings} == SOURCE_ENDINGS
     assert {kind for kind, reader in SOURCES.items() if isinstance(reader, TableSource)} == set(TABLE_SOURCES)
-    told = comment_above("sources")
-    assert all(kind in told for kind, reader in SOURCES.items() if not reader.is_planted)
+    comment = comment_above("sources")
+    assert all(kind in comment for kind, reader in SOURCES.items() if not reader.is_planted)
 
 
 def test_one_more_file_is_one_more_kind(dummy: Config) -> None:

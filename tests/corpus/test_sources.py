@@ -16,10 +16,10 @@ pytestmark = pytest.mark.runtime
 
 
 def outcomes(runner: object) -> dict[str, list[tuple[str, str | None]]]:
-    found: dict[str, list[tuple[str, str | None]]] = {}
+    by_id: dict[str, list[tuple[str, str | None]]] = {}
     for doc_id, outcome, code in rows_of(runner, "documents", ["doc_id", "outcome", "code"]):  # type: ignore[arg-type]
-        found.setdefault(str(doc_id), []).append((str(outcome), code))  # type: ignore[arg-type]
-    return {doc: sorted(values, key=str) for doc, values in found.items()}
+        by_id.setdefault(str(doc_id), []).append((str(outcome), code))  # type: ignore[arg-type]
+    return {doc: sorted(values, key=str) for doc, values in by_id.items()}
 
 
 def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_runner: OpenRunner) -> None:
@@ -31,27 +31,27 @@ def test_conflicts_and_duplicates_do_not_depend_on_order(tmp_path: Path, open_ru
         {"doc_id": "d", "text": "same twice"},
         {"doc_id": "d", "text": "same twice"},
     ]
-    seen = []
+    results = []
     for number, ordered in enumerate((rows, rows[::-1])):
         source = tiny.write_jsonl(tmp_path / str(number) / "docs.jsonl", ordered)
         runner = open_runner(tmp_path / f"w{number}", "quarantine.max_rate=1", source=source)
         runner.run(["ingest"])
-        seen.append(outcomes(runner))
+        results.append(outcomes(runner))
         texts = rows_of(runner, "documents", ["doc_id", "text", "outcome"])
         assert len(texts) == len(rows), "every input record has its row"
-    assert seen[0] == seen[1]
-    assert seen[0]["a"] == [("error", "CONFLICTING_ID"), ("ok", None)]
-    assert seen[0]["b"] == [("ok", None)] and seen[0]["c"] == [("skipped", "DUPLICATE_TEXT")]
-    assert seen[0]["d"] == [("ok", None), ("skipped", "DUPLICATE_TEXT")]
+    assert results[0] == results[1]
+    assert results[0]["a"] == [("error", "CONFLICTING_ID"), ("ok", None)]
+    assert results[0]["b"] == [("ok", None)] and results[0]["c"] == [("skipped", "DUPLICATE_TEXT")]
+    assert results[0]["d"] == [("ok", None), ("skipped", "DUPLICATE_TEXT")]
 
 
 def test_a_planted_id_is_nobody_elses(tmp_path: Path, open_runner: OpenRunner) -> None:
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "canary:x", "text": "mine"}, {"doc_id": "a", "text": "a text"}])
     runner = open_runner(tmp_path / "w", "canaries=1", "quarantine.max_rate=1", source=source)
     runner.run(["ingest"])
-    found = outcomes(runner)
-    assert found["canary:x"] == [("error", "RESERVED_ID")] and found["a"] == [("ok", None)]
-    assert found["canary:00000:root"] == found["canary:00000:fact"] == [("ok", None)]
+    by_id = outcomes(runner)
+    assert by_id["canary:x"] == [("error", "RESERVED_ID")] and by_id["a"] == [("ok", None)]
+    assert by_id["canary:00000:root"] == by_id["canary:00000:fact"] == [("ok", None)]
 
 
 def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: OpenRunner) -> None:
@@ -64,8 +64,8 @@ def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: O
     runner = open_runner(tmp_path / "w", source=source)
     runner.state.config = mine.model_copy(update={"sources": sources})
     runner.run(["ingest"])
-    found = rows_of(runner, "documents", ["doc_id", "source", "outcome"])
-    assert found == [("a", "corpus", "skipped"), ("a", "roots", "ok"), ("b", "corpus", "skipped"), ("b", "roots", "ok")]
+    rows = rows_of(runner, "documents", ["doc_id", "source", "outcome"])
+    assert rows == [("a", "corpus", "skipped"), ("a", "roots", "ok"), ("b", "corpus", "skipped"), ("b", "roots", "ok")]
     assert runner.run(["ingest"]).steps == []
 
 
@@ -119,12 +119,14 @@ def test_a_delta_table_with_its_own_columns(tmp_path: Path, open_runner: OpenRun
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [([], "no record at all"), ([{"text": ""}, {"text": " \n"}], "2 BLANK_TEXT"), ([{"txt": "x"}], "1 NO_TEXT")],
 )
-def test_a_corpus_without_text_is_told(rows: list[dict[str, object]], said: str, tmp_path: Path, open_runner: OpenRunner) -> None:
+def test_a_corpus_without_text_is_told(
+    rows: list[dict[str, object]], message: str, tmp_path: Path, open_runner: OpenRunner
+) -> None:
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", rows)
-    with pytest.raises(NothingToDoError, match=said):
+    with pytest.raises(NothingToDoError, match=message):
         open_runner(tmp_path / "w", source=source).run(["ingest"])
 
 

@@ -36,8 +36,8 @@ def requests(model: CausalLM, count: int) -> list[Request]:
     return [Request(ids[: 9 + 5 * n], np.arange(1, 9 + 5 * n, 1 + n % 3, dtype=np.int32), n) for n in range(count)]
 
 
-def read(model: CausalLM, asked: list[Request], budget: int) -> list[engine.Reading]:
-    return entropy_at(model, [r.ids for r in asked], [r.positions for r in asked], batch_tokens=budget)
+def read(model: CausalLM, batch: list[Request], budget: int) -> list[engine.Reading]:
+    return entropy_at(model, [r.ids for r in batch], [r.positions for r in batch], batch_tokens=budget)
 
 
 def assert_same(some: list[engine.Reading], others: list[engine.Reading]) -> None:
@@ -106,11 +106,11 @@ def test_packing_is_tried_only_where_it_can_serve() -> None:
 
 
 def test_packed_model_reads_the_same(model: CausalLM, tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = requests(model, 6)
+    batch = requests(model, 6)
     monkeypatch.setattr(linear, "is_worthwhile", lambda weight: True)
     packed = CausalLM(tiny_lm, document_start_id=0, device="cpu")
     assert any(isinstance(m, linear.PackedLinear) for m in packed.body.modules())
-    assert_same(read(packed, asked, 100), read(model, asked, 100))
+    assert_same(read(packed, batch, 100), read(model, batch, 100))
 
 
 class Cramped:
@@ -135,13 +135,13 @@ OUT_OF_MEMORY = [
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_halves_the_budget_and_goes_on(model: CausalLM, error: BaseException) -> None:
-    asked = requests(model, 12)
-    plain = read(model, asked, 1000)
+    batch = requests(model, 12)
+    plain = read(model, batch, 1000)
     model.body = cramped = Cramped(model.body, 100, error)
-    assert_same(read(model, asked, 1000), plain)
+    assert_same(read(model, batch, 1000), plain)
     assert model.token_limit < 200
     cramped.passes.clear()
-    assert_same(read(model, asked, 1000), plain)
+    assert_same(read(model, batch, 1000), plain)
     assert max(cramped.passes) <= 2 * cramped.most, "the budget that was found is kept"
 
 
@@ -171,18 +171,18 @@ def test_reading_after_a_prefix_equals_reading_it_all(model: CausalLM, shared: i
 
 
 def test_the_stream_holds_a_bounded_buffer(model: CausalLM) -> None:
-    taken = 0
+    count = 0
 
     def endless() -> Iterator[Request]:
-        nonlocal taken
+        nonlocal count
         while True:
-            taken += 1
-            yield Request(np.zeros(20, np.int32), np.array([19], np.int32), taken)
+            count += 1
+            yield Request(np.zeros(20, np.int32), np.array([19], np.int32), count)
 
     stream = read_stream(model, endless(), batch_tokens=40)
     for _ in range(5):
         next(stream)
-    assert taken == engine.BUFFER_BATCHES * 40 // 20
+    assert count == engine.BUFFER_BATCHES * 40 // 20
 
 
 def test_prefetch_keeps_order_and_raises_in_place() -> None:
@@ -190,22 +190,22 @@ def test_prefetch_keeps_order_and_raises_in_place() -> None:
         yield from range(5)
         raise ValueError("poison")
 
-    taken = []
+    values = []
     with pytest.raises(ValueError, match="poison"):
-        taken.extend(prefetch(items(), ahead=2))
-    assert taken == [] or taken == [0, 1, 2, 3, 4]
+        values.extend(prefetch(items(), ahead=2))
+    assert values == [] or values == [0, 1, 2, 3, 4]
     assert list(prefetch(iter("abc"))) == ["a", "b", "c"] and list(prefetch(iter(()))) == []
 
 
 def test_prefetch_ends_with_its_reader() -> None:
-    made: list[int] = []
+    calls: list[int] = []
 
     def endless() -> Iterator[int]:
         while True:
-            made.append(1)
-            yield len(made)
+            calls.append(1)
+            yield len(calls)
 
     reader = prefetch(endless(), ahead=3)
     assert [next(reader), next(reader)] == [1, 2]
     reader.close()
-    assert len(made) <= 8 and not any(t.name == "prefetch" and t.is_alive() for t in threading.enumerate())
+    assert len(calls) <= 8 and not any(t.name == "prefetch" and t.is_alive() for t in threading.enumerate())

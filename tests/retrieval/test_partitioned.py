@@ -32,7 +32,7 @@ def test_partitioned_equals_broadcast_hit_for_hit(
     """And both equal brute force over the probed cells; scratch tables are left empty."""
     runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
     runner.run(SEARCH)
-    found = rows_of(runner, "candidates", ["root_id", "position", "hits", "outcome"])
+    candidates = rows_of(runner, "candidates", ["root_id", "position", "hits", "outcome"])
     assert any("partitioned, as retrieval.mode says" in line for line in messages)
     assert any("range 2 of" in line for line in messages), "several ranges, or the merge is not tested"
     for scratch in ("query_cells", "partial_candidates"):
@@ -42,13 +42,13 @@ def test_partitioned_equals_broadcast_hit_for_hit(
     again.run(["index"])  # writes the files that partitioned mode does not need
     store = again.state.store
     store.drop("candidates", again.state.fingerprint("candidates") or "-")
-    assert hits(copied, open_runner, "retrieval.mode=broadcast") == found and len(found) > 20
+    assert hits(copied, open_runner, "retrieval.mode=broadcast") == candidates and len(candidates) > 20
     exact = rows_of(open_runner(finished), "candidates", ["root_id", "position", "hits"])
-    assert [row[:3] for row in found] != exact, "two of six cells must miss something, or nothing was partitioned"
-    _compare_with_brute_force(runner, found)
+    assert [row[:3] for row in candidates] != exact, "two of six cells must miss something, or nothing was partitioned"
+    _compare_with_brute_force(runner, candidates)
 
 
-def _compare_with_brute_force(runner: object, found: list[tuple[object, ...]]) -> None:
+def _compare_with_brute_force(runner: object, candidates: list[tuple[object, ...]]) -> None:
     store, fingerprints = runner.state.store, runner.state.fingerprint  # type: ignore[attr-defined]
     cells = store.read_ok("index_cells", fingerprints("index")).toPandas()
     chunks = store.read_ok("chunks", fingerprints("chunks")).toPandas()
@@ -57,7 +57,7 @@ def _compare_with_brute_force(runner: object, found: list[tuple[object, ...]]) -
     values = to_grid(from_bytes(_vectors(runner, cells))).astype(np.int64)
     own = {doc: set(rows.text_hash) for doc, rows in chunks.groupby("doc_id")}
     grid = dict(zip(zip(queries.root_id, queries.position, strict=True), queries.vector, strict=True))
-    for root, position, listed, _ in found:
+    for root, position, listed, _ in candidates:
         query = to_grid(from_bytes([grid[root, position]])).astype(np.int64)[0]
         probed = np.lexsort((np.arange(len(centroids)), -(centroids @ query)))[:2]
         allowed = [i for i in range(len(cells)) if cells.cell_id[i] in probed and cells.text_hash[i] not in own[root]]
@@ -79,21 +79,21 @@ class Killed(Exception):
 
 def test_resumed_after_any_commit(copied: Path, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in each of its tables in turn: what was committed is kept, what was not is done, and nothing twice."""
-    append, seen, deadly = Store.append, list[str](), ""
+    append, tables, deadly = Store.append, list[str](), ""
 
     def append_and_die(self: Store, name: str, *rest: object) -> None:
         append(self, name, *rest)  # type: ignore[arg-type]
-        seen.append(name)
-        if seen.count(name) == 2 and name == deadly:
+        tables.append(name)
+        if tables.count(name) == 2 and name == deadly:
             raise Killed
 
     for deadly in ("index_cells", "query_cells", "partial_candidates", "candidates"):
-        seen.clear()
+        tables.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Store, "append", append_and_die)
             with pytest.raises(Killed):
                 hits(copied, open_runner, "retrieval.mode=partitioned")
-        assert seen.count(deadly) == 2
+        assert tables.count(deadly) == 2
     resumed = hits(copied, open_runner, "retrieval.mode=partitioned")
     runner = open_runner(copied, *CELLS, "retrieval.mode=partitioned")
     twice = runner.state.rows("candidates").groupBy("root_id", "position").count()

@@ -67,10 +67,10 @@ def test_search_equals_brute_force(
     own = [[3, 7, 99], [], list(range(15))]
     owners = rng.integers(0, 3, 12)
     queries = to_grid(unit_vectors(rng, 12, 8))
-    found = OpenIndex(folder).search(queries, owners, own, top_k, nprobe)
+    neighbours = OpenIndex(folder).search(queries, owners, own, top_k, nprobe)
     grid = to_grid(vectors).astype(np.int64)
     of_each = coarse.nearest(to_grid(vectors).astype(np.float32), 1)[:, 0]
-    for query, owner, ids_found, scores in zip(queries.astype(np.int64), owners, found.ids, found.scores, strict=True):
+    for query, owner, ids_found, scores in zip(queries.astype(np.int64), owners, neighbours.ids, neighbours.scores, strict=True):
         probed = coarse.nearest(query[None].astype(np.float32), nprobe)[0]
         allowed = [i for i in range(n) if hashes[i] not in own[owner] and of_each[i] in probed]
         best = sorted(allowed, key=lambda i: (-int(grid[i] @ query), ids[i]))[:top_k]
@@ -110,8 +110,8 @@ def test_random_controls_are_drawn_from_the_pool(tmp_path: Path) -> None:
     ids, hashes = np.arange(100, 140), np.repeat(np.arange(20), 2)
     make_index(tmp_path / "i", ids, hashes, unit_vectors(rng, 40, 8))
     index = OpenIndex(tmp_path / "i")
-    drawn = index.random_chunks(5, (1, "root"), {3, 4, 5}, {100, 101})
-    assert drawn == index.random_chunks(5, (1, "root"), {3, 4, 5}, {100, 101}) and len(set(drawn)) == 5
+    controls = index.random_chunks(5, (1, "root"), {3, 4, 5}, {100, 101})
+    assert controls == index.random_chunks(5, (1, "root"), {3, 4, 5}, {100, 101}) and len(set(controls)) == 5
     every = {i for salt in range(50) for i in index.random_chunks(5, (salt, "root"), {3, 4, 5}, {100, 101})}
     assert every == set(range(102, 106)) | set(range(112, 140))
     assert index.random_chunks(5, (1, "root"), set(range(20)), set()) == []
@@ -120,10 +120,10 @@ def test_random_controls_are_drawn_from_the_pool(tmp_path: Path) -> None:
 def test_ranks_of_cells() -> None:
     rng = np.random.default_rng(1)
     cells = Cells(to_grid(unit_vectors(rng, 12, 8)))
-    asked = to_grid(unit_vectors(rng, 30, 8)).astype(np.float32)
-    order = cells.nearest(asked, 12)
+    queries = to_grid(unit_vectors(rng, 30, 8)).astype(np.float32)
+    order = cells.nearest(queries, 12)
     which = rng.integers(0, 12, 30)
-    assert cells.ranks(asked, which).tolist() == [row.tolist().index(cell) + 1 for row, cell in zip(order, which, strict=True)]
+    assert cells.ranks(queries, which).tolist() == [row.tolist().index(cell) + 1 for row, cell in zip(order, which, strict=True)]
 
 
 def test_work_of_a_range_is_cut_by_cost() -> None:
@@ -150,16 +150,16 @@ def test_ranges_hold_all_cells_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "n", "memory", "mode", "said"),
+    ("setting", "n", "memory", "mode", "reason"),
     [
         ("auto", 10**6, 4 << 30, "broadcast", "broadcast, as 1,000,000 vectors take 0.78 GB, at most half of the 4 GB"),
         ("auto", 10**9, 64 << 30, "partitioned", "take 784 GB, more than half of the 69 GB of an executor"),
         ("partitioned", 10, 4 << 30, "partitioned", "as retrieval.mode says"),
     ],
 )
-def test_the_mode_is_chosen_by_size(wanted: str, n: int, memory: int, mode: str, said: str) -> None:
-    chosen, why = choose_mode(wanted, n, 384, memory)
-    assert chosen == mode and said in why
+def test_the_mode_is_chosen_by_size(setting: str, n: int, memory: int, mode: str, reason: str) -> None:
+    chosen, why = choose_mode(setting, n, 384, memory)
+    assert chosen == mode and reason in why
 
 
 def test_cells_by_size() -> None:
@@ -213,7 +213,7 @@ def _offsets(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_pickle, "chunk_ids.npy: not a plain array"),
         (_huge, "vectors.npy"),
@@ -223,12 +223,12 @@ def _offsets(folder: Path) -> None:
         (_offsets, "offsets.npy: does not cut 5 vectors"),
     ],
 )
-def test_crafted_index_files_are_refused(damage: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+def test_crafted_index_files_are_refused(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     """Even where the manifest was made to fit them: a hash says who wrote a file, not that it is harmless."""
     folder, ones = tmp_path / "index", np.ones(5, np.int64)
     make_index(folder, np.arange(5), ones, unit_vectors(np.random.default_rng(0), 5, 8))
     damage(folder)
-    with pytest.raises(IndexFileError, match=said):
+    with pytest.raises(IndexFileError, match=message):
         OpenIndex(folder)
 
 

@@ -50,13 +50,13 @@ def test_any_way_of_measuring_reads_the_same(tiny_lm: Path, data: st.DataObject,
             positions = data.draw(st.lists(st.integers(0, len(root) - 1), min_size=1, max_size=4, unique=True))
             pairs.append(Pair(root, chunk, np.array(sorted(positions), np.int32), len(pairs)))
     separator = model.encode("\n\n")
-    found = {pair.tag: r for pair, r in measure(model, pairs, separator_ids=separator, batch_tokens=budget, reuse=reuse)}
-    assert sorted(found) == list(range(len(pairs)))
+    readings = {pair.tag: r for pair, r in measure(model, pairs, separator_ids=separator, batch_tokens=budget, reuse=reuse)}
+    assert sorted(readings) == list(range(len(pairs)))
     for pair in pairs:
         entropy, nll = slow(model, pair, separator)
-        assert np.abs(found[pair.tag].entropy_with - entropy).max() < 1e-4
-        assert np.abs(found[pair.tag].nll_with - nll).max() < 1e-4
-        assert np.array_equal(found[pair.tag].copy_len, copy_lengths(pair.chunk_ids, pair.root_ids, pair.positions))
+        assert np.abs(readings[pair.tag].entropy_with - entropy).max() < 1e-4
+        assert np.abs(readings[pair.tag].nll_with - nll).max() < 1e-4
+        assert np.array_equal(readings[pair.tag].copy_len, copy_lengths(pair.chunk_ids, pair.root_ids, pair.positions))
 
 
 _models: dict[Path, CausalLM] = {}

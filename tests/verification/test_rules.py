@@ -111,7 +111,7 @@ def test_its_words_are_those_of_its_file(likelier: Config) -> None:
     # inspect: the first condition that fails, of those that fail the first in the order of the rule.
     assert unmet(readings.to_dict("records"), rule) == ["", "NLL drop", "gain", "NLL drop", "", "NLL drop", "gain", "NLL drop"]
     # The notebooks.
-    found = dependencies.Judged(readings.assign(why=dependencies.reasons(readings, rule)), rule)
-    assert dependencies.refusals(found).index.tolist() == ["not certain", "gain too small", "accepted"]
-    tables = dependencies.by_thresholds(found)
+    judgements = dependencies.Judged(readings.assign(why=dependencies.reasons(readings, rule)), rule)
+    assert dependencies.refusals(judgements).index.tolist() == ["not certain", "gain too small", "accepted"]
+    tables = dependencies.by_thresholds(judgements)
     assert list(tables) == ["min_nll_drop", "epsilon"] and tables["min_nll_drop"]["dependencies"].tolist() == [2, 0]

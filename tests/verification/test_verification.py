@@ -37,26 +37,26 @@ def test_copy_length_is_the_longest_shared_span_over_the_position(chunk: list[in
 def test_plan_reads_each_pair_once(anchors: list[int], data: st.DataObject, random: list[int]) -> None:
     chunks = st.lists(st.integers(100, 110), unique=True, max_size=4)
     hits = data.draw(st.dictionaries(st.sampled_from(anchors), chunks, max_size=5))
-    scored = {position: [(chunk, 1 / (chunk + position)) for chunk in found] for position, found in hits.items()}
-    given_ = [Anchor(t, t / 7, t / 9) for t in anchors]
+    scored = {position: [(chunk, 1 / (chunk + position)) for chunk in ids] for position, ids in hits.items()}
+    bare_anchors = [Anchor(t, t / 7, t / 9) for t in anchors]
     for scope in ("all", "retrieved"):
-        pairs = plan_root(given_, scored, random, scope)
+        pairs = plan_root(bare_anchors, scored, random, scope)
         assert len({p.chunk_id for p in pairs}) == len(pairs)
         candidates = [p for p in pairs if p.kind == "candidate"]
-        assert {p.chunk_id for p in candidates} == {chunk for found in hits.values() for chunk in found}
+        assert {p.chunk_id for p in candidates} == {chunk for ids in hits.values() for chunk in ids}
         for pair in pairs:
             positions = [a.position for a in pair.anchors]
             assert positions == sorted(anchors if scope == "all" or pair.kind == "random" else retrieved(pair.chunk_id, hits))
             for anchor in pair.anchors:
-                found = hits.get(anchor.position, [])
-                rank = found.index(pair.chunk_id) + 1 if pair.chunk_id in found else None
+                ids = hits.get(anchor.position, [])
+                rank = ids.index(pair.chunk_id) + 1 if pair.chunk_id in ids else None
                 score = 1 / (pair.chunk_id + anchor.position) if rank else None
                 assert anchor == Anchor(anchor.position, anchor.position / 7, anchor.position / 9, rank, score)
         assert [p.chunk_id for p in pairs if p.kind == "random"] == random
 
 
 def retrieved(chunk: int, hits: dict[int, list[int]]) -> list[int]:
-    return [position for position, found in hits.items() if chunk in found]
+    return [position for position, ids in hits.items() if chunk in ids]
 
 
 reading = st.tuples(

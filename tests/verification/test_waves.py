@@ -42,12 +42,12 @@ def root_of(gains: list[float], ranks: list[int], tokens: int = 10) -> tuple[lis
 
 
 def visit_all(root: RootWaves, readings: dict[int, PairReading]) -> list[list[int]]:
-    seen = []
+    wave_keys = []
     while wave := root.next_wave():
-        seen.append([visit.key for visit in wave])
+        wave_keys.append([visit.key for visit in wave])
         for visit in wave:
             visit.observe(visit.unread, readings[visit.key])
-    return seen
+    return wave_keys
 
 
 @given(gains=st.lists(st.sampled_from([0.0, 0.9]), min_size=1, max_size=40), budget=st.integers(1, 200), data=st.data())
@@ -55,12 +55,12 @@ def test_waves_go_by_rank_and_stop_when_the_budget_is_full(gains: list[float], b
     ranks = data.draw(st.lists(st.integers(1, 4), min_size=len(gains), max_size=len(gains)))
     visits, readings = root_of(gains, ranks)
     root = RootWaves(visits, PAPER, budget)
-    seen = visit_all(root, readings)
-    order = [key for wave in seen for key in wave]
+    wave_keys = visit_all(root, readings)
+    order = [key for wave in wave_keys for key in wave]
     controls, candidates = order[:2], order[2:]
     assert sorted(controls) == [len(gains), len(gains) + 1], "controls come first, whatever the budget"
     assert candidates == sorted(range(len(gains)), key=lambda k: (ranks[k], k))[: len(candidates)]
-    accepted = [10 * sum(gains[k] > 0.4 for k in wave if k < len(gains)) for wave in seen]
+    accepted = [10 * sum(gains[k] > 0.4 for k in wave if k < len(gains)) for wave in wave_keys]
     assert sum(accepted[:-1]) < budget, "no wave after the one that filled it"
     left = [visit.key for visit in root.unvisited()]
     assert sorted(order + left) == sorted(readings)
@@ -94,27 +94,27 @@ def test_a_screen_equals_its_definition(model: CausalLM) -> None:
     separator = model.encode("\n\n")
     screen = Screen("left_window", 0.2, 12, 0.1, 1)
     root, empty = text[:90], np.zeros(0, np.int32)
-    found, candidates = [], []
-    asked = [(np.array([40, 60], np.int32), text[90:120]), (np.array([5, 89], np.int32), text[100:150])]
-    for positions, chunk in asked:
+    expected_gains, candidates = [], []
+    cases = [(np.array([40, 60], np.int32), text[90:120]), (np.array([5, 89], np.int32), text[100:150])]
+    for positions, chunk in cases:
         ((_, base),) = measure(model, [Pair(root, empty, positions)], separator_ids=[], batch_tokens=500)
         start = max(0, int(positions[0]) - 12)
         ((_, after),) = measure(model, [Pair(root[start:], chunk, positions - start)], separator_ids=separator, batch_tokens=500)
-        found.append((base.entropy_with - after.entropy_with) / base.entropy_with)
+        expected_gains.append((base.entropy_with - after.entropy_with) / base.entropy_with)
         candidates.append(Candidate(root, chunk, positions, base.entropy_with.astype(np.float64)))
-    for gain, expected in zip(LeftWindow().gains(screen, model, candidates, separator, 300), found, strict=True):
+    for gain, expected in zip(LeftWindow().gains(screen, model, candidates, separator, 300), expected_gains, strict=True):
         assert np.abs(gain - expected).max() < 1e-4
 
 
 def test_recall_bound_is_wilsons() -> None:
     # Values of the one-sided 95 % Wilson bound, from its quadratic solved by bisection.
-    for found, positives in [(0, 5), (5, 5), (9, 10), (190, 200)]:
-        share = found / positives
+    for true_positives, positives in [(0, 5), (5, 5), (9, 10), (190, 200)]:
+        share = true_positives / positives
         low, high = 0.0, share
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if share - middle > 1.644854 * (middle * (1 - middle) / positives) ** 0.5 else (low, middle)
-        assert recall_bound(found, positives) == pytest.approx(low, abs=1e-6)
+        assert recall_bound(true_positives, positives) == pytest.approx(low, abs=1e-6)
 
 
 def test_a_budget_measures_a_part_and_no_budget_the_rest(copied: Path, open_runner: OpenRunner) -> None:
@@ -194,11 +194,11 @@ def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_ru
 )
 def test_a_selection_keeps_the_digest_that_its_rows_have(keys: list[str], expected: str | None) -> None:
     """Another digest would read again all that a budget or a screen left out in the workspaces that exist."""
-    stated = [
+    overrides = [
         "seed=7", "accept.rule=specific", "accept.epsilon=0.4", "accept.min_excess=0.2", "accept.min_nll_drop=0.7",
         "accept.max_copy_tokens=8", "verify.screen.window=128", "verify.screen.min_gain=0.2", "verify.screen.sample=0.05",
     ]  # fmt: skip
-    ctx = cast(StageContext, SimpleNamespace(config=load_config("base", [*stated, *keys]), fingerprints={"pairs": "f" * 12}))
+    ctx = cast(StageContext, SimpleNamespace(config=load_config("base", [*overrides, *keys]), fingerprints={"pairs": "f" * 12}))
     selection = selection_of(ctx)
     assert (selection and selection.digest) == expected
     assert VERIFY.choice(ctx) == expected, "what a checkpoint is chosen by"
