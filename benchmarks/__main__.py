@@ -32,7 +32,7 @@ def claims(results: list[Line]) -> list[Claim]:
     by_name = {line["name"]: line for line in results}
     score, every, some = by_name["scoring"], by_name["verification_all"], by_name["verification_retrieved"]
     share, sharing = by_name["arrow_jvm_share"]["ours"], some["m"]
-    found = [
+    goals = [
         _ratio("scoring", score["ratio"], 3.0),
         Claim("  largest difference of H, nats", f"{score['largest_dH']:.1e}", "<= 1e-3", score["largest_dH"] <= 1e-3),
         _ratio(f"verification, scope retrieved (m = {sharing:.2f})", some["ratio"], 1.5 * sharing),
@@ -43,12 +43,12 @@ def claims(results: list[Line]) -> list[Claim]:
     for name in ("scoring", "verification", "embedding"):
         times = {line["size"]: line["ours"] for line in results if line["name"] == f"{name}_growth"}
         growth = times[8] / times[1]
-        found.append(Claim(f"growth of {name}, 8 x the input", f"{growth:.2f} x", "<= 8.5 x", growth <= 8.5))
+        goals.append(Claim(f"growth of {name}, 8 x the input", f"{growth:.2f} x", "<= 8.5 x", growth <= 8.5))
     screen = by_name["screen_left_window"]
     at = next(point for point in screen["curve"] if point["min_gain"] == screen["min_gain"])
     recall = f"{at['recall_specific']:.0%} of {screen['positives_specific']} (at least {at['recall_low_specific']:.0%})"
     return [
-        *found,
+        *goals,
         Claim("left-window screen against exact", f"{screen['ratio']:.2f} x", "", True),
         Claim("  recall of dependencies", recall, ">= 95%", at["recall_specific"] >= 0.95),
         Claim("Arrow and JVM, share of slot time", f"{share:.1%}", "<= 5%", share <= 0.05),

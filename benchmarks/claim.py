@@ -62,7 +62,7 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     for row in pairs:
         chunks[row.chunk_id] = list(row.chunk_ids)
         planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank, a.score] for a in row.anchors]])
-    found = {
+    material = {
         "seed": runner.config.seed,
         "separator": encode_plain(load(runner.state.context.causal_lm.tokenizer()), runner.config.separator),
         "start": runner.config.model.document_start_id,
@@ -71,8 +71,8 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
         "documents": {c.chunk_id: c.doc_id for c in frames["chunks"].select("chunk_id", "doc_id").collect()},
         "pairs": planned,
     }
-    file.write_bytes(gzip.compress(json.dumps(found).encode(), 6))
-    print(f"{len(found['roots'])} roots, {len(chunks)} chunks, {len(planned)} pairs: {file.stat().st_size / 2**20:.1f} MiB")
+    file.write_bytes(gzip.compress(json.dumps(material).encode(), 6))
+    print(f"{len(material['roots'])} roots, {len(chunks)} chunks, {len(planned)} pairs: {file.stat().st_size / 2**20:.1f} MiB")
 
 
 class MemoryFeed:
@@ -100,41 +100,41 @@ class MemoryFeed:
 
 def _row(sequence: PackedSequence) -> FeedRow:
     mask = sequence.loss_mask
-    kept = np.ones(LENGTH, np.int32) if mask is None else np.frombuffer(mask, np.uint8).astype(np.int32)
+    flags = np.ones(LENGTH, np.int32) if mask is None else np.frombuffer(mask, np.uint8).astype(np.int32)
     return FeedRow(
-        sequence.sequence_id, sequence.input_ids, kept, np.where(kept, 0, -1).astype(np.int32), np.zeros(LENGTH, np.float32)
+        sequence.sequence_id, sequence.input_ids, flags, np.where(flags, 0, -1).astype(np.int32), np.zeros(LENGTH, np.float32)
     )
 
 
 def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None:
     """Measure, pack, tune, train, judge; what is done stands in OUT at any time."""
-    began, stated = time.monotonic(), json.loads(gzip.decompress(file.read_bytes()))
+    began, material = time.monotonic(), json.loads(gzip.decompress(file.read_bytes()))
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
 
-    model = CausalLM(folder, "bfloat16", stated["start"])
-    roots = {root: np.array(ids, np.int32) for root, (_, ids) in stated["roots"].items()}
-    chunks = {int(chunk): np.array(ids, np.int32) for chunk, ids in stated["chunks"].items()}
+    model = CausalLM(folder, "bfloat16", material["start"])
+    roots = {root: np.array(ids, np.int32) for root, (_, ids) in material["roots"].items()}
+    chunks = {int(chunk): np.array(ids, np.int32) for chunk, ids in material["chunks"].items()}
     if not (cells := file.with_name(cells_of(file))).is_file():
-        seen = verify(model, stated, roots, chunks)
+        retrieved_cells = verify(model, material, roots, chunks)
         cells = out / cells_of(file)
-        cells.write_bytes(gzip.compress(json.dumps(seen).encode()))
+        cells.write_bytes(gzip.compress(json.dumps(retrieved_cells).encode()))
     every = json.loads(gzip.decompress(cells.read_bytes()))
     # By document, as pack.held_out does it: what is judged on is neither a root nor a context of what is trained on.
-    document_of = {root: doc for root, (doc, _) in stated["roots"].items()}
-    unseen = {doc: is_held_out(stated, doc) for doc in {*document_of.values(), *stated["documents"].values()}}
-    sides = [(unseen[document_of[cell[0]]], unseen[stated["documents"][str(cell[1])]]) for cell in every]
+    document_of = {root: doc for root, (doc, _) in material["roots"].items()}
+    unseen = {doc: is_held_out(material, doc) for doc in {*document_of.values(), *material["documents"].values()}}
+    sides = [(unseen[document_of[cell[0]]], unseen[material["documents"][str(cell[1])]]) for cell in every]
     accepted, ranks, retrieved = sorted_out([c for c, side in zip(every, sides, strict=True) if side == (False, False)])
     judged_on, _, _ = sorted_out([c for c, side in zip(every, sides, strict=True) if side == (True, True)])
-    say(f"verified: {len(stated['pairs'])} passes, {sum(cell[6] for cell in every)} dependencies")
-    kept = {root for root in roots if not unseen[document_of[root]]}
-    arms = pack_arms(stated, roots, chunks, accepted, ranks, retrieved, kept, model)
+    say(f"verified: {len(material['pairs'])} passes, {sum(cell[6] for cell in every)} dependencies")
+    kept_roots = {root for root in roots if not unseen[document_of[root]]}
+    arms = pack_arms(material, roots, chunks, accepted, ranks, retrieved, kept_roots, model)
     MemoryFeed.arms = arms
     tokens = {arm: sum(s.end - s.start for q in rows for s in q.segments if s.kind != "pad") for arm, rows in arms.items()}
     sizes = {arm: (len(rows), tokens[arm]) for arm, rows in arms.items()}
     say(f"packed, rows and tokens: {sizes}")
-    held = hold_out(stated, roots, chunks, judged_on, model)
+    held = hold_out(material, roots, chunks, judged_on, model)
     held = replace(held, keys=claim.find_keys(model, held, BATCH_TOKENS))
     counted = f"{len(held.items)} links, {len(held.plain)} windows, {len(held.answers)} questions"
     say(f"held out: {counted}, {sum(map(len, held.keys))} key tokens")
@@ -142,7 +142,7 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
         "tokens": tokens, "rows": {arm: len(rows) for arm, rows in arms.items()}, "items": [i.key for i in held.items],
         "base": asdict(claim.judge(model, held, BATCH_TOKENS)), "runs": {},
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
-        "roots": [len(roots), len(kept)], "dependencies": sum(cell[6] for cell in every),
+        "roots": [len(roots), len(kept_roots)], "dependencies": sum(cell[6] for cell in every),
     }  # fmt: skip
     say(f"base: {summary(Scores(**results['base']))}")
     del model
@@ -151,8 +151,8 @@ def run(file: Path, folder: Path, out: Path, seeds: int, seconds: float) -> None
 
     def trained(arm: str, rate: float, seed: int) -> Scores:
         # A rate is chosen by the text of 2K alone.
-        asked = replace(held, items=(), answers={}, keys=()) if arm == TUNED_ON else held
-        done = train(folder, arm, rate, seed, stated["start"], asked)
+        held_part = replace(held, items=(), answers={}, keys=()) if arm == TUNED_ON else held
+        done = train(folder, arm, rate, seed, material["start"], held_part)
         results["runs"][f"{arm}/{rate:g}/{seed}"] = asdict(done)
         (out / "claim.json").write_text(json.dumps(results))
         say(f"{arm} rate {rate:g} seed {seed}: {summary(done)}")
@@ -176,9 +176,9 @@ def cells_of(file: Path) -> str:
     return f"cells-{file_sha256(file)[:12]}.json.gz"
 
 
-def is_held_out(stated: Any, doc_id: str) -> bool:
+def is_held_out(material: Any, doc_id: str) -> bool:
     """As the column of that name in Spark."""
-    return xxhash64(stated["seed"], "held_out", doc_id) > share_threshold(1.0 - HELD_OUT)
+    return xxhash64(material["seed"], "held_out", doc_id) > share_threshold(1.0 - HELD_OUT)
 
 
 def summary(scores: Scores) -> str:
@@ -187,19 +187,19 @@ def summary(scores: Scores) -> str:
     return f"effect {effect:.4f}  answers {answers:.3f}  LongPPL {scores.long_ppl:.2f}  NLL at 2K {scores.plain_nll:.4f}"
 
 
-def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> list[Any]:
+def verify(model: CausalLM, material: Any, roots: Any, chunks: Any) -> list[Any]:
     """Retrieved cells within the copy limit: root, chunk, position, rank, score, H without it, whether accepted, gain."""
     places: dict[str, list[int]] = {}
-    for root, _, _, anchors in stated["pairs"]:
+    for root, _, _, anchors in material["pairs"]:
         places.setdefault(root, []).extend(p for p, _, _ in anchors)
     at = {root: np.unique(np.array(p, np.int32)) for root, p in places.items()}
     nothing = np.zeros(0, np.int32)
-    asked = [Pair(roots[root], nothing, positions, (root, None, None, None)) for root, positions in at.items()]
-    for root, chunk, kind, anchors in stated["pairs"]:
-        asked.append(Pair(roots[root], chunks[chunk], np.array([p for p, _, _ in anchors], np.int32), (root, chunk, kind, anchors)))
+    pairs = [Pair(roots[root], nothing, positions, (root, None, None, None)) for root, positions in at.items()]
+    for root, chunk, kind, anchors in material["pairs"]:
+        pairs.append(Pair(roots[root], chunks[chunk], np.array([p for p, _, _ in anchors], np.int32), (root, chunk, kind, anchors)))
     base: dict[str, dict[int, tuple[float, float]]] = {}
     cells: dict[str, list[tuple[Any, ...]]] = {}
-    for pair, reading in measure(model, asked, separator_ids=stated["separator"], batch_tokens=BATCH_TOKENS):
+    for pair, reading in measure(model, pairs, separator_ids=material["separator"], batch_tokens=BATCH_TOKENS):
         root, chunk, kind, anchors = pair.tag
         values = list(zip(pair.positions.tolist(), reading.entropy_with, reading.nll_with, reading.copy_len, strict=True))
         if chunk is None:
@@ -214,7 +214,7 @@ def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> list[Any]:
                     else ReadingKind.SAME_ROOT
                 )
                 cells.setdefault(root, []).append((chunk, p, own, rank, score, float(h), float(n), int(copy)))
-    seen: list[Any] = []
+    hits: list[Any] = []
     for root, rows in sorted(cells.items()):
         chunk, position, kind, rank, score, h_with, n_with, copy = (list(column) for column in zip(*rows, strict=True))
         h, n = (np.array([base[root][p][i] for p in position], np.float64) for i in (0, 1))
@@ -223,8 +223,8 @@ def verify(model: CausalLM, stated: Any, roots: Any, chunks: Any) -> list[Any]:
         for i in range(len(rows)):
             if kind[i] == ReadingKind.RETRIEVED and copy[i] <= RULE.max_copy_tokens:
                 accepted, gain = bool(verdicts.accepted[i]), round(float(verdicts.gain[i]), 4)
-                seen.append([root, chunk[i], position[i], rank[i], round(score[i], 4), round(float(h[i]), 3), accepted, gain])
-    return seen
+                hits.append([root, chunk[i], position[i], rank[i], round(score[i], 4), round(float(h[i]), 3), accepted, gain])
+    return hits
 
 
 Ranks = dict[str, dict[int, tuple[int, float]]]
@@ -246,7 +246,7 @@ def sorted_out(cells: list[Any]) -> tuple[dict[str, list[Dependency]], Ranks, di
 
 
 def pack_arms(
-    stated: Any, roots: Any, chunks: Any, accepted: Any, ranks: Any, retrieved: Any, kept: set[str], model: CausalLM
+    material: Any, roots: Any, chunks: Any, accepted: Any, ranks: Any, retrieved: Any, kept_roots: set[str], model: CausalLM
 ) -> dict[str, list[PackedSequence]]:  # fmt: skip
     """Sequences of the arms: spread, no filler; standard has as many tokens as verified."""
 
@@ -256,10 +256,10 @@ def pack_arms(
             "spread",
             "shuffle",
             "none",
-            stated["seed"],
+            material["seed"],
             recipe,
             tuple(model.prefix),
-            tuple(stated["separator"]),
+            tuple(material["separator"]),
             model.pad_id,
             swap=permute if recipe == "permuted" else None,
         )
@@ -275,8 +275,8 @@ def pack_arms(
         return Group(root, tuple(roots[root].tolist()), contexts, tuple(links))
 
     def by_rank(root: str) -> list[Dependency]:
-        wanted = len({link.chunk_id for link in accepted[root]})
-        chosen = set(sorted(ranks[root], key=lambda c: (ranks[root][c], c))[:wanted])
+        count = len({link.chunk_id for link in accepted[root]})
+        chosen = set(sorted(ranks[root], key=lambda c: (ranks[root][c], c))[:count])
         return [link for link in retrieved[root] if link.chunk_id in chosen]
 
     verified = [group(root, links) for root, links in sorted(accepted.items())]
@@ -287,24 +287,24 @@ def pack_arms(
     }
     budget = sum(s.end - s.start for q in arms["verified"] for s in q.segments if s.kind != "pad")
     runs, spent = [], 0
-    for root in sorted(kept, key=lambda r: (xxhash64("standard", r), r)):
+    for root in sorted(kept_roots, key=lambda r: (xxhash64("standard", r), r)):
         run = DocumentRun(root, (Piece("root", root, None, tuple(roots[root].tolist())),)).cut(max(0, budget - spent), 1)
         spent += run.tokens(1) + 1
         runs += [run] if run.pieces else []
     return arms | {TUNED_ON: pack_document_runs(runs, rule(TUNED_ON))}
 
 
-def hold_out(stated: Any, roots: Any, chunks: Any, accepted: Any, model: CausalLM) -> HeldOut:
+def hold_out(material: Any, roots: Any, chunks: Any, accepted: Any, model: CausalLM) -> HeldOut:
     """As the experiment holds out, from documents that no arm was packed of."""
     links = []
     for root, own in accepted.items():
         links += [(root, link.chunk_id, link.position) for link in sorted(own, key=lambda k: (-k.gain, k.position))]
-    of = {root: (document, roots[root]) for root, (document, _) in stated["roots"].items()}
-    doc_of = {int(chunk): document for chunk, document in stated["documents"].items()}
+    of = {root: (document, roots[root]) for root, (document, _) in material["roots"].items()}
+    doc_of = {int(chunk): document for chunk, document in material["documents"].items()}
     items = claim.held_items(links, of, chunks, doc_of, ITEMS, DISTANCE)
-    unseen = [ids for document, ids in of.values() if is_held_out(stated, document)]
+    unseen = [ids for document, ids in of.values() if is_held_out(material, document)]
     answers = claim.ruler_answers(model.encode, RULER_LENGTHS, RULER_SAMPLES, 42)
-    return HeldOut(tuple(items), claim.windows(unseen, stated["separator"]), answers, tuple(stated["separator"]))
+    return HeldOut(tuple(items), claim.windows(unseen, material["separator"]), answers, tuple(material["separator"]))
 
 
 def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: HeldOut) -> Scores:
@@ -327,11 +327,11 @@ def train(folder: Path, arm: str, rate: float, seed: int, start: int, held: Held
 
 def report(results: dict[str, Any]) -> None:
     """The differences, as the decision rule wants them."""
-    runs = {name: Scores(**found) for name, found in results["runs"].items()}
+    runs = {name: Scores(**scores) for name, scores in results["runs"].items()}
     seeds = sorted({name.split("/")[2] for name in runs if name.startswith(ARMS[0])})
-    found = {arm: [runs[f"{arm}/{results['rate']:g}/{seed}"] for seed in seeds] for arm in ARMS}
+    by_arm = {arm: [runs[f"{arm}/{results['rate']:g}/{seed}"] for seed in seeds] for arm in ARMS}
     for field, read in (("effects", lambda scores: scores.effects), ("answers", lambda scores: scores.answers)):
-        for arm, gap in claim.differences(found, read).items():
+        for arm, gap in claim.differences(by_arm, read).items():
             print(field, f"verified - {arm}", gap)
 
 

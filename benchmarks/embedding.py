@@ -29,7 +29,7 @@ class Naive:
     @torch.no_grad()
     def encode(self, texts: list[str]) -> np.ndarray:
         """L2-normalised means of the last hidden states."""
-        found = []
+        vectors = []
         for start in range(0, len(texts), BATCH):
             batch = self.tokenizer(
                 texts[start : start + BATCH], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
@@ -37,20 +37,20 @@ class Naive:
             hidden = self.model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None].float()
             pooled = (hidden * mask).sum(1) / mask.sum(1)
-            found.append(torch.nn.functional.normalize(pooled, dim=-1).numpy())
-        return np.concatenate(found)
+            vectors.append(torch.nn.functional.normalize(pooled, dim=-1).numpy())
+        return np.concatenate(vectors)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pairs at size 1, then our growth to size 8."""
     parser = argument_parser(__doc__)
     parser.add_argument("--pairs", type=int)
-    given = parser.parse_args(arguments)
-    pairs, (chunks, module) = given.pairs or (1 if given.small else 5), SMALL if given.small else FULL
+    options = parser.parse_args(arguments)
+    pairs, (chunks, module) = options.pairs or (1 if options.small else 5), SMALL if options.small else FULL
     rule = {"unit": "packed_chars", "target_chars": 2048, "max_chars": 8192}
     every = [text for _, whole in documents(module) for text in chunk_text(whole, **rule)]
     texts = every[:chunks]
-    folder = model_folder(given.encoder)
+    folder = model_folder(options.encoder)
     encoder, naive = Encoder(folder), Naive(folder)
     fast, slow = encoder.encode(texts, batch_size=BATCH).astype(np.float32), naive.encode(texts)
     cosine = float((fast * slow).sum(1).min())

@@ -65,7 +65,7 @@ class Naive:
 
     def score(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
         """Batches in the order given, padded to the longest, with an attention mask."""
-        found = []
+        entropies = []
         for start in range(0, len(sequences), NAIVE_BATCH):
             batch = sequences[start : start + NAIVE_BATCH]
             ids = torch.zeros((len(batch), max(map(len, batch))), dtype=torch.long)
@@ -74,8 +74,8 @@ class Naive:
                 ids[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
                 mask[row, : len(sequence)] = 1
             entropy = self.entropies(ids.to(self.device), mask.to(self.device)).cpu().numpy()
-            found += [row[: len(sequence) - 1] for row, sequence in zip(entropy, batch, strict=True)]
-        return found
+            entropies += [row[: len(sequence) - 1] for row, sequence in zip(entropy, batch, strict=True)]
+        return entropies
 
     def at(self, front: list[int], root: np.ndarray, anchor: int) -> float:
         """H at one anchor of a root behind a context."""
@@ -130,9 +130,9 @@ def head(model: CausalLM, naive: Naive) -> None:
         spent = [seconds(lambda: entropy_rows(hidden, targets, model.logits, model.vocabulary)) for _ in range(3)]
         scratch = round((torch.cuda.max_memory_allocated() - before) / 2**30, 3) if cuda else None
         rows, few = hidden[:256], targets[:256]
-        found, nll = entropy_rows(rows, few, model.logits, model.vocabulary)
+        entropy, nll = entropy_rows(rows, few, model.logits, model.vocabulary)
         exact = torch.log_softmax(rows.double() @ naive.model.get_output_embeddings().weight.double().T, -1)
-        error = float((found.double() + (exact.exp() * exact).sum(-1)).abs().max())
+        error = float((entropy.double() + (exact.exp() * exact).sum(-1)).abs().max())
         error_nll = float((nll.double() + exact.gather(1, few[:, None])[:, 0]).abs().max())
     record("gpu_head", spent, [], rows=len(targets), scratch_gib=scratch, largest_dH=error, largest_dNLL=error_nll)
 
@@ -148,8 +148,8 @@ class Root:
     def pairs(self, scope: str) -> list[Pair]:
         """The unique pairs; the tag is the chunk's number."""
         every = sorted(self.hits)
-        asked = {c: [t for t in every if scope == "all" or c in self.hits[t]] for c in range(len(self.chunks))}
-        return [Pair(self.ids, self.chunks[c], np.array(where, np.int32), c) for c, where in asked.items() if where]
+        positions = {c: [t for t in every if scope == "all" or c in self.hits[t]] for c in range(len(self.chunks))}
+        return [Pair(self.ids, self.chunks[c], np.array(where, np.int32), c) for c, where in positions.items() if where]
 
 
 def make_root(rng: np.random.Generator, vocabulary: int, anchors: int = 8, top_k: int = 4, sharing: float = 1.4) -> Root:
@@ -157,16 +157,16 @@ def make_root(rng: np.random.Generator, vocabulary: int, anchors: int = 8, top_k
     ids = rng.integers(2, vocabulary, int(rng.integers(700, 1100))).astype(np.int32)
     chunks = [rng.integers(2, vocabulary, 500).astype(np.int32) for _ in range(int(anchors * top_k / sharing))]
     where = np.sort(rng.choice(np.arange(32, len(ids)), anchors, replace=False)).tolist()
-    drawn = rng.permutation(np.arange(anchors * top_k) % len(chunks)).reshape(anchors, top_k)
-    return Root(ids, chunks, {t: set(row.tolist()) for t, row in zip(where, drawn, strict=True)})
+    hits = rng.permutation(np.arange(anchors * top_k) % len(chunks)).reshape(anchors, top_k)
+    return Root(ids, chunks, {t: set(row.tolist()) for t, row in zip(where, hits, strict=True)})
 
 
 def ours_at(model: CausalLM, pairs: list[Pair], batch_tokens: int, *, reuse: bool = False) -> dict[tuple[int, int], float]:
     """H with context by (anchor, tag)."""
-    found = {}
+    entropies = {}
     for pair, reading in measure(model, pairs, separator_ids=SEPARATOR, batch_tokens=batch_tokens, reuse=reuse):
-        found |= {(int(t), pair.tag): float(h) for t, h in zip(pair.positions, reading.entropy_with, strict=True)}
-    return found
+        entropies |= {(int(t), pair.tag): float(h) for t, h in zip(pair.positions, reading.entropy_with, strict=True)}
+    return entropies
 
 
 def verification(model: CausalLM, naive: Naive, roots: int, batch_tokens: int) -> None:
@@ -204,13 +204,13 @@ def reuse(model: CausalLM, batch_tokens: int, chunk_tokens: int = 500, sharing: 
     chunk = rng.integers(2, model.vocabulary, chunk_tokens).astype(np.int32)
     roots = [rng.integers(2, model.vocabulary, 600).astype(np.int32) for _ in range(sharing)]
     pairs = [Pair(root, chunk, np.array([100, 300, 599], np.int32), number) for number, root in enumerate(roots)]
-    found: dict[bool, dict[tuple[int, int], float]] = {True: {}, False: {}}
+    entropies: dict[bool, dict[tuple[int, int], float]] = {True: {}, False: {}}
     times: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(4):
-        for shared, readings in found.items():
+        for shared, readings in entropies.items():
             run = partial(ours_at, model, pairs, batch_tokens, reuse=shared)
             times[shared].append(seconds(lambda run=run, readings=readings: readings.update(run())))
-    error = max(abs(h - found[False][cell]) for cell, h in found[True].items())
+    error = max(abs(h - entropies[False][cell]) for cell, h in entropies[True].items())
     record("gpu_prefix_reuse", times[True][1:], times[False][1:], roots_a_chunk=sharing, largest_dH_between_bodies=error)
 
 
@@ -222,17 +222,17 @@ def main() -> None:
     parser.add_argument("--roots", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=32768)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         say("making the model")
-        model = CausalLM(make_model(Path(folder), given.layers), "bfloat16", START_ID)
+        model = CausalLM(make_model(Path(folder), options.layers), "bfloat16", START_ID)
         gc.collect()
         naive = Naive(model)
         say("model ready")
         head(model, naive)
-        scoring(model, naive, given.pairs, given.documents, given.batch_tokens)
-        reuse(model, given.batch_tokens)
-        verification(model, naive, given.roots, given.batch_tokens)
+        scoring(model, naive, options.pairs, options.documents, options.batch_tokens)
+        reuse(model, options.batch_tokens)
+        verification(model, naive, options.roots, options.batch_tokens)
 
 
 if __name__ == "__main__":

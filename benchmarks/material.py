@@ -74,11 +74,13 @@ class Material:
                 break
             if not isinstance(profile, Profile):
                 continue
-            found = find_anchors(profile.entropy, alpha=2.0, min_position=32, max_per_root=anchors).positions.tolist()
-            if len(found) < LEAST_ANCHORS:
+            positions = find_anchors(profile.entropy, alpha=2.0, min_position=32, max_per_root=anchors).positions.tolist()
+            if len(positions) < LEAST_ANCHORS:
                 continue
-            queries = encoder.encode([window_text(model.tokenizer, profile.ids.tolist(), t, window=16, side="both") for t in found])
+            queries = encoder.encode(
+                [window_text(model.tokenizer, profile.ids.tolist(), t, window=16, side="both") for t in positions]
+            )
             scores = queries.astype(np.float32) @ vectors.T
             scores[:, [i for i, (owner, _) in enumerate(chunks) if owner == doc]] = -1
-            hits = {t: np.argsort(-row)[:top_k].tolist() for t, row in zip(found, scores, strict=True)}
-            self.roots.append(Root(profile.ids, profile.entropy, profile.nll, found, hits))
+            hits = {t: np.argsort(-row)[:top_k].tolist() for t, row in zip(positions, scores, strict=True)}
+            self.roots.append(Root(profile.ids, profile.entropy, profile.nll, positions, hits))

@@ -34,7 +34,7 @@ def read_results(path: Path) -> list[Line]:
 def draw(results: Sequence[Line], folder: Path) -> list[Path]:
     """Write `ratios.png`, `growth.png` and `screen.png`, those that there is something to show in."""
     by_name = {line["name"]: line for line in results}
-    drawn = []
+    files = []
     for name, is_there, plot in (
         ("ratios.png", any(n in by_name for n in RATIOS), lambda ax: _ratios(ax, by_name)),
         ("growth.png", any(n.endswith("_growth") for n in by_name), lambda ax: _growth(ax, results)),
@@ -50,14 +50,14 @@ def draw(results: Sequence[Line], folder: Path) -> list[Path]:
         figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
         figure.savefig(folder / name, dpi=150)
         plt.close(figure)
-        drawn.append(folder / name)
-    return drawn
+        files.append(folder / name)
+    return files
 
 
 def _ratios(axes: Axes, by_name: dict[str, Line]) -> None:
-    shown = [name for name in RATIOS if name in by_name][::-1]
-    values = [by_name[name]["ratio"] for name in shown]
-    bars = axes.barh([LABELS[name] for name in shown], values, color=OURS, height=0.6)
+    names = [name for name in RATIOS if name in by_name][::-1]
+    values = [by_name[name]["ratio"] for name in names]
+    bars = axes.barh([LABELS[name] for name in names], values, color=OURS, height=0.6)
     axes.bar_label(bars, [f"{value:.1f} x" for value in values], padding=4)
     axes.axvline(1, color=NAIVE, linewidth=1, linestyle="--")
     axes.set_xlim(0, 1.12 * max(values))

@@ -145,9 +145,9 @@ def partitioned(runner: Any, queries: DataFrame) -> tuple[float, list[tuple[int,
     """Seconds of a search of all cells, and what it found."""
     sizes = np.load(runner.workspace.index("benchmark-index") / "sizes.npy")
     vectors = runner.store.read_ok("index_cells", "benchmark-index")
-    found: list[Any] = []
-    spent = seconds(lambda: found.extend(search_range(runner.context, queries, vectors, 0, sizes).collect()))
-    return spent, sorted((row.position, [hit.chunk_id for hit in row.hits]) for row in found)
+    rows: list[Any] = []
+    spent = seconds(lambda: rows.extend(search_range(runner.context, queries, vectors, 0, sizes).collect()))
+    return spent, sorted((row.position, [hit.chunk_id for hit in row.hits]) for row in rows)
 
 
 def time_size(spark: SparkSession, folder: Path, n: int, counts: Sequence[int]) -> None:
@@ -158,9 +158,9 @@ def time_size(spark: SparkSession, folder: Path, n: int, counts: Sequence[int]) 
     with WorkerMemory() as memory:
         drive(runner, INDEX, artifact, cast(Any, None))
     spent = time.perf_counter() - start
-    found = recall(runner.workspace.index("benchmark-index"), NPROBE)
+    index_recall = recall(runner.workspace.index("benchmark-index"), NPROBE)
     record("index_build", [spent], [], size=n, vectors_per_second_and_core=round(n / spent / cores), cells=cells_of(n),
-           recall=round(found, 4), worker_gib=round(memory.peak / 2**30, 3))  # fmt: skip
+           recall=round(index_recall, 4), worker_gib=round(memory.peak / 2**30, 3))  # fmt: skip
     whole: list[Any] = []
     for count in counts:
         queries = queries_of(runner, n, count).persist()
@@ -181,13 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--vectors", type=int)
     parser.add_argument("--queries", type=int)
-    given = parser.parse_args(arguments)
-    vectors, queries = given.vectors or (2000 if given.small else 2_000_000), given.queries or (64 if given.small else 8192)
+    options = parser.parse_args(arguments)
+    vectors, queries = options.vectors or (2000 if options.small else 2_000_000), options.queries or (64 if options.small else 8192)
     folder = timing.RESULTS / "retrieval"
     shutil.rmtree(folder, ignore_errors=True)
     with spark_for(load_config(ROOT / "conf" / "demo.yaml", ["spark.conf.spark.sql.shuffle.partitions=8"])) as spark:
-        for n in [vectors] if given.small else [vectors // 4, vectors // 2, vectors]:
-            several = n == vectors and not given.small
+        for n in [vectors] if options.small else [vectors // 4, vectors // 2, vectors]:
+            several = n == vectors and not options.small
             time_size(spark, folder, n, (queries // 2, queries, 2 * queries) if several else (queries,))
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -45,7 +45,7 @@ class Naive:
     @torch.no_grad()
     def score(self, texts: list[str]) -> list[np.ndarray]:
         """Entropy of each token of each text."""
-        found = []
+        entropies = []
         for start in range(0, len(texts), NAIVE_BATCH):
             encoded = self.tokenizer(
                 texts[start : start + NAIVE_BATCH],
@@ -56,8 +56,8 @@ class Naive:
             mask = torch.nn.functional.pad(encoded["attention_mask"], (1, 0), value=1)
             log_p = torch.log_softmax(self.model(input_ids=ids, attention_mask=mask).logits.float(), dim=-1)
             entropy = -(log_p.exp() * log_p).sum(-1)
-            found += [h[: int(n) - 1].numpy() for h, n in zip(entropy, mask.sum(1), strict=True)]
-        return found
+            entropies += [h[: int(n) - 1].numpy() for h, n in zip(entropy, mask.sum(1), strict=True)]
+        return entropies
 
 
 def ours(model: CausalLM, texts: list[str], max_tokens: int) -> list[np.ndarray]:
@@ -71,12 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Pairs at size 1, then our growth to size 8."""
     parser = argument_parser(__doc__)
     parser.add_argument("--pairs", type=int)
-    given = parser.parse_args(arguments)
-    rule = SMALL if given.small else FULL
-    pairs = given.pairs or rule.pairs
+    options = parser.parse_args(arguments)
+    rule = SMALL if options.small else FULL
+    pairs = options.pairs or rule.pairs
     every = [text for _, text in documents()]
     texts = every[: rule.documents]
-    folder = model_folder(given.lm)
+    folder = model_folder(options.lm)
     model, naive = CausalLM(folder, "float32", START_ID), Naive(folder, rule.max_tokens)
     fast, slow = ours(model, texts[:2], rule.max_tokens), naive.score(texts[:2])  # the first call pays for memory
     times: tuple[list[float], list[float]] = ([], [])
@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record("scoring", *times, documents=len(texts), tokens=tokens, largest_dH=error)
     for size in SIZES:
         some = every[: size * rule.growth_documents]
-        found: list[np.ndarray] = []
-        spent = seconds(lambda some=some, found=found: found.extend(ours(model, some, rule.max_tokens)))
-        record("scoring_growth", [spent], [], size=size, tokens=sum(map(len, found)))
+        entropies: list[np.ndarray] = []
+        spent = seconds(lambda some=some, entropies=entropies: entropies.extend(ours(model, some, rule.max_tokens)))
+        record("scoring_growth", [spent], [], size=size, tokens=sum(map(len, entropies)))
     record("scoring_peak_memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20], [], unit="GiB, both sides")
 
 

@@ -30,8 +30,8 @@ LEAST_GAINS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 
 def exact(model: CausalLM, pairs: list[Pair], separator: list[int]) -> dict[int, PairReading]:
     """Readings by chunk."""
-    found = measure(model, pairs, separator_ids=separator, batch_tokens=4096)
-    return {pair.tag: reading for pair, reading in found}
+    readings = measure(model, pairs, separator_ids=separator, batch_tokens=4096)
+    return {pair.tag: reading for pair, reading in readings}
 
 
 def dependencies(root: Root, readings: dict[int, PairReading], rule: Rule) -> set[int]:
@@ -61,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--roots", type=int)
     parser.add_argument("--window", type=int, default=base.verify.screen.window)
     parser.add_argument("--min-gain", type=float, default=base.verify.screen.min_gain)
-    given = parser.parse_args(arguments)
-    roots = given.roots or (1 if given.small else 16)
-    model = CausalLM(model_folder(given.lm), "float32", START_ID)
+    options = parser.parse_args(arguments)
+    roots = options.roots or (1 if options.small else 16)
+    model = CausalLM(model_folder(options.lm), "float32", START_ID)
     separator = model.encode(base.separator)
-    material = Material(model, model_folder(given.encoder), roots, **(SMALL if given.small else SETTING))
-    screen = Screen(RECORD.name, given.min_gain, given.window, 0.0, DEMO.seed)
+    material = Material(model, model_folder(options.encoder), roots, **(SMALL if options.small else SETTING))
+    screen = Screen(RECORD.name, options.min_gain, options.window, 0.0, DEMO.seed)
     rules = {name: Rule(**(base.accept.model_dump() | {"rule": name})) for name in RULES}
     times: tuple[list[float], list[float]] = ([], [])
     best: dict[str, list[float]] = {name: [] for name in rules}
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     strongest: list[float] = []
     for number, root in enumerate(material.roots):
         pairs = root.pairs(material.chunks, "all")
-        seen = [np.array(root.retrieved(pair.tag), np.int32) for pair in pairs]
+        positions = [np.array(root.retrieved(pair.tag), np.int32) for pair in pairs]
         candidates = [
             Candidate(pair.root_ids, pair.chunk_ids, at, root.entropy[at].astype(np.float64))
-            for pair, at in zip(pairs, seen, strict=True)
+            for pair, at in zip(pairs, positions, strict=True)
         ]
         readings: dict[int, PairReading] = {}
         gains: list[float] = []
@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 times[0].append(seconds(confirm))
         strongest += gains
         for name, rule in rules.items():
-            kept = dependencies(root, readings, rule)
-            best[name] += [gain for pair, gain in zip(pairs, gains, strict=True) if pair.tag in kept]
-        for pair, at in zip(pairs, seen, strict=True):
+            chunks = dependencies(root, readings, rule)
+            best[name] += [gain for pair, gain in zip(pairs, gains, strict=True) if pair.tag in chunks]
+        for pair, at in zip(pairs, positions, strict=True):
             front = len(pair.chunk_ids)
             window = front + at[-1] - max(0, at[0] - screen.window)
             tokens += (front + pair.positions[-1], front + at[-1], window, 1)
@@ -107,14 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for scope, whole in (("all", tokens[0]), ("retrieved", tokens[1])):
             curve[-1][f"saving_{scope}"] = round(1 - proposed - tokens[2] / whole, 3)
         for name, positives in best.items():
-            found = sum(gain >= least for gain in positives)
-            curve[-1] |= {f"recall_{name}": round(found / max(1, len(positives)), 3)}
-            curve[-1] |= {f"recall_low_{name}": round(recall_bound(found, max(1, len(positives))), 3)}
+            hits = sum(gain >= least for gain in positives)
+            curve[-1] |= {f"recall_{name}": round(hits / max(1, len(positives)), 3)}
+            curve[-1] |= {f"recall_low_{name}": round(recall_bound(hits, max(1, len(positives))), 3)}
         say(str(curve[-1]))
     positives_by_rule = {f"positives_{name}": len(positives) for name, positives in best.items()}
     record(
-        "screen_left_window", *times, roots=roots, pairs_screened=int(tokens[3]), window=given.window,
-        min_gain=given.min_gain, curve=curve, **positives_by_rule,
+        "screen_left_window", *times, roots=roots, pairs_screened=int(tokens[3]), window=options.window,
+        min_gain=options.min_gain, curve=curve, **positives_by_rule,
     )  # fmt: skip
 
 

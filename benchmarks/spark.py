@@ -17,12 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """One real run of `ingest` and `score` over a few hundred real documents, as the demo has them."""
     parser = argument_parser(__doc__)
     parser.add_argument("--roots", type=int)
-    given = parser.parse_args(arguments)
-    roots, longest = given.roots or (2 if given.small else 150), 256 if given.small else 1024
+    options = parser.parse_args(arguments)
+    roots, longest = options.roots or (2 if options.small else 150), 256 if options.small else 1024
     folder = Path(tempfile.mkdtemp(prefix="entropylong-bench-"))
     try:
         keys = [f"workspace={folder / 'workspace'}", f"roots.limit={roots}", f"roots.max_tokens={longest}"]
-        keys += [f"model.name={given.lm}", f"encoder.name={given.encoder}"]
+        keys += [f"model.name={options.lm}", f"encoder.name={options.encoder}"]
         config = load_config(ROOT / "conf" / "demo.yaml", keys)
         with spark_for(config) as spark:
             runner = Runner.open(config, spark)

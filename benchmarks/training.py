@@ -141,11 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--memory-of", choices=("ours", "naive"))
-    given = parser.parse_args(arguments)
-    size = SMALL if given.small else FULL
-    pairs = given.pairs or size.pairs
-    if given.memory_of:
-        run = loss_of(given.memory_of, size)
+    options = parser.parse_args(arguments)
+    size = SMALL if options.small else FULL
+    pairs = options.pairs or size.pairs
+    if options.memory_of:
+        run = loss_of(options.memory_of, size)
         before = peak()
         run()
         print(peak() - before)
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
         the_feed(Path(folder) / "long", size, pairs)
         the_loss(size, pairs)
-        the_wait(Path(folder), model_folder(given.lm))
+        the_wait(Path(folder), model_folder(options.lm))
 
 
 if __name__ == "__main__":

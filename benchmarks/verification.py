@@ -43,40 +43,40 @@ class Naive:
 
 def ours(model: CausalLM, pairs: list[Pair], separator: list[int]) -> dict[tuple[int, int], float]:
     """H with context, by (anchor, chunk)."""
-    found = {}
+    entropies = {}
     for pair, reading in measure(model, pairs, separator_ids=separator, batch_tokens=4096):
-        found |= {(t, pair.tag): float(h) for t, h in zip(pair.positions.tolist(), reading.entropy_with, strict=True)}
-    return found
+        entropies |= {(t, pair.tag): float(h) for t, h in zip(pair.positions.tolist(), reading.entropy_with, strict=True)}
+    return entropies
 
 
 def agreement(
     roots: list[Root], fast: list[dict[tuple[int, int], float]], slow: list[dict[tuple[int, int], float]]
 ) -> dict[str, float]:
     """Keep-sets of both sides under the paper's rule."""
-    cells = mismatches = kept = 0
+    cells = mismatches = keeps = 0
     margin = error = 0.0
     for root, ours_, naive in zip(roots, fast, slow, strict=True):
         for key, h in ours_.items():
             gains = [(root.entropy[key[0]] - with_) / root.entropy[key[0]] for with_ in (h, naive[key])]
             cells += 1
-            kept += gains[1] > EPSILON
+            keeps += gains[1] > EPSILON
             error = max(error, abs(h - naive[key]))
             if (gains[0] > EPSILON) != (gains[1] > EPSILON):
                 mismatches += 1
                 margin = max(margin, abs(gains[1] - EPSILON))
-    return {"cells": cells, "kept": int(kept), "agreement": 1 - mismatches / cells, "mismatch_margin": margin, "largest_dH": error}
+    return {"cells": cells, "kept": int(keeps), "agreement": 1 - mismatches / cells, "mismatch_margin": margin, "largest_dH": error}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """A pair a root at both scopes, then our growth to size 8."""
     parser = argument_parser(__doc__)
     parser.add_argument("--pairs", type=int)
-    given = parser.parse_args(arguments)
-    count = given.pairs or (1 if given.small else 5)
-    folder = model_folder(given.lm)
+    options = parser.parse_args(arguments)
+    count = options.pairs or (1 if options.small else 5)
+    folder = model_folder(options.lm)
     model, naive = CausalLM(folder, "float32", START_ID), Naive(folder)
     separator = model.encode("\n\n")
-    material = Material(model, model_folder(given.encoder), max(count, 2 * SIZES[-1]), **(SMALL if given.small else SETTING))
+    material = Material(model, model_folder(options.encoder), max(count, 2 * SIZES[-1]), **(SMALL if options.small else SETTING))
     chunks = material.chunks
     naive.entropy(material.roots[0], material.roots[0].anchors[0], chunks[0])  # the first call pays for memory
     times: dict[str, tuple[list[float], list[float]]] = {"all": ([], []), "retrieved": ([], [])}
@@ -93,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     spent[t, c] = seconds(lambda t=t, c=c: slow[-1].__setitem__((t, c), naive.entropy(root, t, chunks[c])))
 
         def planned(scope: str, root: Root = root) -> None:
-            found: dict[tuple[int, int], float] = {}
-            times[scope][0].append(seconds(lambda: found.update(ours(model, root.pairs(chunks, scope), separator))))
+            entropies: dict[tuple[int, int], float] = {}
+            times[scope][0].append(seconds(lambda: entropies.update(ours(model, root.pairs(chunks, scope), separator))))
             if scope == "all":
-                fast.append(found)
+                fast.append(entropies)
 
         # Alternately first, so that a machine that slows down slows both.
         for side in (0, 1) if number % 2 else (1, 0):

@@ -42,13 +42,13 @@ def suffered(harness: Harness, stage: str, fault: str, scenario: Scenario) -> Re
 
 def main() -> None:
     """Run all (or those whose name holds one of the arguments), print the matrix, fail if a cell is not ok."""
-    wanted = sys.argv[1:] or [""]
+    words = sys.argv[1:] or [""]
     began = time.monotonic()
     harness = make_harness(ROOT / "runs" / "faults")
     print(f"control: a run without a fault, {time.monotonic() - began:.0f} s", flush=True)
     out = harness.place / "results.jsonl"
     with ThreadPoolExecutor(2) as pool:
-        chosen = [one for one in scenarios() if any(word in f"{one[0]} {one[1]}" for word in wanted)]
+        chosen = [one for one in scenarios() if any(word in f"{one[0]} {one[1]}" for word in words)]
         results = list(pool.map(lambda one: suffered(harness, *one), chosen))
     out.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
     harness.spark.stop()

@@ -44,8 +44,8 @@ def rows_by_key(runner: Runner, table: str) -> Table:
     frame = runner.state.rows(table).drop("fingerprint")
     key = KEYS.get(table, step.key)
     rows = [row.asDict(recursive=True) for row in frame.collect()]
-    found = {tuple(row[k] for k in key): row for row in rows}
-    return found, len(rows) - len(found)
+    by_key = {tuple(row[k] for k in key): row for row in rows}
+    return by_key, len(rows) - len(by_key)
 
 
 def compare(control: dict[str, Table], suffered: dict[str, Table]) -> Difference:
@@ -53,11 +53,11 @@ def compare(control: dict[str, Table], suffered: dict[str, Table]) -> Difference
     lost = doubled = 0
     first = ""
     for table in control:
-        (wanted, _), (found, twice) = control[table], suffered[table]
-        lost, doubled = lost + len(wanted.keys() - found.keys()), doubled + twice + len(found.keys() - wanted.keys())
-        for key in wanted.keys() & found.keys():
-            for name, value in wanted[key].items():
-                if not first and not same(name, value, found[key][name]):
+        (expected, _), (rows, twice) = control[table], suffered[table]
+        lost, doubled = lost + len(expected.keys() - rows.keys()), doubled + twice + len(rows.keys() - expected.keys())
+        for key in expected.keys() & rows.keys():
+            for name, value in expected[key].items():
+                if not first and not same(name, value, rows[key][name]):
                     first = f"{table} {key}: {name}"
     return Difference(lost, doubled, first)
 

@@ -88,8 +88,8 @@ class Harness:
         command = [sys.executable, "-m", "faults.victim", self.config(name, *keys, *own).model_dump_json(), action or stage]
         command += [kill_at, STAGES[stage][0][-1]] if kill_at else []
         env = os.environ | hooked | {"PYTHONPATH": str(ROOT)}
-        with self._log(name).open("w") as said:
-            return subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
+        with self._log(name).open("w") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def suffer(self, name: str, stage: str, *keys: str, kind: str = "", kill_at: str = "", action: str = "") -> tuple[int, str]:
         """Run the stage in a process of its own with a fault; its exit code and the end of what it said."""

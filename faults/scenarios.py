@@ -31,10 +31,10 @@ def matrix_cell(harness: Harness, stage: str, kind: str) -> Outcome:
     """A fault in the first task of a stage that has rows to write."""
     name = f"{stage}-{kind}"
     harness.behind(name, stage)
-    code, said = harness.suffer(name, stage, *(CLUSTER if kind == hook.EXECUTOR else ()), kind=kind)
+    code, output = harness.suffer(name, stage, *(CLUSTER if kind == hook.EXECUTOR else ()), kind=kind)
     happened = harness.mark(name).exists()
     died = {hook.DRIVER: code == -signal.SIGKILL, hook.TASK: code == 1}.get(kind, code in (0, 1))
-    return _outcome(harness, name, happened and died, f"exit {code}", said)
+    return _outcome(harness, name, happened and died, f"exit {code}", output)
 
 
 def between_files_and_commit(harness: Harness, stage: str) -> Outcome:
@@ -42,11 +42,11 @@ def between_files_and_commit(harness: Harness, stage: str) -> Outcome:
     for attempt in range(4):
         name = f"{stage}-files-{attempt}"
         workspace = harness.behind(name, stage)
-        code, said = harness.suffer(name, stage, kill_at="files")
+        code, output = harness.suffer(name, stage, kill_at="files")
         table = workspace / "tables" / STAGES[stage][0][-1]
         orphans = [f for f in table.rglob("*.parquet") if f.name not in _log(table)]
         if code == 9 and orphans:
-            return _outcome(harness, name, True, f"{len(orphans)} files without a commit", said)
+            return _outcome(harness, name, True, f"{len(orphans)} files without a commit", output)
     return False, 0, 0, "the commit was always faster"
 
 
@@ -58,26 +58,26 @@ def between_commit_and_checkpoint(harness: Harness, stage: str) -> Outcome:
     """The JVM is gone right after a commit."""
     name = f"{stage}-commit"
     harness.behind(name, stage)
-    code, said = harness.suffer(name, stage, kill_at="commit")
-    return _outcome(harness, name, code == 9, f"exit {code}", said)
+    code, output = harness.suffer(name, stage, kill_at="commit")
+    return _outcome(harness, name, code == 9, f"exit {code}", output)
 
 
 def lost_checkpoints(harness: Harness, stage: str) -> Outcome:
     """All checkpoints are gone, some rows of the stage are not there yet: neither is anything doubled nor dropped."""
     name = f"{stage}-checkpoint"
     workspace = harness.behind(name, stage)
-    code, said = harness.suffer(name, stage, kill_at="commit")
+    code, output = harness.suffer(name, stage, kill_at="commit")
     shutil.rmtree(workspace / "checkpoints")
-    return _outcome(harness, name, code == 9, "checkpoints removed", said)
+    return _outcome(harness, name, code == 9, "checkpoints removed", output)
 
 
 def killed_compaction(harness: Harness, stage: str) -> Outcome:
     """The JVM is gone when files were written anew and the commit that puts them in the old ones' place is not."""
     workspace = harness.copy("compact")
-    code, said = harness.suffer("compact", stage, action="compact", kill_at="files")
+    code, output = harness.suffer("compact", stage, action="compact", kill_at="files")
     table = workspace / "tables" / STAGES[stage][0][-1]
     orphans = [f for f in table.rglob("*.parquet") if f.name not in _log(table)]
-    return _outcome(harness, "compact", code == 9 and bool(orphans), f"{len(orphans)} files without a commit", said)
+    return _outcome(harness, "compact", code == 9 and bool(orphans), f"{len(orphans)} files without a commit", output)
 
 
 def two_machines(harness: Harness, stage: str) -> Outcome:
@@ -89,9 +89,9 @@ def two_machines(harness: Harness, stage: str) -> Outcome:
         # Slow, so that both are at work before one of them commits.
         both = [harness.launch(place.name, stage, tables, kind=hook.SLOW) for place in (one, other)]
         codes = [process.wait() for process in both]
-    said = [harness.said_by(place.name) for place in (one, other)]
-    refused = sum("a run on another machine commits to the same rows" in text for text in said)
-    return _outcome(harness, "machine-1", refused == 1 and sorted(codes) == [0, 1], "one of them refused by name", "".join(said))
+    outputs = [harness.said_by(place.name) for place in (one, other)]
+    refused = sum("a run on another machine commits to the same rows" in text for text in outputs)
+    return _outcome(harness, "machine-1", refused == 1 and sorted(codes) == [0, 1], "one of them refused by name", "".join(outputs))
 
 
 def truncated_index(harness: Harness, stage: str) -> Outcome:
@@ -139,10 +139,10 @@ def divergent_retry(harness: Harness, stage: str) -> Outcome:
 
 
 def _all_follow(harness: Harness, runner: Runner) -> Outcome:
-    rows, found = ({r.root_id: r for r in _ok_rows(runner, table)} for table in ("scored_documents", "anchors"))
+    rows, anchors = ({r.root_id: r for r in _ok_rows(runner, table)} for table in ("scored_documents", "anchors"))
     rule = runner.config.anchors
-    wrong = [
-        root for root, row in found.items()
+    wrong_roots = [
+        root for root, row in anchors.items()
         if [a.position for a in row.anchors] != find_anchors(
             np.frombuffer(rows[root].entropy, "<f4"), alpha=rule.alpha, min_position=rule.min_position).positions.tolist()
     ]  # fmt: skip
@@ -150,27 +150,27 @@ def _all_follow(harness: Harness, runner: Runner) -> Outcome:
     changed = sum(rows[root].entropy != entropy for root, entropy in control.items())
     lost = len(control.keys() - rows.keys())
     sound = not any(check.wrong for check in check_workspace(runner.state))
-    return bool(changed) and not wrong and sound, lost, 0, f"{changed} roots differ, and all their anchors with them"
+    return bool(changed) and not wrong_roots and sound, lost, 0, f"{changed} roots differ, and all their anchors with them"
 
 
 def _ok_rows(runner: Runner, table: str) -> list[Row]:
     return runner.state.ok_rows(table).collect()
 
 
-def _outcome(harness: Harness, name: str, happened: bool, note: str, said: str) -> Outcome:
+def _outcome(harness: Harness, name: str, happened: bool, note: str, output: str) -> Outcome:
     if not happened:
-        return False, 0, 0, f"the fault did not happen ({note}): {' '.join(said.split())[-200:]}"
+        return False, 0, 0, f"the fault did not happen ({note}): {' '.join(output.split())[-200:]}"
     with harness.judging:
         return _judged(harness, name, note)
 
 
 def _judged(harness: Harness, name: str, note: str) -> Outcome:
     runner = harness.recovered(name)
-    found = compare(harness.control, tables_of(runner))
-    wrong = [check.name for check in check_workspace(runner.state) if check.wrong]
+    difference = compare(harness.control, tables_of(runner))
+    failures = [check.name for check in check_workspace(runner.state) if check.wrong]
     again = runner.run().steps
-    note = found.first or (f"check: {wrong[0]}" if wrong else "") or ("a second rerun was not idle" if again else note)
-    return found.is_none and not wrong and not again, found.lost, found.doubled, note
+    note = difference.first or (f"check: {failures[0]}" if failures else "") or ("a second rerun was not idle" if again else note)
+    return difference.is_none and not failures and not again, difference.lost, difference.doubled, note
 
 
 Scenario = Callable[[Harness, str], Outcome]
@@ -181,9 +181,9 @@ def scenarios() -> list[tuple[str, str, Scenario]]:
     kinds = {hook.TASK: "task exception", hook.WORKER: "worker SIGKILL", hook.EXECUTOR: "executor kill",
              hook.DRIVER: "driver kill -9"}  # fmt: skip
     cells: list[tuple[str, str, Scenario]] = [
-        (stage, said, lambda harness, of, kind=kind: matrix_cell(harness, of, kind))
+        (stage, fault, lambda harness, of, kind=kind: matrix_cell(harness, of, kind))
         for stage in STAGES
-        for kind, said in kinds.items()
+        for kind, fault in kinds.items()
     ]
     return [
         *cells,

@@ -51,20 +51,20 @@ def main(arguments: Sequence[str] | None = None, wheels: Path = WHEELS, models: 
     parser.add_argument("volume", help="the folder on the volume, /Volumes/CATALOG/SCHEMA/VOLUME/...")
     parser.add_argument("--into", type=Path, default=ROOT / "build" / "offline", help="the local folder, made anew")
     parser.add_argument("--no-upload", action="store_true", help="only fill the local folder and print the command that copies it")
-    given = parser.parse_args(arguments)
-    volume = given.volume.rstrip("/")
+    options = parser.parse_args(arguments)
+    volume = options.volume.rstrip("/")
     if not VOLUME.fullmatch(volume):
-        raise Failure(f"{given.volume}: not a folder of a volume, /Volumes/CATALOG/SCHEMA/VOLUME/...")
-    if not given.no_upload and shutil.which("databricks") is None:
+        raise Failure(f"{options.volume}: not a folder of a volume, /Volumes/CATALOG/SCHEMA/VOLUME/...")
+    if not options.no_upload and shutil.which("databricks") is None:
         raise Failure("the Databricks CLI is not on PATH; install it, or take --no-upload and copy the folder from elsewhere")
-    if given.into.exists() and not is_ours(given.into):
-        raise Failure(f"{given.into}: holds something else; give --into another folder")
-    shutil.rmtree(given.into, ignore_errors=True)
-    fill(given.into, volume, wheels, models)
-    copy = ["databricks", "fs", "cp", "-r", "--overwrite", str(given.into), f"dbfs:{volume}"]
-    size = sum(path.stat().st_size for path in given.into.rglob("*") if path.is_file())
-    print(f"{given.into}: {size / 1e6:.0f} MB\n{shlex.join(copy)}", flush=True)
-    if not given.no_upload and (code := subprocess.run(copy, check=False).returncode):
+    if options.into.exists() and not is_ours(options.into):
+        raise Failure(f"{options.into}: holds something else; give --into another folder")
+    shutil.rmtree(options.into, ignore_errors=True)
+    fill(options.into, volume, wheels, models)
+    copy = ["databricks", "fs", "cp", "-r", "--overwrite", str(options.into), f"dbfs:{volume}"]
+    size = sum(path.stat().st_size for path in options.into.rglob("*") if path.is_file())
+    print(f"{options.into}: {size / 1e6:.0f} MB\n{shlex.join(copy)}", flush=True)
+    if not options.no_upload and (code := subprocess.run(copy, check=False).returncode):
         raise Failure(f"databricks fs cp ended with {code}; the folder is whole, the same command copies it again")
 
 
@@ -118,8 +118,8 @@ def pip(*arguments: str) -> None:
         check=False,
     )
     if done.returncode:
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise Failure(f"pip {arguments[0]}: {(said or done.stderr.splitlines() or ['failed'])[-1]}")
+        errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise Failure(f"pip {arguments[0]}: {(errors or done.stderr.splitlines() or ['failed'])[-1]}")
 
 
 def _sha256(path: Path) -> str:

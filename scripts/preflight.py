@@ -15,20 +15,20 @@ JAVA = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) and se
 
 def problems() -> list[str]:
     """What is missing or of the wrong version, each with what to do."""
-    found = []
+    messages = []
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         have = ".".join(map(str, sys.version_info[:3]))
-        found.append(f"Python {have} at {sys.executable}: 3.11 or 3.12 is needed; run make PYTHON=/path/to/python3.11")
+        messages.append(f"Python {have} at {sys.executable}: 3.11 or 3.12 is needed; run make PYTHON=/path/to/python3.11")
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
-        found.append("Python has no venv module; install it (Debian: apt-get install python3-venv)")
-    found += java_problem()
+        messages.append("Python has no venv module; install it (Debian: apt-get install python3-venv)")
+    messages += java_problem()
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     if not Path(".venv/bin/python").exists() and free < float(os.environ.get("ENTROPYLONG_LEAST_DISK_GB", LEAST_DISK_GB)):
-        found.append(f"disk: {free:.0f} GB free here, {LEAST_DISK_GB} GB are needed for the environment; free some")
-    return found
+        messages.append(f"disk: {free:.0f} GB free here, {LEAST_DISK_GB} GB are needed for the environment; free some")
+    return messages
 
 
 def java_problem() -> list[str]:
