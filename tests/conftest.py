@@ -72,14 +72,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(run_folder: Path) -> Path:
     """Both, made once for all workers: a workspace's figures say by which models, and so the same for every worker."""
-    made = run_folder / "models"
+    folder = run_folder / "models"
     with FileLock(run_folder / "models.lock"):
-        if not made.exists():
+        if not folder.exists():
             aside = run_folder / "models-in-making"
             tiny.make_causal_lm(aside / "lm")
             tiny.make_encoder(aside / "encoder")
-            aside.rename(made)
-    return made
+            aside.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -156,14 +156,14 @@ def finished(
     """A workspace in which everything ran once, in batches of one file; made once for all workers. Copy it before changing it."""
     from entropylong.pipeline.runner import Runner
 
-    made = run_folder / "finished"
+    folder = run_folder / "finished"
     with FileLock(run_folder / "finished.lock"):
-        if not made.exists():
+        if not folder.exists():
             workspace = tmp_path_factory.mktemp("making") / "workspace"
             keys = ["run.files_per_batch=1", "run.roots_per_unit=6"]
             Runner.open(make_config(workspace, corpus, *keys), spark).run()
-            workspace.replace(made)
-    return Path(shutil.copytree(made, tmp_path_factory.mktemp("finished") / "workspace"))
+            workspace.replace(folder)
+    return Path(shutil.copytree(folder, tmp_path_factory.mktemp("finished") / "workspace"))
 
 
 @pytest.fixture
@@ -190,12 +190,12 @@ def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> O
 @pytest.fixture
 def messages() -> Iterator[list[str]]:
     """What the package logs for people while a test runs."""
-    found: list[str] = []
+    texts: list[str] = []
     package = logging.getLogger(PACKAGE)
-    handler, before = CallbackHandler(found.append), package.level
+    handler, before = CallbackHandler(texts.append), package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
-    yield found
+    yield texts
     package.removeHandler(handler)
     package.setLevel(before)
 

@@ -22,11 +22,11 @@ def kind_of(item: pytest.Item) -> str:
     Raises:
         UsageError: it has two marks.
     """
-    stated = {mark.name for mark in item.iter_markers()} & set(KINDS)
-    if len(stated) > 1:
-        raise pytest.UsageError(f"{item.nodeid} is marked {' and '.join(sorted(stated))}; a test is of one kind")
-    if stated:
-        return stated.pop()
+    marks = {mark.name for mark in item.iter_markers()} & set(KINDS)
+    if len(marks) > 1:
+        raise pytest.UsageError(f"{item.nodeid} is marked {' and '.join(sorted(marks))}; a test is of one kind")
+    if marks:
+        return marks.pop()
     fixtures = set(getattr(item, "fixturenames", ()))
     brought = {"wheel": "e2e", "spark": "spark", "tiny_models": "model", "real_lm": "model"}
     return next((kind for fixture, kind in brought.items() if fixture in fixtures), "unit")
@@ -48,8 +48,8 @@ def only_what_a_unit_needs() -> Iterator[None]:
     """Fail a unit test that starts Spark or makes a model."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (("pyspark", "SparkContext"), ("transformers", "PreTrainedModel")):
-            if found := sys.modules.get(module):
-                patch.setattr(getattr(found, name), "__init__", _refused(name))
+            if loaded_module := sys.modules.get(module):
+                patch.setattr(getattr(loaded_module, name), "__init__", _refused(name))
         yield
 
 

@@ -59,19 +59,19 @@ class Oracle:
         body = entropy[first:]
         mean = sum(body) / len(body)
         std = math.sqrt(sum((h - mean) ** 2 for h in body) / len(body))
-        found = Found(ids, entropy, mean + alpha * std)
-        found.anchors = [t for t in range(first, len(ids)) if entropy[t] > found.threshold]
+        result = Found(ids, entropy, mean + alpha * std)
+        result.anchors = [t for t in range(first, len(ids)) if entropy[t] > result.threshold]
         own = {text for _, (owner, text) in self.chunks.items() if owner == doc_id}
         allowed = [i for i, c in enumerate(self.ids) if self.chunks[c][0] != doc_id and self.chunks[c][1] not in own]
-        for t in found.anchors:
+        for t in result.anchors:
             query = self.tokenizer.decode(ids[max(0, t - window) : t + window])
             scores = self.vectors @ self._embed([query])[0]
             best = sorted(allowed, key=lambda i: (-scores[i], self.ids[i]))[: self.top_k]
-            found.candidates[t] = [self.ids[i] for i in best]
-            for chunk in found.candidates[t]:
+            result.candidates[t] = [self.ids[i] for i in best]
+            for chunk in result.candidates[t]:
                 context = self._tokens(self.chunks[chunk][1])[: self.cut]
                 after = float(self._entropies([self.start, *context, *ids[:t]])[-1])
-                found.entropy_with[t, chunk] = after
+                result.entropy_with[t, chunk] = after
                 if (entropy[t] - after) / entropy[t] > epsilon:
-                    found.kept.add((t, chunk))
-        return found
+                    result.kept.add((t, chunk))
+        return result

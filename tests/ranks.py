@@ -51,24 +51,24 @@ def step(model: str, ranks: int, sp: int) -> dict[str, Any]:
     mine = slice(mesh["data"].get_local_rank() * share, (mesh["data"].get_local_rank() + 1) * share)
     labels = shifted_labels(ids, mask)[mine]
     weighed = Batch(ids[mine], labels, anchor_weights(drops, MOST)[mine], segments[mine])
-    found: dict[str, Any] = {}
-    for name, given, offload in (("plain", Batch(ids[mine], labels), False), ("options", weighed, True)):
+    results: dict[str, Any] = {}
+    for name, own_batch, offload in (("plain", Batch(ids[mine], labels), False), ("options", weighed, True)):
         trained.zero_grad()
-        loss, count = gradients(trained, given, ulysses, ranks, offload)
+        loss, count = gradients(trained, own_batch, ulysses, ranks, offload)
         whole = {key: p.grad.full_tensor().clone() for key, p in trained.lm.named_parameters() if p.grad is not None}
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), CLIP).full_tensor()
         clipped = {key: p.grad.full_tensor().clone() for key, p in trained.lm.named_parameters() if p.grad is not None}
-        found[name] = {"loss": loss, "count": count, "gradients": whole, "norm": norm, "clipped": clipped}
-    return found
+        results[name] = {"loss": loss, "count": count, "gradients": whole, "norm": norm, "clipped": clipped}
+    return results
 
 
 def main(model: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     ranks = dist.get_world_size()
-    found = {sp: step(model, ranks, sp) for sp in (1, 2, 4) if sp <= ranks}
+    results = {sp: step(model, ranks, sp) for sp in (1, 2, 4) if sp <= ranks}
     if dist.get_rank() == 0:
-        torch.save(found, out)
+        torch.save(results, out)
     dist.destroy_process_group()
 
 

@@ -75,9 +75,9 @@ def test_a_missed_goal_is_told(changed: dict[str, float], name: str) -> None:
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:
-    drawn = draw(results(), tmp_path)
-    assert [path.name for path in drawn] == ["ratios.png", "growth.png", "screen.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    files = draw(results(), tmp_path)
+    assert [path.name for path in files] == ["ratios.png", "growth.png", "screen.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in files)
 
 
 def test_claim_b_takes_noverify_by_rank_then_score_and_cells_of_its_own_export(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ ROOT = CONF.parent
 BUNDLE = yaml.safe_load((ROOT / "databricks.yml").read_text())
 RESOURCES = sorted((ROOT / "conf" / "resources").glob("*.yml"))
 KINDS = {"jobs": Job, "schemas": Schema, "volumes": Volume}
-COMPLEX = {name: stated["default"] for name, stated in BUNDLE["variables"].items() if stated.get("type") == "complex"}
+COMPLEX = {name: variable["default"] for name, variable in BUNDLE["variables"].items() if variable.get("type") == "complex"}
 KNOWN: dict[str, dict[str, Any]] = {}
 
 
@@ -38,15 +38,15 @@ def expanded(tree: Any) -> Any:
         return {key: expanded(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [expanded(value) for value in tree]
-    found = re.fullmatch(r"\$\{var\.(\w+)\}", tree) if isinstance(tree, str) else None
-    return COMPLEX.get(found[1], tree) if found else tree
+    match = re.fullmatch(r"\$\{var\.(\w+)\}", tree) if isinstance(tree, str) else None
+    return COMPLEX.get(match[1], tree) if match else tree
 
 
 for file in RESOURCES:
     for kind, named in expanded(yaml.safe_load(file.read_text()))["resources"].items():
         KNOWN.setdefault(kind, {}).update(named)
 JOBS = KNOWN["jobs"]
-TASKS = [(job, task["task_key"]) for job, stated in JOBS.items() for task in stated["tasks"]]
+TASKS = [(job, task["task_key"]) for job, definition in JOBS.items() for task in definition["tasks"]]
 
 
 def leaves(tree: Any) -> list[str]:
@@ -68,12 +68,12 @@ def filled(text: str, job: dict[str, Any]) -> str:
 
 def started(job: str, task_key: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Config, list[str]]:
     """What a task's file calls with its parameters: command, config, and the stages it names."""
-    stated = JOBS[job]
-    task = next(t for t in stated["tasks"] if t["task_key"] == task_key)["spark_python_task"]
+    definition = JOBS[job]
+    task = next(t for t in definition["tasks"] if t["task_key"] == task_key)["spark_python_task"]
     script = (ROOT / "conf" / "resources" / task["python_file"]).resolve()
     called: list[list[str]] = []
     monkeypatch.setattr("entropylong.cli.main", called.append)
-    monkeypatch.setattr(sys, "argv", [str(script), *(filled(p, stated) for p in task["parameters"])])
+    monkeypatch.setattr(sys, "argv", [str(script), *(filled(p, definition) for p in task["parameters"])])
     runpy.run_path(str(script), run_name="__main__")
     command: Any = typer.main.get_command(app)
     arguments = called[0]
@@ -81,9 +81,9 @@ def started(job: str, task_key: str, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     while hasattr(command, "commands"):
         names.append(arguments[0])
         command, arguments = command.commands[arguments[0]], arguments[1:]
-    given = command.make_context(names[-1], arguments).params
-    stages, overrides = split_words(given.get("words"))
-    return " ".join(names), load_config(given["config"], overrides, None), stages
+    options = command.make_context(names[-1], arguments).params
+    stages, overrides = split_words(options.get("words"))
+    return " ".join(names), load_config(options["config"], overrides, None), stages
 
 
 @pytest.mark.parametrize(("job", "task_key"), TASKS)
@@ -124,17 +124,17 @@ def test_jobs_are_what_databricks_knows(name: str) -> None:
 def test_other_resources_are_what_databricks_knows() -> None:
     assert set(KNOWN) == {*KINDS, "experiments"}
     for kind, maker in KINDS.items():
-        for stated in KNOWN[kind].values():
-            assert maker.from_dict(stated)  # type: ignore[attr-defined]
+        for definition in KNOWN[kind].values():
+            assert maker.from_dict(definition)  # type: ignore[attr-defined]
 
 
 def test_every_name_is_there_and_every_variable_is_used() -> None:
-    said = [leaf for file in RESOURCES for leaf in leaves(yaml.safe_load(file.read_text()))]
-    said += leaves(BUNDLE["targets"]) + leaves(COMPLEX)
-    used = {name for leaf in said for name in re.findall(r"\$\{var\.(\w+)\}", leaf)}
+    texts = [leaf for file in RESOURCES for leaf in leaves(yaml.safe_load(file.read_text()))]
+    texts += leaves(BUNDLE["targets"]) + leaves(COMPLEX)
+    used = {name for leaf in texts for name in re.findall(r"\$\{var\.(\w+)\}", leaf)}
     assert used == set(BUNDLE["variables"])
     assert all(variable["description"] for variable in BUNDLE["variables"].values())
-    for leaf in said:
+    for leaf in texts:
         for kind, name in re.findall(r"\$\{resources\.(\w+)\.(\w+)", leaf):
             assert name in KNOWN[kind]
     for job in JOBS.values():
@@ -166,7 +166,7 @@ def connected(version: str = "4.0.0") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("serverless", "runtime", "said"),
+    ("serverless", "runtime", "kind"),
     [
         ("true", "client.4.1", "serverless compute"),
         ("", "client.4.1", "serverless compute"),
@@ -174,13 +174,13 @@ def connected(version: str = "4.0.0") -> Any:
         ("", "", "Spark Connect"),
     ],
 )
-def test_a_session_apart_from_spark_is_refused(serverless: str, runtime: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_apart_from_spark_is_refused(serverless: str, runtime: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IS_SERVERLESS", serverless)
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
     with pytest.raises(SetupError) as caught:
         require_classic(connected())
     assert str(caught.value) == (
-        f"{said} runs Python apart from Spark; take classic compute with dedicated access (in a job: a job cluster with "
+        f"{kind} runs Python apart from Spark; take classic compute with dedicated access (in a job: a job cluster with "
         "data_security_mode: SINGLE_USER), runtime 17.3 LTS ML"
     )
 
@@ -196,8 +196,8 @@ def test_it_is_refused_before_the_models_are_looked_at(monkeypatch: pytest.Monke
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
     monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", connected)
     assert call(["run", "--config", "base", "--input", "main.web.documents", "model.name=/Volumes/none"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: a cluster with standard access runs") and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: a cluster with standard access runs") and stderr.count("\n") == 1
 
 
 def test_libraries_are_where_a_deploy_looks_for_them() -> None:

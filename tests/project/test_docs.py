@@ -37,14 +37,14 @@ def _codes(tree: ast.Module) -> Iterator[str]:
 
 
 def test_every_code_is_explained_and_none_is_made_up() -> None:
-    found = {
+    codes = {
         code
         for file in (ROOT / "entropylong").rglob("*.py")
         if file.name != "codes.py"
         for code in _codes(ast.parse(file.read_text()))
         if re.fullmatch(r"[A-Z]{2,}(_[A-Z0-9]+)*", code)
     }
-    assert found - CODES.keys() == set()
+    assert codes - CODES.keys() == set()
     written = "".join(f.read_text() for f in (ROOT / "entropylong").rglob("*.py") if f.name != "codes.py")
     # A code stands in the code as a string, or by the name of its constant.
     assert [code for code in CODES if not re.search(rf"\b{code}\b", written)] == []

@@ -33,17 +33,17 @@ _RECORDS = st.one_of(
 
 def fuzzed(count: int) -> list[bytes]:
     """So many different lines, the same at each run."""
-    found: dict[bytes, None] = {}
+    records: dict[bytes, None] = {}
 
     @settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(st.lists(_RECORDS, min_size=count // 5, max_size=count // 5))
     def draw(lines: list[bytes]) -> None:
-        if len(found) < count:
-            found.update(dict.fromkeys(lines))
+        if len(records) < count:
+            records.update(dict.fromkeys(lines))
 
     draw()
-    return list(found)[:count]
+    return list(records)[:count]
 
 
 def test_a_thousand_fuzzed_documents(tmp_path: Path, open_runner: OpenRunner) -> None:

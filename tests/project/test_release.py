@@ -25,8 +25,8 @@ SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_the_version_stands_in_one_place() -> None:
-    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert "version" not in stated["project"] and stated["tool"]["hatch"]["version"]["path"] == "entropylong/__init__.py"
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in pyproject["project"] and pyproject["tool"]["hatch"]["version"]["path"] == "entropylong/__init__.py"
     assert re.fullmatch(r"\d+\.\d+\.\d+", entropylong.__version__)
     assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
 

@@ -59,12 +59,12 @@ def _module(folder: Path, **changes: str) -> None:
 
 
 def test_an_encoder_with_code_of_its_own(tiny_encoder: Path, tmp_path: Path) -> None:
-    for number, (changes, said) in enumerate(
+    for number, (changes, message) in enumerate(
         [({"type": "subprocess.Popen"}, "names subprocess.Popen"), ({"path": "../../elsewhere"}, "leads out of the model's folder")]
     ):
         folder = Path(shutil.copytree(tiny_encoder, tmp_path / f"encoder-{number}"))
         _module(folder, **changes)
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message):
             prepare(ModelSpec(str(folder)), tmp_path / "cache")
 
 

@@ -96,13 +96,13 @@ def daemon(name: str, log: Path, environment: dict[str, str], *arguments: str) -
                 process.wait(10)
 
 
-def said(log: Path, pattern: str) -> str:
+def log_value(log: Path, pattern: str) -> str:
     """What a daemon's log says, once it does."""
     until = time.monotonic() + SECONDS
-    while not (found := re.search(pattern, log.read_text())):
+    while not (match := re.search(pattern, log.read_text())):
         assert time.monotonic() < until, log.read_text()[-2000:]
         time.sleep(0.1)
-    return found[1]
+    return match[1]
 
 
 def fake_nvidia_smi(folder: Path, *indices: str, status: int = 0) -> Path:
@@ -146,8 +146,8 @@ def cluster(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     with ExitStack() as running:
         log = folder / "master.log"
         running.enter_context(daemon("master.Master", log, environment, *place))
-        master = said(log, r"Starting Spark master at (spark://\S+)")
-        page = said(log, r"MasterWebUI.* started at (http://\S+)")
+        master = log_value(log, r"Starting Spark master at (spark://\S+)")
+        page = log_value(log, r"MasterWebUI.* started at (http://\S+)")
         log, work = folder / "worker.log", folder / "work"
         of_worker = environment | {
             "PATH": f"{fake_nvidia_smi(folder / 'bin', '0', '1')}:{environment['PATH']}",
@@ -155,7 +155,7 @@ def cluster(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         }
         size = ("--cores", "1", "--memory", "1g", "--work-dir", str(work))
         running.enter_context(daemon("worker.Worker", log, of_worker, *place, *size, master))
-        said(log, r"(Successfully registered) with master")
+        log_value(log, r"(Successfully registered) with master")
         java = java_options(Path(load_config(CONF / "demo.yaml").node_cache).expanduser())
         quick = " ".join(option for option in java if "ArchiveClassesAtExit" not in option)
         yield Cluster(master, f"{page}/json/", work, python, environment, quick)
@@ -195,12 +195,12 @@ def test_stages_run_on_the_executors_of_a_cluster(
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
     tables = tmp_path / "workspace" / "tables"
-    found = {
+    ids = {
         name: [row.doc_id for row in spark.read.format("delta").load(str(tables / name)).where("outcome = 'ok'").collect()]
         for name in ("documents", "chunks", "scored_documents")
     }
-    wanted = [f"doc-{number:04d}" for number in range(12)]
-    assert sorted(found["documents"]) == sorted(found["scored_documents"]) == wanted and set(found["chunks"]) == set(wanted)
+    expected = [f"doc-{number:04d}" for number in range(12)]
+    assert sorted(ids["documents"]) == sorted(ids["scored_documents"]) == expected and set(ids["chunks"]) == set(expected)
 
     (application,) = cluster.state()["completedapps"]
     assert application["id"].startswith("app-") and application["state"] == "FINISHED"
@@ -220,7 +220,7 @@ def test_a_worker_finds_its_gpus_and_gives_an_executor_one(
     done = cluster.submit(tmp_path, "ingest", "--config", "cluster", "--input", str(corpus), *own, options=())
     assert done.returncode == 1 and f"--packages {DELTA[1]}" in only_line(done)
     state = cluster.state()
-    application = max(state["completedapps"], key=lambda found: found["id"])
+    application = max(state["completedapps"], key=lambda app: app["id"])
     assert len(state["completedapps"]) == before + 1 and application["resourcesperslave"] == [{"name": "gpu", "amount": 1}]
     assert (cluster.work / application["id"] / "0").is_dir(), "no executor was started"
 

@@ -52,8 +52,8 @@ def test_it_installs_and_answers(built: Built, kind: str, tmp_path: Path) -> Non
     assert str(tmp_path / "env") in say(python, "-c", "import entropylong.config.loader as c; print(c.conf_dir())")
     # What keeps the first answer under a second; `python -m scripts.wheel` measures it.
     loaded = f"import sys; from entropylong.cli import main; main(['--help']); print('loaded', *{set(HEAVY)} & set(sys.modules))"
-    told = say(python, "-c", loaded)
-    assert "inspect" in told and told.splitlines()[-1] == "loaded"
+    output = say(python, "-c", loaded)
+    assert "inspect" in output and output.splitlines()[-1] == "loaded"
 
 
 def test_the_wheel_of_the_sdist_is_the_wheel(built: Built) -> None:
