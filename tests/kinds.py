@@ -33,14 +33,26 @@ def kind_of(item: pytest.Item) -> str:
 
 
 def mark_kinds(items: list[pytest.Item]) -> None:
-    """Give each test the mark of its kind, and put the files with most work first: one begun last leaves a worker alone."""
+    """Give each test the mark of its kind, and put the files with most work first: one begun last leaves a worker alone.
+
+    The second worker begins with a file that does not wait for the workspace that the first one is making.
+    """
     work: Counter[Path] = Counter()
+    waiting: set[Path] = set()
     for item in items:
         kind = kind_of(item)
         if item.get_closest_marker(kind) is None:
             item.add_marker(kind)
         work[item.path] += WEIGHTS[kind]  # type: ignore[assignment]
-    items.sort(key=lambda item: -work[item.path])
+        if "finished" in getattr(item, "fixturenames", ()):
+            waiting.add(item.path)
+    files = [path for path, _ in work.most_common()]
+    second = next((path for path in files if path not in waiting), None)
+    if second is not None and second is not files[0]:
+        files.remove(second)
+        files.insert(1, second)
+    place = {path: number for number, path in enumerate(files)}
+    items.sort(key=lambda item: place[item.path])
 
 
 @contextmanager
