@@ -59,6 +59,19 @@ def test_an_append_lands_once_and_versions_can_be_read(store: Store, spark: Spar
     assert store.read_all("chunks").count() == 0 and store.version("chunks") == -1
 
 
+def test_the_newest_version_is_delta_s_own(store: Store, spark: SparkSession) -> None:
+    """Read from the names of the commits; also past the checkpoint that Delta writes after ten of them."""
+    for number in range(12):
+        assert store.version("gains") == number or not number
+        store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP, None)
+    log = Path(store.place("gains")) / "_delta_log"
+    assert list(log.glob("*.checkpoint.parquet")) and (log / "_last_checkpoint").is_file()
+    (own,) = store._delta("gains").history(1).select("version").collect()
+    assert store.version("gains") == own.version == 12
+    store.drop("gains", FP)
+    assert store.version("gains") == 13
+
+
 def test_a_fingerprint_that_is_not_resolved_has_no_rows(store: Store, spark: SparkSession) -> None:
     for value in (FP, FP[::-1]):
         store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), value, None)
