@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from pyspark.sql import functions as F
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from entropylong.core.stage import FileStage
 from entropylong.corpus.selection import has_canaries, is_canary
 from entropylong.errors import IndexFileError
 from entropylong.models.cache import load
@@ -50,18 +52,23 @@ def check_workspace(state: PipelineState) -> list[Check]:
         checks = [*_conservation(state), *_keys(state), *_registered(state), *_index_files(state)]
         if (value := state.fingerprint("sequences")) is not None and state.store.exists("sequences"):
             sequences = state.store.read_ok("sequences", value).persist()
-            checks += [_covered(state, sequences), reassembled(state, sequences), *_dependencies(state, sequences)]
-            if has_canaries(state.config):
-                checks.append(_no_canary(state, sequences))
+            checks += check_sequences(state, sequences)
             sequences.unpersist()
         return checks
+
+
+def check_sequences(state: PipelineState, sequences: DataFrame) -> list[Check]:
+    """Check ok rows of `sequences`: their segments, their dependencies, and that nothing planted is in them."""
+    checks = [_covered(state, sequences), reassembled(state, sequences), *_dependencies(state, sequences)]
+    return [*checks, _no_canary(state, sequences)] if has_canaries(state.config) else checks
 
 
 def _conservation(state: PipelineState) -> list[Check]:
     """Keys in = keys out, refused ones among them, of each step that has an input."""
     checks = []
     for step in STEPS:
-        counted = counts(state, step)
+        # Rows by outcome are what a step of files is counted by; no other check reads them.
+        counted = counts(state, step, outcomes=isinstance(step, FileStage))
         if counted is not None and counted.rows_in:
             checks.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
     return checks
@@ -86,12 +93,9 @@ def _active(state: PipelineState) -> list[tuple[str, DataFrame]]:
 
 def _registered(state: PipelineState) -> list[Check]:
     """Every fingerprint in a table stands in `artifacts`: rows that nothing explains could never be read or dropped."""
-    values = {
-        (table, row.fingerprint)
-        for step in STEPS
-        for table in step.tables
-        for row in state.store.read_all(table).select("fingerprint").distinct().collect()
-    }
+    tables = [table for step in STEPS for table in step.tables if state.store.exists(table)]
+    each = [state.store.read_all(table).select(F.lit(table).alias("table"), "fingerprint").distinct() for table in tables]
+    values = {(row.table, row.fingerprint) for row in reduce(DataFrame.unionAll, each).collect()} if each else set()
     unknown = sorted(f"{table} {value}" for table, value in values if state.registry.get(value) is None)
     return [Check("fingerprints: all stand in artifacts", len(values), len(unknown), unknown[0] if unknown else "")]
 
