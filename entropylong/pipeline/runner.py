@@ -21,7 +21,7 @@ from entropylong.packing.stage import PACK
 from entropylong.pipeline import backlog
 from entropylong.pipeline.drivers.dispatch import drive
 from entropylong.pipeline.metrics.compute import latest_metrics, metrics_by_stage, save_metrics, write_metrics
-from entropylong.pipeline.state import PipelineState
+from entropylong.pipeline.state import PipelineState, nothing_before
 from entropylong.pipeline.steps import steps_of
 from entropylong.retrieval.stage import INDEX
 from entropylong.storage.artifacts import Artifact
@@ -111,7 +111,7 @@ class Runner:
         if counts is None and isinstance(step, WholeStage) and step.pins_at_start:
             counts = Counts(1, 1)
         if counts is None:
-            raise NothingToDoError(f"{step.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
+            raise nothing_before(step)
         if counts.left:
             backlog.require_whole(state, step)
         backlog.require_input(state, step, counts)

@@ -82,7 +82,7 @@ class PipelineState:
         """
         artifact = self.artifact(stage) or self._resolve(stage, stage.snapshot(self))
         if artifact is None:
-            raise NothingToDoError(f"{stage.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
+            raise nothing_before(stage)
         self.new_generation = False  # from now on it is the generation that is begun here
         return artifact
 
@@ -161,3 +161,8 @@ class PipelineState:
         if self._readings is None:
             self._readings = judged_readings(self.frames(PACK), self.config).persist(StorageLevel.DISK_ONLY)
         return self._readings
+
+
+def nothing_before(stage: Stage) -> NothingToDoError:
+    """The error of a stage that cannot be resolved: what it reads was never made."""
+    return NothingToDoError(f"{stage.name}: an earlier stage has not run yet; run all stages: entropylong run --config FILE")
