@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from entropylong.config import Config
 from entropylong.core.results import Counts, RunResult, StepResult, require_few_errors
 from entropylong.core.stage import RowStage, Stage, WholeStage
-from entropylong.errors import ConfigError, NothingToDoError, TableError
+from entropylong.errors import ConfigError, TableError
 from entropylong.packing.stage import PACK
 from entropylong.pipeline import backlog
 from entropylong.pipeline.drivers.dispatch import drive
