@@ -10,17 +10,21 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from entropylong.config import Config
 from entropylong.errors import EntropyLongError, TableError, WorkspaceError
+from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import steps_of
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store
 from tests.conftest import MakeConfig, OpenRunner, rows_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 APPEND = Store.append
 
@@ -51,18 +55,24 @@ KILLED = textwrap.dedent(
 )
 
 
+@pytest.fixture(scope="module")
+def whole(spark: SparkSession, finished: Path, make_config: MakeConfig, corpus: Path) -> Runner:
+    """What all is compared with: the finished workspace, resolved once; nothing runs in it."""
+    return Runner.open(make_config(finished, corpus), spark)
+
+
 @pytest.mark.e2e
 def test_jvm_killed_between_write_and_checkpoint(
-    copied: Path, finished: Path, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path
+    copied: Path, whole: Runner, make_config: MakeConfig, open_runner: OpenRunner, corpus: Path
 ) -> None:
     """All roots scored anew over a table that is gone, with the kill in between; then gone on with."""
     for lost in ("tables/scored_documents", "checkpoints"):
         shutil.rmtree(copied / lost)
-    config: Config = make_config(copied, corpus, "run.files_per_batch=1")
+    config: Config = make_config(copied, corpus, "run.files_per_batch=1", "spark.master=local[1]")
     code = [sys.executable, "-c", KILLED, config.model_dump_json(), "scored_documents", "score"]
     done = subprocess.run(code, capture_output=True, check=False)
     assert done.returncode == 9, done.stderr.decode()[-3000:]
-    resumed, whole = open_runner(copied), open_runner(finished)
+    resumed = open_runner(copied)
     written, all_ = (rows_of(runner, "scored_documents", ["root_id", "input_ids"]) for runner in (resumed, whole))
     assert 0 < len(written) < len(all_), "the kill must come after something was written and before the end"
     resumed.run(["score"])
@@ -78,31 +88,32 @@ def _ahead(workspace: Path) -> None:
     """The checkpoint says that all was read, and the output is gone."""
 
 
-@pytest.mark.parametrize("harm", [_made_anew, _ahead])
 def test_a_checkpoint_that_does_not_fit_is_a_cache_lost(
-    harm: Callable[[Path], None], copied: Path, finished: Path, open_runner: OpenRunner, messages: list[str]
+    copied: Path, whole: Runner, open_runner: OpenRunner, messages: list[str]
 ) -> None:
-    shutil.rmtree(copied / "tables" / "anchors")
-    harm(copied)
-    runner = open_runner(copied)
-    runner.run(["score", "anchors"])
-    assert any("anchors: its checkpoint does not fit the tables" in line for line in messages)
-    assert rows_of(runner, "anchors", ["root_id", "threshold"]) == rows_of(
-        open_runner(finished), "anchors", ["root_id", "threshold"]
-    )
-    assert open_runner(copied).run().steps == []
+    """One harm after the other in one workspace: the rerun after the first leaves it as it was."""
+    columns = ["root_id", "threshold"]
+    for harm, idle in ((_ahead, ["score", "anchors"]), (_made_anew, [])):
+        shutil.rmtree(copied / "tables" / "anchors")
+        harm(copied)
+        messages.clear()
+        runner = open_runner(copied)
+        runner.run(["score", "anchors"])
+        assert any("anchors: its checkpoint does not fit the tables" in line for line in messages), harm
+        assert rows_of(runner, "anchors", columns) == rows_of(whole, "anchors", columns), harm
+        assert open_runner(copied).run(idle).steps == [], harm
 
 
-def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, whole: Runner, open_runner: OpenRunner) -> None:
     """The sequences are gone, their note is not; to pack them again fails half-way."""
     shutil.rmtree(copied / "tables" / "sequences")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(EntropyLongError):
         patch.setattr(Store, "append", _failing_append)
         open_runner(copied).run(["pack"])
     again = open_runner(copied)
-    again.run()
+    again.run(["pack"])
     columns = ["sequence_id", "input_ids"]
-    assert rows_of(again, "sequences", columns) == rows_of(open_runner(finished), "sequences", columns)
+    assert rows_of(again, "sequences", columns) == rows_of(whole, "sequences", columns)
     assert open_runner(copied).run().steps == []
 
 
@@ -121,7 +132,7 @@ def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) 
 
 @pytest.mark.parametrize("stage", ["ingest", "score", "search"])
 def test_a_run_on_another_machine_comes_in_between(
-    stage: str, copied: Path, finished: Path, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, copied: Path, whole: Runner, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a workspace of its own, so no lock; it commits all rows after this run saw none of them, before this one writes."""
     table = steps_of([stage])[-1].writes
@@ -140,7 +151,7 @@ def test_a_run_on_another_machine_comes_in_between(
     open_runner(copied).run([stage])
     assert came
     columns = list(TABLES[table].key)
-    assert rows_of(open_runner(copied), table, columns) == rows_of(open_runner(finished), table, columns)
+    assert rows_of(open_runner(copied), table, columns) == rows_of(whole, table, columns)
 
 
 @pytest.mark.e2e
@@ -165,7 +176,7 @@ def test_workspace_of_a_newer_version(copied: Path, open_runner: OpenRunner) -> 
         open_runner(copied)
 
 
-def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runner: OpenRunner, finished: Path) -> None:
+def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runner: OpenRunner, whole: Runner) -> None:
     """A real full disk: a small file system, mounted for this test."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -180,7 +191,6 @@ def test_full_disk_is_one_line_and_the_rerun_is_whole(tmp_path: Path, open_runne
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         resumed = open_runner(disk / "workspace", *keys)
         resumed.run(["ingest", "chunk"])
-        whole = open_runner(finished)
         for table, key in (("documents", "doc_id"), ("chunks", "chunk_id")):
             assert rows_of(resumed, table, [key, "text"]) == rows_of(whole, table, [key, "text"])
     finally:
