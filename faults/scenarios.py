@@ -19,6 +19,7 @@ from entropylong.errors import IndexFileError
 from entropylong.maintenance.check import check_workspace
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.pipeline.runner import Runner
+from entropylong.pipeline.steps import STEPS
 from entropylong.storage.schemas import OK
 from faults import hook
 from faults.compare import compare, tables_of
@@ -34,7 +35,7 @@ def matrix_cell(harness: Harness, stage: str, kind: str) -> Outcome:
     code, output = harness.suffer(name, stage, *(CLUSTER if kind == hook.EXECUTOR else ()), kind=kind)
     happened = harness.mark(name).exists()
     died = {hook.DRIVER: code == -signal.SIGKILL, hook.TASK: code == 1}.get(kind, code in (0, 1))
-    return _outcome(harness, name, happened and died, f"exit {code}", output)
+    return _outcome(harness, name, happened and died, f"exit {code}" + ("" if happened else ", no task came to it"), output)
 
 
 def between_files_and_commit(harness: Harness, stage: str) -> Outcome:
@@ -166,11 +167,16 @@ def _outcome(harness: Harness, name: str, happened: bool, note: str, output: str
 
 def _judged(harness: Harness, name: str, note: str) -> Outcome:
     runner = harness.recovered(name)
+    runner.state.forget()  # judged as a later command would find it
     difference = compare(harness.control, tables_of(runner))
-    failures = [check.name for check in check_workspace(runner.state) if check.wrong]
-    again = runner.run().steps
-    note = difference.first or (f"check: {failures[0]}" if failures else "") or ("a second rerun was not idle" if again else note)
-    return difference.is_none and not failures and not again, difference.lost, difference.doubled, note
+    checks = check_workspace(runner.state)
+    failures = [check.name for check in checks if check.wrong]
+    # The count that the check makes of each step is the one by which a run finds that it has nothing to do.
+    unchecked = {f"{step.writes}: every key that went in came out" for step in STEPS} - {check.name for check in checks}
+    note = (
+        difference.first or (f"check: {failures[0]}" if failures else "") or ("a second rerun is not idle" if unchecked else note)
+    )
+    return difference.is_none and not failures and not unchecked, difference.lost, difference.doubled, note
 
 
 Scenario = Callable[[Harness, str], Outcome]
