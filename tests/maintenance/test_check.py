@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.errors import WorkspaceError
-from entropylong.maintenance.check import Check, check_workspace
+from entropylong.maintenance.check import Check, check_sequences, check_workspace
 from tests.conftest import OpenRunner
 
 
@@ -24,68 +24,61 @@ def test_a_sound_workspace_passes(finished: Path, open_runner: OpenRunner) -> No
     assert all(check.looked_at > 0 for check in checks)
 
 
-@pytest.mark.parametrize(
-    ("table", "change", "name"),
-    [
-        ("sequences", {"input_ids": "transform(input_ids, (x, i) -> if(i = 40, 9, x))"}, "sequences: every segment reassembles"),
-        ("sequences", {"segments": "slice(segments, 1, size(segments) - 1)"}, "sequences: segments cover pack.length tokens"),
-        (
-            "sequences",
-            {"dependencies": "transform(dependencies, d -> named_struct('root_id', d.root_id, 'chunk_id', 7L, 'anchor', d.anchor, "
-             "'context_end', d.context_end, 'distance', d.distance, 'gain', d.gain, 'excess_gain', d.excess_gain))"},
-            "dependencies: their chunks exist",
-        ),
-        (
-            "sequences",
-            {"dependencies": "transform(dependencies, d -> named_struct('root_id', d.root_id, 'chunk_id', d.chunk_id, 'anchor', 2, "
-             "'context_end', d.context_end, 'distance', d.distance, 'gain', d.gain, 'excess_gain', d.excess_gain))"},
-            "dependencies: context before anchor, both where they say",
-        ),
-    ],
-)  # fmt: skip
-def test_damaged_sequences_are_named(
-    table: str, change: dict[str, str], name: str, copied: Path, open_runner: OpenRunner, spark: SparkSession
-) -> None:
-    DeltaTable.forPath(spark, str(copied / "tables" / table)).update("outcome = 'ok'", change)
-    counts = failures(check_workspace(open_runner(copied).state))
-    assert counts.get(name, 0) > 0, counts
+LINKS = (
+    "transform(dependencies, d -> named_struct('root_id', d.root_id, 'chunk_id', {chunk}, 'anchor', {anchor}, "
+    "'context_end', d.context_end, 'distance', d.distance, 'gain', d.gain, 'excess_gain', d.excess_gain))"
+)
+# Column, what it becomes, and the check that names it.
+DAMAGES = [
+    ("input_ids", "transform(input_ids, (x, i) -> if(i = 40, 9, x))", "sequences: every segment reassembles"),
+    ("segments", "slice(segments, 1, size(segments) - 1)", "sequences: segments cover pack.length tokens"),
+    ("dependencies", LINKS.format(chunk="7L", anchor="d.anchor"), "dependencies: their chunks exist"),
+    (
+        "dependencies",
+        LINKS.format(chunk="d.chunk_id", anchor="2"),
+        "dependencies: context before anchor, both where they say",
+    ),
+]
 
 
-def test_lost_doubled_and_unexplained_rows_are_named(copied: Path, open_runner: OpenRunner, spark: SparkSession) -> None:
-    tables = {name: str(copied / "tables" / name) for name in ("chunk_vectors", "anchors", "candidates")}
-    vectors = spark.read.format("delta").load(tables["chunk_vectors"])
-    one = vectors.orderBy("chunk_id").limit(1).collect()[0]
-    DeltaTable.forPath(spark, tables["chunk_vectors"]).delete(f"chunk_id = {one.chunk_id}")
-    rows = spark.read.format("delta").load(tables["anchors"]).limit(1)  # of whatever outcome
-    rows.write.format("delta").mode("append").save(tables["anchors"])
-    stray = (
-        spark.read.format("delta")
-        .load(tables["candidates"])
-        .limit(1)
-        .selectExpr("* except (fingerprint)", "'stranger1' AS fingerprint")
-    )
-    stray.write.format("delta").mode("append").save(tables["candidates"])
-    counts = failures(check_workspace(open_runner(copied).state))
-    assert counts["chunk_vectors: every key that went in came out"] == 1
-    assert counts["anchors: no root_id twice"] == 1
-    assert counts["fingerprints: all stand in artifacts"] == 1
+def test_damaged_sequences_are_named(finished: Path, open_runner: OpenRunner) -> None:
+    state = open_runner(finished).state
+    sequences = state.ok_rows("sequences").persist()
+    for column, damage, name in DAMAGES:
+        counts = failures(check_sequences(state, sequences.withColumn(column, F.expr(damage))))
+        assert counts.get(name, 0) > 0, (name, counts)
+    sequences.unpersist()
 
 
-def test_a_damaged_index_file_is_named(copied: Path, open_runner: OpenRunner) -> None:
+def test_whatever_is_damaged_is_named_and_nothing_else(copied: Path, open_runner: OpenRunner, spark: SparkSession) -> None:
+    """Rows lost, doubled and unexplained, a damaged index file, a vector lost, damaged sequences: all in one workspace."""
+    places = {
+        name: str(copied / "tables" / name) for name in ("chunk_vectors", "anchors", "candidates", "index_cells", "sequences")
+    }
+    tables = {name: spark.read.format("delta").load(place) for name, place in places.items()}
+    for name, chunk in (("chunk_vectors", F.min("chunk_id")), ("index_cells", F.max("chunk_id"))):
+        DeltaTable.forPath(spark, places[name]).delete(F.col("chunk_id") == tables[name].agg(chunk).collect()[0][0])
+    rows = tables["anchors"].limit(1)  # of whatever outcome
+    rows.write.format("delta").mode("append").save(places["anchors"])
+    stray = tables["candidates"].limit(1).selectExpr("* except (fingerprint)", "'stranger1' AS fingerprint")
+    stray.write.format("delta").mode("append").save(places["candidates"])
     (index,) = (copied / "index").iterdir()
     with (index / "vectors.npy").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\x00\x01\x02\x03")
+    column, damage, sequences = DAMAGES[0]
+    DeltaTable.forPath(spark, places["sequences"]).update("outcome = 'ok'", {column: damage})
     checks = check_workspace(open_runner(copied).state)
-    assert failures(checks) == {"index: its files are those of its manifest": 1}
-    assert [check.example for check in checks if check.wrong] == ["vectors.npy"]
-
-
-def test_a_lost_vector_is_named(copied: Path, open_runner: OpenRunner) -> None:
-    runner = open_runner(copied)
-    cells = DeltaTable.forPath(runner.state.spark, runner.state.store.place("index_cells"))
-    cells.delete(F.col("chunk_id") == runner.state.store.read_all("index_cells").agg(F.max("chunk_id")).collect()[0][0])
-    assert failures(check_workspace(open_runner(copied).state)) == {"index_cells: a row each chunk of the index, and no other": 1}
+    counts = failures(checks)
+    assert counts.pop(sequences) > 0
+    assert counts == {
+        "chunk_vectors: every key that went in came out": 1,
+        "anchors: no root_id twice": 1,
+        "fingerprints: all stand in artifacts": 1,
+        "index: its files are those of its manifest": 1,
+        "index_cells: a row each chunk of the index, and no other": 1,
+    }
+    assert [check.example for check in checks if check.name == "index: its files are those of its manifest"] == ["vectors.npy"]
 
 
 def test_it_waits_for_no_run(copied: Path, open_runner: OpenRunner) -> None:
