@@ -24,9 +24,21 @@ COLUMNS = {"scored_documents": ["root_id", "input_ids"], "candidates": ["root_id
            "sequences": ["sequence_id", "input_ids"]}  # fmt: skip
 
 
-def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+def test_compaction_and_gc_change_no_row_in_use(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
+    expected = {table: rows_of(open_runner(finished), table, columns) for table, columns in COLUMNS.items()}
+    runner = open_runner(copied)
+    done = {one.table: one for one in compact(runner.state, vacuum=True, few_files=1)}
+    assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
+    assert done["documents"].files_after < done["documents"].files_before
+    assert {table: rows_of(open_runner(copied), table, columns) for table, columns in COLUMNS.items()} == expected
+    pinned = runner.state.registry.get(runner.state.fingerprint("index") or "-")
+    assert pinned is not None
+    assert runner.state.store.read_all("chunks", version=pinned.input_versions["chunks"]).count() > 0, (
+        "a pinned version can be read"
+    )
     other = open_runner(copied, "anchors.alpha=1.5")
-    other.run()
+    redone = [step.step.writes for step in other.run().steps]
+    assert redone == ["anchors", "query_vectors", "candidates", "pairs", "gains", "sequences"], "streams are given nothing again"
     value = other.state.fingerprint("anchors")
     exams = [tiny.write_jsonl(copied.parent / f"{n}.jsonl", [{"q": f"exam {n} " + " ".join(map(str, range(20)))}]) for n in "ab"]
     for exam in exams:
@@ -56,13 +68,13 @@ def test_gc_drops_other_settings_whole(copied: Path, finished: Path, open_runner
     assert runner.state.store.read("anchors", value).count() == 0 and runner.state.registry.get(value or "-") is None
     assert not (copied / "checkpoints" / "anchors" / str(value)).exists()
     again = open_runner(copied)
-    assert again.run().steps == [], "what this config uses is all there"
+    assert again.run().steps == [], "what this config uses is all there, and streams are given nothing again"
     for table, columns in COLUMNS.items():
         if table == "candidates":
             continue  # of an anchor, under any alpha: both settings share them
-        assert rows_of(again, table, columns) == rows_of(open_runner(finished), table, columns)
+        assert rows_of(again, table, columns) == expected[table]
     back = open_runner(copied, "anchors.alpha=1.5")
-    redone = {step.step.writes for step in back.run().steps}
+    redone = [step.step.writes for step in back.run(["score", "anchors", "search", "pairs", "verify", "pack"]).steps]
     assert "anchors" in redone and "scored_documents" not in redone, "dropped is dropped, and can be made again"
 
 
@@ -78,21 +90,6 @@ def test_status_shows_another_model_s_rows_beside_the_first(copied: Path, open_r
     console.print(others_table([row]))
     assert "under other settings" in console.export_text()
     assert others_table([{**row, "others": []}]) is None
-
-
-def test_compaction_changes_no_row_and_leaves_nothing_behind(copied: Path, finished: Path, open_runner: OpenRunner) -> None:
-    done = {one.table: one for one in compact(open_runner(copied).state, vacuum=True, few_files=1)}
-    assert set(done) == set(TABLES) - {"query_cells", "partial_candidates"}
-    assert done["documents"].files_after < done["documents"].files_before
-    runner = open_runner(copied)
-    assert runner.run().steps == [], "streams are given nothing again"
-    for table, columns in COLUMNS.items():
-        assert rows_of(runner, table, columns) == rows_of(open_runner(finished), table, columns)
-    pinned = runner.state.registry.get(runner.state.fingerprint("index") or "-")
-    assert pinned is not None
-    assert runner.state.store.read_all("chunks", version=pinned.input_versions["chunks"]).count() > 0, (
-        "a pinned version can be read"
-    )
 
 
 def test_retention_reaches_back_to_what_an_index_was_built_from(
