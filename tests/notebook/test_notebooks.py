@@ -18,6 +18,7 @@ import yaml
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from PIL import Image
+from pyspark.sql import SparkSession
 from rich.console import Console
 
 from entropylong.config import load_config
@@ -26,6 +27,7 @@ from entropylong.errors import NothingToDoError, UsageError, WorkspaceError
 from entropylong.notebook import arguments, open_pair, open_workspace, views
 from entropylong.notebook.charts import comparing, costs, dependencies, entropy, pictures
 from entropylong.notebook.views import OpenWorkspace
+from entropylong.pipeline.state import PipelineState
 from entropylong.planning.estimate import make_plan
 from entropylong.reporting import status
 from entropylong.reporting.inspect import inspect_root
@@ -67,7 +69,7 @@ def ran(
     folder = tmp_path_factory.mktemp("notebooks")
     first, second = (Path(shutil.copytree(finished, folder / name)) for name in ("first", "second"))
     file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(make_config(first, corpus).model_dump()))
+    file.write_text(yaml.safe_dump(make_config(first, corpus, "spark.master=local[1]").model_dump()))
     probe = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
     for source in (
         "'dbutils' in globals()", "from entropylong.notebook import open_workspace\nopen_workspace('demo', 'workspace=nowhere')",
@@ -197,9 +199,12 @@ def test_a_workspace_is_found_from_a_folder_below(
         opened.with_("workspace=elsewhere")
 
 
-@pytest.fixture
-def opened(finished: Path, open_runner: OpenRunner) -> OpenWorkspace:
-    return OpenWorkspace(open_runner(finished).state, "demo", (), None)
+@pytest.fixture(scope="module")
+def opened(finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession) -> Iterator[OpenWorkspace]:
+    """Nothing here changes it: its readings are judged once."""
+    state = PipelineState(make_config(finished, corpus), spark)
+    yield OpenWorkspace(state, "demo", (), None)
+    state.forget()
 
 
 def test_views_are_what_the_commands_print(opened: OpenWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
+from pyspark.sql import SparkSession
 
 import entropylong
 from entropylong.cli.app import call
@@ -15,14 +17,15 @@ from entropylong.config import Config
 from entropylong.errors import NothingToDoError, UsageError
 from entropylong.evaluation.results import Result
 from entropylong.models.prepare import ModelSpec, prepare
+from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import STEPS
 from entropylong.reporting.cards import model as of_model
-from entropylong.reporting.cards.dataset import dataset_card, excluded_names, gather_facts
+from entropylong.reporting.cards.dataset import DatasetFacts, dataset_card, excluded_names, gather_facts
 from entropylong.reporting.cards.front import hub_id, public_name, size_category
 from entropylong.training.run import Prepared
 from entropylong.training.steps import read_steps
 from tests import tiny
-from tests.conftest import CONF, OpenRunner
+from tests.conftest import CONF, MakeConfig, OpenRunner
 
 pytestmark = pytest.mark.runtime
 
@@ -33,9 +36,21 @@ def table(text: str, head: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
 
 
-def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> None:
-    runner = open_runner(finished)
-    text = dataset_card(gather_facts(runner.state), "cc-by-4.0")
+@pytest.fixture(scope="module")
+def runner(finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession) -> Iterator[Runner]:
+    """Of the finished workspace, which a card only reads."""
+    opened = Runner.open(make_config(finished, corpus), spark)
+    yield opened
+    opened.state.forget()
+
+
+@pytest.fixture(scope="module")
+def facts(runner: Runner) -> DatasetFacts:
+    return gather_facts(runner.state)
+
+
+def test_the_card_of_the_sequences(runner: Runner, facts: DatasetFacts, finished: Path) -> None:
+    text = dataset_card(facts, "cc-by-4.0")
     data = DatasetCard(text).data
     assert (data.license, data.size_categories, data.task_categories) == ("cc-by-4.0", ["n<1K"], ["text-generation"])
     assert {"entropylong", "long-context"} <= set(data.tags)
@@ -77,8 +92,7 @@ def test_the_card_of_the_sequences(finished: Path, open_runner: OpenRunner) -> N
         assert private not in text
 
 
-def test_what_is_not_known_or_not_so_is_not_said(finished: Path, open_runner: OpenRunner) -> None:
-    facts = gather_facts(open_runner(finished).state)
+def test_what_is_not_known_or_not_so_is_not_said(facts: DatasetFacts) -> None:
     bare = dataset_card(facts)
     assert DatasetCard(bare).data.license is None and "**None is stated.**" in bare
     uncontrolled = {name: value for name, value in facts.figures.items() if "random" not in name and not name.startswith("fdr")}

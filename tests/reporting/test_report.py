@@ -7,23 +7,26 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyspark.sql import SparkSession
 from transformers import AutoTokenizer
 
 from entropylong.errors import NothingToDoError, UsageError
 from entropylong.models.causal_lm import CausalLM
+from entropylong.pipeline.runner import Runner
 from entropylong.reporting.report.gallery import gallery
-from entropylong.reporting.report.gather import ENTROPY_BIN, GAIN_BIN, Rate, gather
+from entropylong.reporting.report.gather import ENTROPY_BIN, GAIN_BIN, Gathered, Rate, gather
 from entropylong.reporting.report.page import rank_words, report_page, verdict
 from entropylong.reporting.report.sentences import MOST_SENTENCES, sentences, token_texts, weigh, without_each
 from entropylong.reporting.report.write import write_report
 from entropylong.verification.measuring import Pair, measure
-from tests.conftest import OpenRunner
+from tests.conftest import MakeConfig, OpenRunner
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -90,10 +93,21 @@ def test_rank_words() -> None:
     assert rank_words([]) == rank_words([Rate(1, 5, 0)]) == "No candidate was accepted at any rank."
 
 
+@pytest.fixture(scope="module")
+def runner(finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession) -> Iterator[Runner]:
+    """Of the finished workspace, which a report only reads: its readings are judged once for all tests here."""
+    opened = Runner.open(make_config(finished, corpus), spark)
+    yield opened
+    opened.state.forget()
+
+
+@pytest.fixture(scope="module")
+def data(runner: Runner) -> Gathered:
+    return gather(runner.state)
+
+
 @pytest.mark.runtime
-def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunner) -> None:
-    runner = open_runner(copied)
-    data = gather(runner.state)
+def test_the_numbers_are_those_of_the_tables(runner: Runner, data: Gathered) -> None:
     profiles = runner.state.ok_rows("scored_documents").collect()
     values = np.concatenate([np.frombuffer(row.entropy, "<f4")[runner.config.anchors.min_position :] for row in profiles])
     assert data.entropy == dict(Counter(np.floor(values[np.isfinite(values)] / ENTROPY_BIN).astype(int).tolist()))
@@ -113,8 +127,7 @@ def test_the_numbers_are_those_of_the_tables(copied: Path, open_runner: OpenRunn
 
 
 @pytest.mark.runtime
-def test_what_a_sentence_is_worth_is_measured(copied: Path, open_runner: OpenRunner, tiny_lm: Path, tmp_path: Path) -> None:
-    runner = open_runner(copied)
+def test_what_a_sentence_is_worth_is_measured(runner: Runner, data: Gathered, tiny_lm: Path, tmp_path: Path) -> None:
     roots = gallery(runner.state)
     assert roots and not roots[0].drawn and any(root.shown for root in roots)
     model = CausalLM(tiny_lm, "float32", 0)
@@ -136,7 +149,7 @@ def test_what_a_sentence_is_worth_is_measured(copied: Path, open_runner: OpenRun
             assert read[0] == pytest.approx(link.entropy_with, abs=1e-3)
             shares = [(read[n + 1] - read[0]) / (link.entropy - read[0]) for n in range(len(link.context))]
             assert [piece.share for piece in link.context] == pytest.approx(shares, abs=0.02)
-    page = report_page(gather(runner.state), roots, 0.4, "specific")
+    page = report_page(data, roots, 0.4, "specific")
     assert re.search(r"<code>entropylong plan plan\.document_tokens=\d+ .*plan\.accepted_share=0\.\d+</code>", page)
     assert page.count("<h3>") == len(roots) and not re.search(r"https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", page)
     _looked_at(page, tmp_path)
@@ -169,9 +182,9 @@ def _looked_at(page: str, folder: Path) -> None:
         browser.close()
 
 
-def test_nothing_packed_and_nowhere_to_write(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+def test_nothing_packed_and_nowhere_to_write(runner: Runner, finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
     with pytest.raises(NothingToDoError, match="report: nothing is packed under this config yet; run: entropylong run"):
-        gather(open_runner(copied, "accept.epsilon=0.77").state)
+        gather(open_runner(finished, "accept.epsilon=0.77").state)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="report: cannot write"):
-        write_report(open_runner(copied).state, tmp_path / "file" / "report.html")
+        write_report(runner.state, tmp_path / "file" / "report.html")
