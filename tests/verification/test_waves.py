@@ -16,6 +16,7 @@ from entropylong.config import load_config
 from entropylong.core.context import StageContext
 from entropylong.models.causal_lm import CausalLM
 from entropylong.pipeline.backlog import counts
+from entropylong.pipeline.metrics.compute import compute_metrics
 from entropylong.pipeline.steps import step_writing
 from entropylong.verification import waves
 from entropylong.verification.calibration import recall_bound
@@ -136,7 +137,7 @@ def test_a_budget_measures_a_part_and_no_budget_the_rest(copied: Path, open_runn
     more = {(r[1], p.position) for r in rows_of(larger, "gains", ("outcome", "pair_id", "readings")) if r[0] == "ok" for p in r[2]}
     assert ok < more < set(readings)
     last = open_runner(copied)
-    last.run(["verify", "pack"])
+    last.run(["verify"])
     now = [(r[1], p) for r in rows_of(last, "gains", ("outcome", "pair_id", "readings")) if r[0] == "ok" for p in r[2]]
     assert sorted((pair, p.position) for pair, p in now) == sorted(readings), "each reading once"
     for pair, p in now:
@@ -168,7 +169,7 @@ def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_ru
         shutil.rmtree(copied / lost)
     keys = ["verify.screen.kind=left_window", "verify.screen.window=300", "verify.screen.sample=0.5"]
     runner = open_runner(copied, *keys, "verify.screen.min_gain=0.02")
-    result = runner.run(["verify", "pack"])
+    result = runner.run(["verify"])
     rows = rows_of(runner, "gains", ("outcome", "code", "root_id", "kind", "readings"))
     out = [r for r in rows if r[1] == "SCREENED_OUT"]
     assert out and all(r[3] == "candidate" for r in out)
@@ -176,7 +177,7 @@ def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_ru
     screen = Screen("left_window", 0.02, 300, 0.5, runner.config.seed)
     sample = {r[2] for r in rows if screen.is_sample(r[2])}
     assert sample and not sample & {r[2] for r in out}, "held-out roots are measured whole"
-    figures = result.figures
+    figures = compute_metrics(runner.state, result)
     assert figures["screen_positives"] > 0 and figures["screen_recall"] == 1.0
     assert 0 < figures["screen_recall_low"] < 1 and figures["screen_saving"] < 0.01, "a window as long as the root saves nothing"
     strict = open_runner(copied, *keys, "verify.screen.min_gain=0.9")
