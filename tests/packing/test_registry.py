@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -20,7 +19,6 @@ from entropylong.pipeline import preflight
 from entropylong.pipeline.runner import Runner
 from entropylong.reporting import wording
 from entropylong.reporting.cards.dataset import dataset_card, gather_facts
-from tests import tiny
 from tests.conftest import OpenRunner
 from tests.verification.variants import comment_above, one_more, records_in
 
@@ -85,31 +83,28 @@ def test_the_query_model_is_prepared_where_the_recipe_has_one(monkeypatch: pytes
         assert not has_query or specs["query"].name.endswith("asker")
 
 
-def test_another_recipe_is_one_file(copied: Path, corpus: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
-    """One of each kind, packed from a corpus that has more tokens than the verified arm."""
-    more = Path(shutil.copytree(corpus, tmp_path / "corpus"))
-    rows = [{"doc_id": f"more-{n}", "text": "of the spectral window function, " * 25 + f"and {n}."} for n in range(40)]
-    tiny.write_jsonl(more / "part-3.jsonl", rows)
+def test_another_recipe_is_one_file(copied: Path, tmp_path: Path, open_runner: OpenRunner) -> None:
+    """One of each kind, packed under an epsilon at which the corpus has more tokens than the verified arm."""
     grouped = one_more(recipes, RECIPES, "best_link", RecipeRecord, BEST_LINK, tmp_path / "grouped")
     baseline = one_more(recipes, RECIPES, "short_first", RecipeRecord, SHORT_FIRST, tmp_path / "baseline")
     (tmp_path / "grouped").mkdir()
     (tmp_path / "baseline").mkdir()
     with grouped, baseline:
-        packed, card = pack_by("best_link", ["ingest", "pack"], copied, more, open_runner)
+        packed, card = pack_by("best_link", copied, open_runner)
         links = [link for row in packed for link in row.dependencies]
         assert links and len(links) == len({link.root_id for link in links})
         assert "| dependencies |" in card and "groups (a root" in card
-        packed, card = pack_by("short_first", ["pack"], copied, more, open_runner)
+        packed, card = pack_by("short_first", copied, open_runner)
         assert {s.kind for row in packed for s in row.segments} <= {"start", "root", "separator", "pad"}
         assert packed and not any(row.dependencies for row in packed)
         assert "| dependencies |" not in card and "groups (a root" not in card
 
 
-def pack_by(name: str, stages: list[str], workspace: Path, source: Path, open_runner: OpenRunner) -> tuple[list[Any], str]:
+def pack_by(name: str, workspace: Path, open_runner: OpenRunner) -> tuple[list[Any], str]:
     """The sequences of a recipe that no config file may name, and their card."""
-    first_runner = open_runner(workspace, "accept.epsilon=0.05", source=source)
+    first_runner = open_runner(workspace, "accept.epsilon=0.1")
     runner = Runner.open(first_runner.config.with_keys(pack={"recipe": name}), first_runner.state.spark)
-    runner.run(stages)
+    runner.run(["pack"])
     sequences = runner.state.ok_rows("sequences")
     packed, card = sequences.collect(), dataset_card(gather_facts(runner.state))
     assert {row.recipe for row in packed} == {name} and f"({name})" in card and recipe_of(runner.config).text in card
