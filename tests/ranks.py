@@ -1,6 +1,7 @@
-"""One rank of a small training step: `torchrun -m tests.ranks MODEL OUT`.
+"""A small training step on 1, 2 and 4 ranks: `python -m tests.ranks MODEL FOLDER`.
 
-Writes loss and gradients of one global batch at each number of ranks that may share a sequence.
+Writes, for each number of ranks, `FOLDER/<ranks>.pt`: loss and gradients of one global batch at each number of ranks that may
+share a sequence. Ranks are processes of their own, forked from one that has loaded the libraries: seconds for each otherwise.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.multiprocessing import start_processes
 
 from entropylong.training.loss import anchor_weights, shifted_labels
 from entropylong.training.model import Batch, gradients, load_for_training, shard
-from entropylong.training.rank import end
 from entropylong.training.ulysses import Ulysses
 
 SEQUENCES, LENGTH, CLIP, MOST = 4, 64, 0.05, 5.0
@@ -62,16 +63,19 @@ def step(model: str, ranks: int, sp: int) -> dict[str, Any]:
     return results
 
 
-def main(model: str, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    ranks = dist.get_world_size()
+def rank(number: int, ranks: int, model: str, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{ranks}", rank=number, world_size=ranks)
     results = {sp: step(model, ranks, sp) for sp in (1, 2, 4) if sp <= ranks}
-    if dist.get_rank() == 0:
-        torch.save(results, out)
+    if number == 0:
+        torch.save(results, f"{folder}/{ranks}.pt")
     dist.destroy_process_group()
+
+
+def main(model: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    for ranks in (1, 2, 4):
+        start_processes(rank, (ranks, model, folder), nprocs=ranks, start_method="fork")
 
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2])
-    end(0)
