@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from entropylong.config import Config, load_config
 from entropylong.utils.log import PACKAGE, CallbackHandler
-from scripts.wheel import ROOT, build
+from scripts.wheel import ROOT, build, install
 from tests import tiny
 from tests.kinds import mark_kinds, only_what_a_unit_needs
 
@@ -135,6 +135,14 @@ def wheel(run_folder: Path) -> Path:
     with FileLock(run_folder / "wheel.lock"):
         built = list((run_folder / "wheel").glob("*.whl"))
         return built[0] if built else build("wheel", ROOT, run_folder / "wheel")
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, run_folder: Path) -> Path:
+    """The bin folder of an environment with the package's wheel, made once for all workers."""
+    folder = run_folder / "installed"
+    with FileLock(run_folder / "installed.lock"):
+        return folder / "bin" if (folder / "bin" / "entropylong").exists() else install(wheel, folder)
 
 
 @pytest.fixture(scope="session")

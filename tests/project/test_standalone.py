@@ -22,7 +22,7 @@ import pytest
 
 from entropylong.config import load_config
 from entropylong.spark.session import _LOCAL_SETTINGS, java_options
-from scripts.wheel import ROOT, install
+from scripts.wheel import ROOT
 from tests.conftest import CONF, MakeConfig
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def test_no_gpu_is_made_up_where_none_answers(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    python = install(wheel, folder / "env") / "python"
+    python = installed / "python"
     # A driver that YARN starts has no variable of Spark's scripts.
     driver = python.with_name("driver")
     driver.write_text(f'#!/bin/sh\nunset SPARK_ENV_LOADED\nexec {python} "$@"\n')

@@ -37,8 +37,8 @@ def built(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_it_installs_and_answers(built: Built, kind: str, tmp_path: Path) -> None:
-    bin_folder = install(getattr(built, kind), tmp_path / "env")
+def test_it_installs_and_answers(built: Built, installed: Path, kind: str, tmp_path: Path) -> None:
+    bin_folder = installed if kind == "wheel" else install(built.sdist, tmp_path / "env")
 
     def say(*command: str | Path) -> str:
         done = subprocess.run([*command], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -49,7 +49,7 @@ def test_it_installs_and_answers(built: Built, kind: str, tmp_path: Path) -> Non
     sources = ("sources.docs.kind=jsonl", "sources.docs.path=x.jsonl")
     assert "sequences" in say(entropylong_command, "run", "--describe", "--config", "paper", *sources)
     assert say(entropylong_command, "--version").strip() == entropylong.__version__
-    assert str(tmp_path / "env") in say(python, "-c", "import entropylong.config.loader as c; print(c.conf_dir())")
+    assert str(bin_folder.parent) in say(python, "-c", "import entropylong.config.loader as c; print(c.conf_dir())")
     # What keeps the first answer under a second; `python -m scripts.wheel` measures it.
     loaded = f"import sys; from entropylong.cli import main; main(['--help']); print('loaded', *{set(HEAVY)} & set(sys.modules))"
     output = say(python, "-c", loaded)
