@@ -178,14 +178,12 @@ def test_a_root_is_judged_whole(tiny_lm: Path) -> None:
     assert judged_texts == [text, text]
 
 
-def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner, tmp_path: Path) -> None:
-    corpus = tiny.write_jsonl(tmp_path / "corpus" / "a.jsonl", tiny.documents(4))
-    planted = " ".join(str(tiny.documents(4)[2]["text"]).split("\n")[-1].split()[3:20])
+def test_planted_text_is_in_quarantine_and_nothing_else(copied: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+    planted = " ".join(str(tiny.documents(12)[2]["text"]).split("\n")[-1].split()[3:20])
     exams = tiny.write_jsonl(tmp_path / "exams.jsonl", [{"q": {"text": planted.upper()}}])
-    plain = open_runner(tmp_path / "workspace", source=corpus)
-    plain.run(["ingest", "chunk"])
-    runner = open_runner(tmp_path / "workspace", f"corpus.exclude=[{exams}]", "quarantine.max_rate=0.5", source=corpus)
-    runner.run(["ingest", "chunk", "score"])
+    plain = open_runner(copied)
+    runner = open_runner(copied, f"corpus.exclude=[{exams}]", "quarantine.max_rate=0.5")
+    assert [step.step.writes for step in runner.run(["ingest", "chunk", "score"]).steps] == ["chunks", "scored_documents"]
     columns = ("doc_id", "ordinal", "text")
     gone = set(rows_of(plain, "chunks", columns)) - set(rows_of(runner, "chunks", columns))
     ((doc_id, _, text),) = gone
@@ -198,12 +196,13 @@ def test_planted_text_is_in_quarantine_and_nothing_else(open_runner: OpenRunner,
     assert [row["table"] for row in rows] == ["chunks", "scored_documents"]
     assert {(r, c) for r, _, c in rows_of(runner, "chunks", ("doc_id", "ordinal", "code"))} >= {("doc-0002", "CONTAMINATED")}
     assert len(rows_of(runner, "chunks", columns)) == len(rows_of(plain, "chunks", columns)), "an error row in its place"
-    assert [c for _, c in rows_of(runner, "scored_documents", ("root_id", "code"))] == [None, None, "CONTAMINATED", None]
+    codes = [(f"doc-{n:04}", "CONTAMINATED" if n == 2 else None) for n in range(12)]
+    assert rows_of(runner, "scored_documents", ("root_id", "code")) == codes
     assert retry_rows(runner.state, ["chunk", "score"]) == {}, "by rule: it would be refused again"
     config = plain.state.artifact(step_writing("chunks"))
     assert config is not None and "corpus.exclude" not in config.config, "an empty list is in no fingerprint"
     moved = exams.rename(tmp_path / "elsewhere.jsonl")
-    same = open_runner(tmp_path / "workspace", f"corpus.exclude=[{moved}]", source=corpus)
+    same = open_runner(copied, f"corpus.exclude=[{moved}]", "quarantine.max_rate=0")
     assert same.state.fingerprint("chunks") == runner.state.fingerprint("chunks") != plain.state.fingerprint("chunks")
     assert same.state.fingerprint("documents") == plain.state.fingerprint("documents")
     with pytest.raises(QuarantineExceededError, match=r"1 CONTAMINATED.*share text with a set of corpus\.exclude"):
