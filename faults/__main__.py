@@ -47,10 +47,14 @@ def main() -> None:
     harness = make_harness(ROOT / "runs" / "faults")
     print(f"control: a run without a fault, {time.monotonic() - began:.0f} s", flush=True)
     out = harness.place / "results.jsonl"
-    with ThreadPoolExecutor(2) as pool:
-        chosen = [one for one in scenarios() if any(word in f"{one[0]} {one[1]}" for word in words)]
-        results = list(pool.map(lambda one: suffered(harness, *one), chosen))
-    out.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
+    chosen = [one for one in scenarios() if any(word in f"{one[0]} {one[1]}" for word in words)]
+    results = []
+    # Each as soon as it is known: whoever stops it after twenty minutes has what these minutes showed.
+    with out.open("w") as lines, ThreadPoolExecutor(2) as pool:
+        for result in pool.map(lambda one: suffered(harness, *one), chosen):
+            results.append(result)
+            lines.write(json.dumps(asdict(result)) + "\n")
+            lines.flush()
     harness.spark.stop()
     table = Table(title=f"{len(results)} faults, {(time.monotonic() - began) / 60:.0f} minutes", title_justify="left")
     for column in ("stage", "fault", "result", "lost", "doubled", "seen"):

@@ -31,8 +31,9 @@ def main(path: str) -> int:
         log = StepLog(Path(settings.folder))
 
         show()
-        # Into the log of steps too, from which the driver shows them.
-        logging.getLogger(PACKAGE).addHandler(CallbackHandler(lambda line: log.add({"said": line})))
+        # Into the log of steps too, from which the driver shows them. The first rank's alone: each writes the whole file.
+        if os.environ.get("RANK", "0") == "0":
+            logging.getLogger(PACKAGE).addHandler(CallbackHandler(lambda line: log.add({"said": line})))
         train(settings, on_step=lambda figures: log.add(figures.as_json()), on_resume=log.resume)
     except (EntropyLongError, OSError, torch.OutOfMemoryError) as error:
         line = " ".join(str(error).split())
