@@ -168,7 +168,7 @@ def test_documents_and_sequences_are_mixed(config_of: ConfigOf, spark: SparkSess
         assert len(runs(row.segment)) == 1, "attention goes across the pieces"
     few = feeds_of(config_of("train.data.short.kind=documents", "train.data.short.share=0.4"), spark)[0]
     assert 0 < sum(len(runs(row.segment)) for row in rows(few)) < len(texts)
-    done = run_training(config.model_copy(update={"train": config.train.model_copy(update={"steps": 1, "ranks": 1})}), spark)
+    done = run_training(config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}), spark)
     assert done.settings.segmented and sorted(done.settings.weights) == [1.0, 3.0] and len(read_steps(done.folder)) == 1
 
 
@@ -231,7 +231,7 @@ def test_sft_attends_within_each_conversation(config_of: ConfigOf, spark: SparkS
     """Packed whole and once; targets are all tokens, or what the assistant said; the template goes with the result."""
     path = conversations(tmp_path / "chat.jsonl")
     keys = ["train.mode=sft", "train.data.chat.kind=chat", f"train.data.chat.path={path}", f'train.chat_template="{TEMPLATE}"']
-    config = config_of(*keys, "train.steps=2", "train.ranks=1")
+    config = config_of(*keys, "train.steps=2")
     done = run_training(config, spark)
     tokenizer = AutoTokenizer.from_pretrained(done.result)
     messages = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
