@@ -1,31 +1,21 @@
-"""Launches of a run that breaks: `python -m tests.ranks_run`, a JSON list a line as input, an exit code a line as output.
-
-Each launch is torchrun's own, in a session of its own; its ranks are the product's, with a fault. They are forked from this
-process, which has loaded the libraries: else each of some fifteen ranks would load them anew, for seconds. The list: what
-follows "torchrun", the file for what is printed, the fault ("" for none), its step.
-"""
+"""One rank that breaks: `torchrun -m tests.ranks_run FOLDER/settings.json FAULT STEP`. Without a fault it is the product's own."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributed import run as torchrun
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from entropylong.training import loop, rank
 from entropylong.training.steps import StepLog
 
 
-def broken_rank(settings: str, fault: str, at: int) -> int:
+def main(settings: str, fault: str, at: int) -> None:
     add, gradients, calls = StepLog.add, loop.gradients, list[int]()
 
     def broken(log: StepLog, entry: dict[str, Any]) -> None:
@@ -47,39 +37,8 @@ def broken_rank(settings: str, fault: str, at: int) -> int:
 
     StepLog.add = broken  # type: ignore[method-assign]
     loop.gradients = counted  # type: ignore[assignment]
-    return rank.main(settings)
-
-
-def launch(arguments: list[str], output: str, fault: str, at: int) -> None:
-    """In a forked process, to its end."""
-    os.setsid()
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-
-    def forking(config: LaunchConfig, entrypoint: Any) -> Callable[..., Any]:
-        return lambda *args: elastic_launch(config, broken_rank)(args[-1], fault, at)
-
-    torchrun.elastic_launch = forking  # type: ignore[attr-defined]
-    status = 1
-    try:
-        torchrun.main(["--start-method=fork", *arguments])
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def main() -> None:
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            launch(*json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    rank.end(rank.main(settings))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from entropylong.training.data.manifest import FeedManifest, write_manifest
 from entropylong.training.data.rows import feed_table, write_file
-from entropylong.training.launch import torchrun_line
+from entropylong.training.launch import MODULE, torchrun_line
 from entropylong.training.optimizer import schedule, warmup_steps
 from entropylong.training.settings import TrainSettings
 from entropylong.training.steps import read_steps
@@ -60,36 +58,16 @@ def settings(feed: Path, tiny_lm: Path, tmp_path_factory: pytest.TempPathFactory
     )  # fmt: skip
 
 
-def run(settings: TrainSettings, folder: Path, ranks: int) -> tuple[int, str]:
-    """Exit code of one launch by torchrun, and what its ranks printed."""
-    line = torchrun_line(replace(settings, folder=str(folder)).write(), ranks).split()
+def run(settings: TrainSettings, folder: Path, ranks: int, fault: str = "", at: int = 0) -> tuple[int, str]:
+    """Exit code of one launch, and what its ranks printed."""
+    file = replace(settings, folder=str(folder)).write()
+    line = torchrun_line(file, ranks).split()
     command = [sys.executable, "-m", "torch.distributed.run", *line[1:]]
+    if fault:
+        command[command.index(MODULE)] = "tests.ranks_run"
+        command += [fault, str(at)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300)
     return done.returncode, done.stdout + done.stderr[-3000:]
-
-
-class Launcher:
-    """Launches as torchrun's, from a process that has the libraries loaded: they share what would take most of each."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def run(self, settings: TrainSettings, folder: Path, ranks: int, fault: str = "", at: int = 0) -> tuple[int, str]:
-        """Exit code of one launch, and what its ranks printed."""
-        assert self._process.stdin and self._process.stdout
-        arguments = torchrun_line(replace(settings, folder=str(folder)).write(), ranks).split()[1:]
-        output = folder / "output"
-        print(json.dumps([arguments, str(output), fault, at]), file=self._process.stdin, flush=True)
-        code = int(self._process.stdout.readline())
-        return code, output.read_text()
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    command = [sys.executable, "-m", "tests.ranks_run"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Launcher(process)
-        process.terminate()
 
 
 def losses(folder: Path) -> list[float]:
@@ -142,13 +120,11 @@ def test_the_export_gives_the_logits_that_were_trained(unbroken: Path, settings:
 
 
 @pytest.mark.e2e
-def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(
-    unbroken: Path, settings: TrainSettings, launcher: Launcher, tmp_path: Path
-) -> None:
+def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(unbroken: Path, settings: TrainSettings, tmp_path: Path) -> None:
     """A loss that is no number, a rank that dies, a disk that is full, a scheduler's SIGTERM, a kill; then to the end."""
 
     def broken(fault: str, at: int) -> str:
-        code, output = launcher.run(settings, tmp_path, 2, fault, at)
+        code, output = run(settings, tmp_path, 2, fault, at)
         assert (code == 0) == (fault == "term"), output
         return output + "".join(json.loads(path.read_text())["error"] for path in tmp_path.glob("error-*"))
 
@@ -159,7 +135,7 @@ def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(
     assert "step-00000004: cannot be written" in output and "free some space" in output
     assert "asked to stop: saved after step 3" in broken("term", 3)
     assert "goes on after step 3" in broken("kill", 5)
-    code, output = launcher.run(settings, tmp_path, 2)
+    code, output = run(settings, tmp_path, 2)
     assert code == 0 and "goes on after step" in output, output
     assert losses(tmp_path) == losses(unbroken)
     weights = [AutoModelForCausalLM.from_pretrained(place / "model").state_dict() for place in (tmp_path, unbroken)]
@@ -167,21 +143,18 @@ def test_a_run_that_breaks_five_ways_goes_on_bit_for_bit(
 
 
 @pytest.mark.e2e
-def test_another_world_size_and_a_checkpoint_cut_short(
-    unbroken: Path, settings: TrainSettings, launcher: Launcher, tmp_path: Path
-) -> None:
-    """Of a run at two ranks the newest checkpoint loses a byte; four ranks, two a sequence, go on from the one before."""
-    folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
-    shutil.rmtree(folder / "model")
-    checkpoints = sorted((folder / "checkpoints").iterdir())
+def test_another_world_size_and_a_checkpoint_cut_short(unbroken: Path, settings: TrainSettings, tmp_path: Path) -> None:
+    """Stopped at two ranks; its newest checkpoint loses a byte; four ranks, two a sequence, go on from the one before."""
+    run(settings, tmp_path, 2, "term", 5)
+    checkpoints = sorted((tmp_path / "checkpoints").iterdir())
     whole = [path for path in checkpoints if (path / "complete.json").is_file()]
     assert len(whole) > 1
     file = next(whole[-1].glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1])
-    code, output = launcher.run(replace(settings, sequence_parallel=2), folder, 4)
+    code, output = run(replace(settings, sequence_parallel=2), tmp_path, 4)
     assert code == 0 and f"{whole[-1].name} was cut short: passed over" in output, output
     assert f"goes on after step {int(whole[-2].name[5:])}" in output
-    np.testing.assert_allclose(losses(folder), losses(unbroken), rtol=1e-4)
+    np.testing.assert_allclose(losses(tmp_path), losses(unbroken), rtol=1e-4)
 
 
 def rates(steps: int, peak: float, warmup: int, floor: float, done: int = 0) -> list[float]:
