@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,17 +195,36 @@ def open_runner(spark: SparkSession, make_config: MakeConfig, corpus: Path) -> O
     return open_
 
 
-@pytest.fixture
-def messages() -> Iterator[list[str]]:
-    """What the package logs for people while a test runs."""
+@pytest.fixture(scope="module")
+def finished_runner(finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession) -> Iterator[Runner]:
+    """A runner over the finished workspace, for tests that only read: its readings are judged once for all of a module."""
+    from entropylong.pipeline.runner import Runner
+
+    opened = Runner.open(make_config(finished, corpus), spark)
+    yield opened
+    opened.state.forget()
+
+
+@contextmanager
+def captured_messages() -> Iterator[list[str]]:
+    """What the package logs for people meanwhile."""
     texts: list[str] = []
     package = logging.getLogger(PACKAGE)
     handler, before = CallbackHandler(texts.append), package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
-    yield texts
-    package.removeHandler(handler)
-    package.setLevel(before)
+    try:
+        yield texts
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What the package logs for people while a test runs."""
+    with captured_messages() as texts:
+        yield texts
 
 
 def versions(workspace: Path) -> dict[str, int]:

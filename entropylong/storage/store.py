@@ -91,23 +91,8 @@ class Store:
     def version(self, table: str) -> int:
         """Latest Delta version (-1: no table), remembered until this store writes: in a locked workspace no one else does."""
         if table not in self._versions and self.exists(table):
-            # On a local disk the names of its commits tell it; to ask Delta takes as long as a small query.
-            log = self._local_log(table)
-            newest = (
-                max((int(commit.stem) for commit in log.glob("*.json") if commit.stem.isdigit()), default=None) if log else None
-            )
-            if newest is None:
-                newest = int(self._delta(table).history(1).select("version").collect()[0][0])
-            self._versions[table] = newest
+            self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
         return self._versions.get(table, -1)
-
-    def _local_log(self, table: str) -> Path | None:
-        """Name the folder of a table's commits where it is on this machine's disk. A bare path may be one of fs.defaultFS."""
-        if self._catalog or "://" in self.place(table):
-            return None
-        path = self.spark._jvm.org.apache.hadoop.fs.Path(self.place(table))  # type: ignore[union-attr]
-        is_local = path.getFileSystem(self.spark._jsc.hadoopConfiguration()).getScheme() == "file"
-        return Path(self.place(table)) / "_delta_log" if is_local else None
 
     def forget_versions(self) -> None:
         """Look again: others may have written before the workspace was locked."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
-from pyspark.sql import SparkSession
 
 import entropylong
 from entropylong.cli.app import call
@@ -25,7 +23,7 @@ from entropylong.reporting.cards.front import hub_id, public_name, size_category
 from entropylong.training.run import Prepared
 from entropylong.training.steps import read_steps
 from tests import tiny
-from tests.conftest import CONF, MakeConfig, OpenRunner
+from tests.conftest import CONF, OpenRunner
 
 pytestmark = pytest.mark.runtime
 
@@ -37,26 +35,18 @@ def table(text: str, head: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def runner(finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession) -> Iterator[Runner]:
-    """Of the finished workspace, which a card only reads."""
-    opened = Runner.open(make_config(finished, corpus), spark)
-    yield opened
-    opened.state.forget()
+def facts(finished_runner: Runner) -> DatasetFacts:
+    return gather_facts(finished_runner.state)
 
 
-@pytest.fixture(scope="module")
-def facts(runner: Runner) -> DatasetFacts:
-    return gather_facts(runner.state)
-
-
-def test_the_card_of_the_sequences(runner: Runner, facts: DatasetFacts, finished: Path) -> None:
+def test_the_card_of_the_sequences(finished_runner: Runner, facts: DatasetFacts, finished: Path) -> None:
     text = dataset_card(facts, "cc-by-4.0")
     data = DatasetCard(text).data
     assert (data.license, data.size_categories, data.task_categories) == ("cc-by-4.0", ["n<1K"], ["text-generation"])
     assert {"entropylong", "long-context"} <= set(data.tags)
 
-    value = runner.state.fingerprint("sequences") or ""
-    rows = runner.state.store.read_ok("sequences", value).collect()
+    value = finished_runner.state.fingerprint("sequences") or ""
+    rows = finished_runner.state.store.read_ok("sequences", value).collect()
     pieces = [segment for row in rows for segment in row.segments]
     padding = sum(s.end - s.start for s in pieces if s.kind == "pad") / (1024 * len(rows))
     size = dict(table(text, "## Size"))
@@ -65,7 +55,7 @@ def test_the_card_of_the_sequences(runner: Runner, facts: DatasetFacts, finished
     assert size["dependencies"] == str(sum(len(row.dependencies) for row in rows)) != "0"
     assert size["padding"] == f"{padding:.1%}" and size["filler"] == "0.0%"
 
-    cells = runner.state.readings().collect()
+    cells = finished_runner.state.readings().collect()
     shares = [
         sum(c.passes_paper for c in cells if c.kind == kind) / sum(c.kind == kind for c in cells)
         for kind in ("retrieved", "same_root", "random")
@@ -75,20 +65,24 @@ def test_the_card_of_the_sequences(runner: Runner, facts: DatasetFacts, finished
     assert f"Random chunks pass the rule in force in {shares[2]:.1%}" in text and f"about {shares[2] / shares[0]:.0%}" in text
     assert "(H - H') / H > 0.02" in text and "negative log-likelihood falls" not in text, "the rule in force, no other"
 
-    exported = runner.state.store.read_all("sequences").drop("fingerprint", "outcome", "code", "detail")
+    exported = finished_runner.state.store.read_all("sequences").drop("fingerprint", "outcome", "code", "detail")
     assert [row[0] for row in table(text, "## Columns")] == exported.columns
-    documents = runner.state.ok_rows("documents").count()
+    documents = finished_runner.state.ok_rows("documents").count()
     assert table(text, "## Where") == [["corpus", "jsonl", "root and corpus", str(documents)]]
     hashes = {row[0]: row[2] for row in table(text, "| model |")}
-    assert hashes["lm"] == f"{runner.state.context.causal_lm.fingerprint}:float32" and hashes["encoder"].startswith(
-        runner.state.context.encoder.fingerprint
+    assert hashes["lm"] == f"{finished_runner.state.context.causal_lm.fingerprint}:float32" and hashes["encoder"].startswith(
+        finished_runner.state.context.encoder.fingerprint
     )
     origins = {row[0]: row[1:] for row in table(text, "| table | fingerprint")}
     assert list(origins) == [step.writes for step in STEPS]
-    assert origins["sequences"] == [value, str(runner.state.store.version("sequences"))] and origins["index"][1] == ""
+    assert origins["sequences"] == [value, str(finished_runner.state.store.version("sequences"))] and origins["index"][1] == ""
     assert f"Made by entropylong {entropylong.__version__}; this card" in text
     assert "No evaluation set was kept out" in text and "as stated by who publishes this" in text
-    for private in (str(finished), str(Path(runner.config.model.name).parent), runner.config.sources["corpus"].path or "?"):
+    for private in (
+        str(finished),
+        str(Path(finished_runner.config.model.name).parent),
+        finished_runner.config.sources["corpus"].path or "?",
+    ):
         assert private not in text
 
 

@@ -7,14 +7,12 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyspark.sql import SparkSession
 from transformers import AutoTokenizer
 
 from entropylong.errors import NothingToDoError, UsageError
@@ -26,7 +24,7 @@ from entropylong.reporting.report.page import rank_words, report_page, verdict
 from entropylong.reporting.report.sentences import MOST_SENTENCES, sentences, token_texts, weigh, without_each
 from entropylong.reporting.report.write import write_report
 from entropylong.verification.measuring import Pair, measure
-from tests.conftest import MakeConfig, OpenRunner
+from tests.conftest import OpenRunner
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -94,24 +92,16 @@ def test_rank_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def runner(finished: Path, make_config: MakeConfig, corpus: Path, spark: SparkSession) -> Iterator[Runner]:
-    """Of the finished workspace, which a report only reads: its readings are judged once for all tests here."""
-    opened = Runner.open(make_config(finished, corpus), spark)
-    yield opened
-    opened.state.forget()
-
-
-@pytest.fixture(scope="module")
-def data(runner: Runner) -> Gathered:
-    return gather(runner.state)
+def data(finished_runner: Runner) -> Gathered:
+    return gather(finished_runner.state)
 
 
 @pytest.mark.runtime
-def test_the_numbers_are_those_of_the_tables(runner: Runner, data: Gathered) -> None:
-    profiles = runner.state.ok_rows("scored_documents").collect()
-    values = np.concatenate([np.frombuffer(row.entropy, "<f4")[runner.config.anchors.min_position :] for row in profiles])
+def test_the_numbers_are_those_of_the_tables(finished_runner: Runner, data: Gathered) -> None:
+    profiles = finished_runner.state.ok_rows("scored_documents").collect()
+    values = np.concatenate([np.frombuffer(row.entropy, "<f4")[finished_runner.config.anchors.min_position :] for row in profiles])
     assert data.entropy == dict(Counter(np.floor(values[np.isfinite(values)] / ENTROPY_BIN).astype(int).tolist()))
-    readings = runner.state.readings().collect()
+    readings = finished_runner.state.readings().collect()
     for kind, bins in data.gains.items():
         gains = [max(-1.0, reading.gain) for reading in readings if reading.kind == kind]
         assert bins == dict(Counter(int(np.floor(gain / GAIN_BIN)) for gain in gains))
@@ -127,13 +117,13 @@ def test_the_numbers_are_those_of_the_tables(runner: Runner, data: Gathered) -> 
 
 
 @pytest.mark.runtime
-def test_what_a_sentence_is_worth_is_measured(runner: Runner, data: Gathered, tiny_lm: Path, tmp_path: Path) -> None:
-    roots = gallery(runner.state)
+def test_what_a_sentence_is_worth_is_measured(finished_runner: Runner, data: Gathered, tiny_lm: Path, tmp_path: Path) -> None:
+    roots = gallery(finished_runner.state)
     assert roots and not roots[0].drawn and any(root.shown for root in roots)
     model = CausalLM(tiny_lm, "float32", 0)
-    scored = {r.root_id: r for r in runner.state.ok_rows("scored_documents").collect()}
+    scored = {r.root_id: r for r in finished_runner.state.ok_rows("scored_documents").collect()}
     positions = {r.root_id: [a.position for a in r.anchors]
-                 for r in runner.state.ok_rows("anchors").collect()}  # fmt: skip
+                 for r in finished_runner.state.ok_rows("anchors").collect()}  # fmt: skip
     for root in roots:
         assert "".join(token.text for token in root.tokens) == model.tokenizer.decode(scored[root.root_id].input_ids)
         assert [place for place, token in enumerate(root.tokens) if token.anchor] == positions[root.root_id]
@@ -182,9 +172,11 @@ def _looked_at(page: str, folder: Path) -> None:
         browser.close()
 
 
-def test_nothing_packed_and_nowhere_to_write(runner: Runner, finished: Path, open_runner: OpenRunner, tmp_path: Path) -> None:
+def test_nothing_packed_and_nowhere_to_write(
+    finished_runner: Runner, finished: Path, open_runner: OpenRunner, tmp_path: Path
+) -> None:
     with pytest.raises(NothingToDoError, match="report: nothing is packed under this config yet; run: entropylong run"):
         gather(open_runner(finished, "accept.epsilon=0.77").state)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="report: cannot write"):
-        write_report(runner.state, tmp_path / "file" / "report.html")
+        write_report(finished_runner.state, tmp_path / "file" / "report.html")

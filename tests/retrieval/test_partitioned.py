@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ from entropylong.retrieval.grid import SCALE, from_bytes, to_grid
 from entropylong.retrieval.index import INDEX_FILES
 from entropylong.storage.array_files import read_manifest
 from entropylong.storage.store import Store
-from entropylong.utils.log import PACKAGE, CallbackHandler
-from tests.conftest import MakeConfig, OpenRunner, rows_of
+from tests.conftest import MakeConfig, OpenRunner, captured_messages, rows_of
 
 CELLS = ["retrieval.cells=6", "retrieval.nprobe=2", "retrieval.min_recall=0", "run.vectors_per_unit=18", "run.roots_per_unit=6"]
 SEARCH = ["index", "search"]
@@ -44,15 +42,9 @@ def searched(
     finished: Path, spark: SparkSession, make_config: MakeConfig, corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Search:
     workspace = Path(shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "workspace"))
-    texts: list[str] = []
-    package = logging.getLogger(PACKAGE)
-    handler, level = CallbackHandler(texts.append), package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
     runner = Runner.open(make_config(workspace, corpus, *CELLS, "retrieval.mode=partitioned"), spark)
-    runner.run(SEARCH)
-    package.removeHandler(handler)
-    package.setLevel(level)
+    with captured_messages() as texts:
+        runner.run(SEARCH)
     return Search(workspace, runner.state.fingerprint("index") or "-", rows_of(runner, "candidates", ROW), texts)
 
 

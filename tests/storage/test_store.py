@@ -60,7 +60,7 @@ def test_an_append_lands_once_and_versions_can_be_read(store: Store, spark: Spar
 
 
 def test_the_newest_version_is_delta_s_own(store: Store, spark: SparkSession) -> None:
-    """Read from the names of the commits; also past the checkpoint that Delta writes after ten of them."""
+    """Also past the checkpoint that Delta writes after ten commits, and after a drop."""
     for number in range(12):
         assert store.version("gains") == number or not number
         store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP, None)
