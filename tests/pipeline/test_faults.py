@@ -41,8 +41,8 @@ KILLED = textwrap.dedent(
     spark = session(config)
     append, seen = Store.append, []
 
-    def append_and_die(self, table, frame, fingerprint, transaction):
-        append(self, table, frame, fingerprint, transaction)
+    def append_and_die(self, table, frame, fingerprint, any_writer=False):
+        append(self, table, frame, fingerprint, any_writer)
         seen.append(table)
         if seen.count(TABLE) == 2:
             os.kill(spark.sparkContext._gateway.proc.pid, signal.SIGKILL)

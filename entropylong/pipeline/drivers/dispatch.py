@@ -1,7 +1,7 @@
 """Which driver does a step. Each makes one idempotent append per unit, whatever is killed when.
 
-Each append leaves out, in the plan of the write itself, the keys that are committed. Delta then knows that it read them, and
-refuses the append where a run on another machine committed the same rows meanwhile.
+Each append leaves out, in the plan of the write itself, the keys that are committed. What a run on another machine commits after
+the version that is pinned here is refused (`Store.append`): it could be in neither.
 """
 
 from __future__ import annotations
@@ -24,4 +24,6 @@ _DRIVERS = {
 
 def drive(state: PipelineState, stage: Stage, artifact: Artifact, progress: StepProgress) -> None:
     """Do what is left of a step."""
+    for table in stage.tables:
+        state.store.version(table)
     _DRIVERS[stage.driver](state, stage, artifact, progress)  # type: ignore[operator]

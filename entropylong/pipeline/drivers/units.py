@@ -35,15 +35,13 @@ def commit_units(
     unit_of = F.pmod(F.xxhash64("root_id"), F.lit(units))
     sizes = stage.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect() if units else []
     for unit, size in sorted((int(row[0]), int(row[1])) for row in sizes):
-        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
         rows = todo.where(unit_of == unit)
         if progress:
             progress.batch(size)
-        name = f"{stage.name}-{value}-{state.store.version(stage.writes)}-{unit}-of-{units}"
 
         def build(part: DataFrame, size: int = size) -> DataFrame:
             return stage.build(state.context.sized(size), {**frames, stage.reads[0]: part})
 
-        append_or_isolate(state, stage, value, rows, build, (name, 1))
+        append_or_isolate(state, stage, value, rows, build)
         if progress:
             progress.commit()

@@ -15,6 +15,6 @@ def drive(state: PipelineState, stage: RecomputeStage, artifact: Artifact, progr
     frames = {**state.frames(stage), "readings": state.readings()}
     try:
         output = stage.build(state.context, frames)
-        state.store.append(stage.writes, output, artifact.fingerprint, (f"{stage.name}-{artifact.fingerprint}", 1))
+        state.store.append(stage.writes, output, artifact.fingerprint)
     finally:
         state.context.release()
