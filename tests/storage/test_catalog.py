@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -78,8 +79,8 @@ def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     """Stopped by an error right after a commit in the middle of a stage, then run to its end."""
     append, tables = Store.append, []
 
-    def append_and_fail(self: Store, table: str, *rest: object) -> None:
-        append(self, table, *rest)  # type: ignore[arg-type]
+    def append_and_fail(self: Store, table: str, *rest: Any, **named: Any) -> None:
+        append(self, table, *rest, **named)
         tables.append(table)
         if tables.count("gains") == 1:
             raise TableError("the machine is gone")
