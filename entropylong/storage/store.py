@@ -26,6 +26,8 @@ from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
 
 # Of Delta's error classes: another transaction won.
 _CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
+# Where Delta notes the version of a session's last commit.
+_LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 _PROPERTIES = {"delta.enableDeletionVectors": "false"}
 
 
@@ -82,6 +84,7 @@ class Store:
         for seconds in (1, 1, 3, None):
             try:
                 self.spark.sql(_create(self.address(table), TABLES[table]))
+                self._versions[table] = 0
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
@@ -143,12 +146,13 @@ class Store:
         schema = TABLES[table]
         self.create(table)
         writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
-        seen, token = self.version(table), uuid.uuid4().hex
+        seen, token, session = -1 if any_writer else self.version(table), uuid.uuid4().hex, frame.sparkSession
         if not any_writer:
             # All writers of a fingerprint are one application to Delta. Of two at the same time it refuses the one that
             # commits second; and it skips, without a word, a number that is not above the last one that was committed.
             writer = writer.option("txnAppId", f"{table}-{fingerprint}").option("txnVersion", seen + 1)
             writer = writer.option("userMetadata", token)
+            session.conf.unset(_LAST_COMMIT)
         try:
             writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
         except (PySparkException, Py4JJavaError) as error:
@@ -157,9 +161,11 @@ class Store:
             if _CONFLICT.search(str(error)):
                 raise _concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
-        self._versions.pop(table)
-        if not any_writer:
-            self._versions[table] = self._landed(table, seen, token)
+        if any_writer:
+            self._versions.pop(table, None)
+        else:
+            own = session.conf.get(_LAST_COMMIT, None)
+            self._versions[table] = int(own) if own else self._landed(table, seen, token)
 
     def _landed(self, table: str, seen: int, token: str) -> int:
         """The version that an append made, known by its token: the newest one, or one of those since `seen`."""

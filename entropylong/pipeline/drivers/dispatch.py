@@ -1,7 +1,7 @@
 """Which driver does a step. Each makes one idempotent append per unit, whatever is killed when.
 
-Each append leaves out, in the plan of the write itself, the keys that are committed. What a run on another machine commits after
-the version that is pinned here is refused (`Store.append`): it could be in neither.
+Each append leaves out the keys that were committed before. An append after another machine's, which came later than the version
+that is pinned here, is refused (`Store.append`): it cannot know those keys.
 """
 
 from __future__ import annotations

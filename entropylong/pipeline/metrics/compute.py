@@ -55,7 +55,9 @@ def metrics_by_stage(state: PipelineState, result: RunResult) -> ByStage:
         parts.append(_canaries(state, readings))
         readings = readings.where(~is_canary(F.col("root_id")))
     of_verify = {**_rates(readings), **_dependencies(readings), **_screen(state)}
-    parts += [_corpus(state), {VERIFY.name: of_verify, PACK.name: _sequences(state)}, _cost(state, result), _errors(state)]
+    corpus = _corpus(state)
+    cost = _cost(state, result, corpus[SCORE.name]["root_tokens"])
+    parts += [corpus, {VERIFY.name: of_verify, PACK.name: _sequences(state)}, cost, _errors(state)]
     by_stage: ByStage = {}
     for part in parts:
         for stage, figures in part.items():
@@ -69,9 +71,6 @@ def _one(frame: DataFrame) -> dict[str, float]:
 
 def _corpus(state: PipelineState) -> ByStage:
     frames = state.frames(PACK)
-    value = state.fingerprint
-    documents = state.store.read_ok("documents", value("documents") or "-").count()
-    chunks = state.store.read_ok("chunks", value("chunks") or "-").count()
     roots = _one(frames["scored_documents"].agg(F.count(F.lit(1)).alias("roots"), F.sum("n_tokens").alias("root_tokens")))
     per_root = frames["anchors"].select(F.size("anchors").alias("n"))
     anchors = _one(per_root.agg(F.sum("n").alias("anchors"), F.avg("n").alias("anchors_a_root")))
@@ -82,14 +81,20 @@ def _corpus(state: PipelineState) -> ByStage:
     gains = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", how="left_semi")
     passes = gains.agg(F.count(F.lit(1)).alias("passes"))
     return {
-        INGEST.name: {"documents": documents},
-        CHUNK.name: {"chunks": chunks},
+        INGEST.name: {"documents": _ok_rows(state, "documents")},
+        CHUNK.name: {"chunks": _ok_rows(state, "chunks")},
         SCORE.name: roots,
         ANCHOR.name: anchors,
         SEARCH.name: _one(candidates),
         PLAN_PAIRS.name: _one(pairs),
         VERIFY.name: _one(passes),
     }
+
+
+def _ok_rows(state: PipelineState, table: str) -> int:
+    if table in state.outcomes:
+        return state.outcomes[table].get((OK, None), 0)
+    return state.ok_rows(table).count()
 
 
 def _current_candidates(frames: Frames) -> DataFrame:
@@ -209,26 +214,24 @@ def _sequences(state: PipelineState) -> dict[str, float]:
     return figures
 
 
-def _cost(state: PipelineState, result: RunResult) -> ByStage:
+def _cost(state: PipelineState, result: RunResult, root_tokens: float | None) -> ByStage:
     """Seconds of each stage that ran, how busy its slots were, and tokens a second where tokens are what it works on."""
     by_stage: ByStage = {}
     for done in result.steps:
         table, figures = done.step.writes, by_stage.setdefault(done.step.name, {})
         figures |= {f"seconds_{table}": done.seconds, f"keys_{table}": done.keys}
         figures |= {f"{name}_{table}": value for name, value in done.usage.items()}
-    forwarded = {
-        "scored_documents": state.frames(PACK)["scored_documents"].agg(F.sum("n_tokens")),
-        "gains": state.frames(PACK)["pairs"]
-        .where(F.size("positions") > 0)
-        # What a budget or a screen left out was not forwarded.
-        .join(state.frames(PACK)["gains"].select("pair_id").distinct(), "pair_id", how="left_semi")
-        .agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))),
-    }
+    frames = state.frames(PACK)
+    # What a budget or a screen left out was not forwarded.
+    measured = (
+        frames["pairs"].where(F.size("positions") > 0).join(frames["gains"].select("pair_id").distinct(), "pair_id", "left_semi")
+    )
+    (pair_tokens,) = measured.agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))).collect()[0]
+    forwarded = {"scored_documents": root_tokens, "gains": pair_tokens}
     # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
     shares = {done.step.writes: done.keys / done.keys_in for done in result.steps if done.keys_in}
-    for table, frame in forwarded.items():
-        figures = by_stage.setdefault(step_writing(table).name, {})
-        tokens = frame.collect()[0][0] or 0
+    for table, number in forwarded.items():
+        figures, tokens = by_stage.setdefault(step_writing(table).name, {}), number or 0
         figures[f"forwarded_tokens_{table}"] = tokens
         if seconds := figures.get(f"seconds_{table}"):
             figures[f"tokens_per_second_{table}"] = tokens * shares.get(table, 0.0) / seconds
