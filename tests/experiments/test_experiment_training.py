@@ -157,7 +157,7 @@ def test_the_experiment_runs_and_goes_on(spark: SparkSession, copied: Path, corp
     with pytest.raises(EvaluationError, match="there is nothing to judge on; give more roots"):
         run_experiment(make_config(copied, corpus, *keys, "pack.held_out=1e-9"), lambda own: Runner.open(own, spark), spark)
     facts = result.facts
-    assert facts["sequences"] == Runner.open(config, spark).state.fingerprint("sequences") and facts["train.steps"] == 1
+    assert facts["sequences"] == runner.state.fingerprint("sequences") and facts["train.steps"] == 1
     with pytest.raises(ConfigError, match=r"leave out keys 'train\.data'"):
         run_experiment(make_config(copied, corpus, *keys, "train.mode=sft"), lambda own: Runner.open(own, spark), spark)
     with pytest.raises(ConfigError, match="hold out a share of the documents"):

@@ -16,8 +16,6 @@ from entropylong.experiments.sweep import first_stage, folder_of, run_sweep, swe
 from entropylong.pipeline.runner import Runner
 from tests.conftest import MakeConfig, OpenRunner, rows_of
 
-FILES = ("run.files_per_batch=1", "run.roots_per_unit=6")
-
 
 def test_one_at_a_time_or_every_combination(make_config: MakeConfig, corpus: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, corpus)
@@ -55,7 +53,7 @@ def test_variants_share_what_was_measured(
     """Epsilon costs no pass; another alpha only those of its own anchors; each gives the table of a run of its own."""
 
     def load(more: object) -> object:
-        return make_config(copied, corpus, *FILES, *more)  # type: ignore[misc]
+        return make_config(copied, corpus, *more)  # type: ignore[misc]
 
     chosen = variants(load(()), ["anchors.alpha=1.5,2.0", "accept.epsilon=0.02,0.3"], grid=False)  # type: ignore[arg-type]
 
@@ -69,7 +67,7 @@ def test_variants_share_what_was_measured(
     outcomes = run_sweep(load, chosen, lambda config: Runner.open(config, spark))  # type: ignore[arg-type]
     base, alpha, epsilon = (outcome.figures for outcome in outcomes)
     assert base["new_passes"] == epsilon["new_passes"] == 0
-    own, swept = open_runner(finished, *FILES), open_runner(copied, *FILES, "anchors.alpha=1.5")
+    own, swept = open_runner(finished), open_runner(copied, "anchors.alpha=1.5")
     passes = [runner.state.ok_rows("gains").count() for runner in (own, swept)]
     assert alpha["new_passes"] == passes[1] - passes[0] > 0, "passes, not what was read in them"
     assert alpha["seconds"] > 0, "what it cost before the sweep was broken off"
