@@ -28,7 +28,7 @@ INPUT = "spark_catalog.lab_input.articles"
 KEYS = [
     "sources.documents.columns.text=body",
     "sources.documents.columns.doc_id=url",
-    "run.files_per_batch=1",
+    "run.files_per_batch=4",
     "run.roots_per_unit=6",
 ]
 
