@@ -75,14 +75,16 @@ def _conservation(state: PipelineState) -> list[Check]:
 
 
 def _keys(state: PipelineState) -> list[Check]:
-    """Check that no key is there twice, refused rows among them."""
-    checks = []
+    """Check that no key is there twice, refused rows among them. One query for all tables."""
+    queries = []
     for table, rows in _active(state):
         key = TABLES[table].key
         if TABLES[table].has_unique_key:
             doubled = rows.dropna(subset=list(key)).groupBy(*key).agg(F.count(F.lit(1)).alias("n"))
-            checks.append(_counted(f"{table}: no {' + '.join(key)} twice", doubled, F.col("n") > 1, F.concat_ws(", ", *key)))
-    return checks
+            name = F.lit(f"{table}: no {' + '.join(key)} twice")
+            queries.append(doubled.agg(name, *_counts(F.col("n") > 1, F.concat_ws(", ", *key))))
+    counted = reduce(DataFrame.unionAll, queries).collect() if queries else []
+    return [Check(name, looked_at, wrong, first or "") for name, looked_at, wrong, first in counted]
 
 
 def _active(state: PipelineState) -> list[tuple[str, DataFrame]]:
@@ -217,8 +219,13 @@ def _dependencies(state: PipelineState, sequences: DataFrame) -> list[Check]:
 
 
 def _counted(name: str, rows: DataFrame, is_wrong: Column, place: Column) -> Check:
-    row = rows.agg(F.count(F.lit(1)), F.count_if(is_wrong), F.min(F.when(is_wrong, place))).collect()[0]
-    return Check(name, int(row[0]), int(row[1]), row[2] or "")
+    looked_at, wrong, first = rows.agg(*_counts(is_wrong, place)).collect()[0]
+    return Check(name, looked_at, wrong, first or "")
+
+
+def _counts(is_wrong: Column, place: Column) -> tuple[Column, Column, Column]:
+    """Rows, those that are wrong, and the first place of these."""
+    return F.count(F.lit(1)), F.count_if(is_wrong), F.min(F.when(is_wrong, place))
 
 
 def check_table(checks: list[Check]) -> Table:
