@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from enum import Enum, auto
 from pathlib import Path
 
 from pyspark.errors import PySparkException
@@ -22,14 +21,6 @@ from entropylong.utils.progress import StepProgress
 logger = logging.getLogger(__name__)
 
 
-class Again(Enum):
-    """Which batches of a stream may hold rows whose result is committed, and are compared with the output by key."""
-
-    NONE = auto()
-    FIRST = auto()
-    ALL = auto()
-
-
 def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
     """Read the rows that arrived since the checkpoint, and commit what they give, some files at a time."""
     # A checkpoint belongs to all that decides which rows its stream gives: the feeder's fingerprint (gains are shared by
@@ -37,13 +28,11 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     choice = digest([state.fingerprint(stage.reads[0]), stage.choice(state.context)])
     checkpoint = state.workspace.checkpoint(stage.writes, artifact.fingerprint, choice)
     has_checkpoint = checkpoint.is_dir()
-    # A checkpoint gives its last batch again if it did not see its end; without one, all that is committed comes again.
-    again = Again.FIRST if has_checkpoint else Again.ALL
-    output = state.store.read(stage.writes, artifact.fingerprint)
-    if not has_checkpoint and (state.store.version(stage.writes) == 0 or not output.head(1)):
-        again = Again.NONE
+    # Rows may come again whose result is committed: after a kill, without a checkpoint, or as another choice of rows shares the
+    # output. So batches are compared with it by key, unless nothing of this fingerprint was there when its version was pinned.
+    is_new = state.store.version(stage.writes) == 0 or not state.store.read(stage.writes, artifact.fingerprint).head(1)
     try:
-        _stream(state, stage, artifact.fingerprint, checkpoint, progress, again)
+        _stream(state, stage, artifact.fingerprint, checkpoint, progress, compares=not is_new)
     except _CheckpointUselessError as error:
         if not has_checkpoint:
             raise TableError(f"{stage.name}: {error}") from error
@@ -53,7 +42,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
         logger.info("%s: its checkpoint does not fit the tables; %s is read from the start", stage.name, stage.reads[0])
         shutil.rmtree(checkpoint)
         try:
-            _stream(state, stage, artifact.fingerprint, checkpoint, progress, Again.ALL)
+            _stream(state, stage, artifact.fingerprint, checkpoint, progress, compares=True)
         except _CheckpointUselessError as error:
             raise TableError(f"{stage.name}: {error}") from error
 
@@ -62,20 +51,17 @@ class _CheckpointUselessError(Exception):
     """A stream failed by itself, not in the work on a batch."""
 
 
-def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path, progress: StepProgress, again: Again) -> None:
+def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path, progress: StepProgress, compares: bool) -> None:
     table, feeder = stage.writes, stage.reads[0]
     others = {name: frame for name, frame in state.frames(stage).items() if name != feeder}
     failure: list[BaseException] = []
 
     def commit(batch: DataFrame, _: int) -> None:
-        nonlocal again
         try:
             rows = stage.driving(state.context, {feeder: batch, **others})
-            if again is not Again.NONE:
+            if compares:
                 done = stage.keys_done(state.context, state.store.read(table, value)).select(*stage.key)
                 rows = stage.subtract(state.context, rows, done, stage.key)
-            if again is Again.FIRST:
-                again = Again.NONE
             size = stage.keys_todo(rows).count()
             if size == 0:
                 return
