@@ -50,7 +50,7 @@ class TableError(EntropyLongError):
 
 
 class ConcurrentRunError(TableError):
-    """A run on another machine appended to the same fingerprint meanwhile: this write was refused."""
+    """A run on another machine committed to the same rows meanwhile: Delta refused this write."""
 
 
 class WorkerDiedError(TableError):

@@ -58,9 +58,9 @@ class FatalStore(Store):
         super().__init__(spark, config.tables)
         self._fatal, self._jvm = table, jvm
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str | None, any_writer: bool = False) -> None:
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
         """Append, then die if it was to the table."""
-        super().append(table, frame, fingerprint, any_writer)
+        super().append(table, frame, fingerprint, transaction)
         if table == self._fatal:
             _die(self._jvm)
 

@@ -59,6 +59,7 @@ class PipelineState:
         self.registry.reload()
         self.context = self.context.with_(fingerprints={}, root_threshold=None, index=None)
         self._artifacts.clear()
+        self.outcomes.clear()
         if self._readings is not None:
             self._readings.unpersist()
             self._readings = None

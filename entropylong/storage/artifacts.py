@@ -153,4 +153,4 @@ class Registry:
             for artifact in artifacts
         ]
         frame = local_frame(self._store.spark, rows, ARTIFACTS.struct)
-        self._store.append(ARTIFACTS.name, frame, None, any_writer=True)
+        self._store.append(ARTIFACTS.name, frame, None, None)

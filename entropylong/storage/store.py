@@ -1,4 +1,4 @@
-"""The one port to Delta: addresses, creation, reading at a version, appends of one writer at a time, session views.
+"""The one port to Delta: addresses, creation, reading at a version, idempotent appends, session views.
 
 Runs on the driver. A stage never comes here; the runner does.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,8 +25,6 @@ from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
 
 # Of Delta's error classes: another transaction won.
 _CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
-# Where Delta notes the version of a session's last commit.
-_LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 _PROPERTIES = {"delta.enableDeletionVectors": "false"}
 
 
@@ -71,7 +68,15 @@ class Store:
     def exists(self, table: str) -> bool:
         if self._catalog:
             return self.spark.catalog.tableExists(self.address(table))
-        return bool(DeltaTable.isDeltaTable(self.spark, self.place(table)))
+        if DeltaTable.isDeltaTable(self.spark, self.place(table)):
+            return True
+        # Delta remembers what it saw: where it looked at a folder before another machine's first commit, it goes on to see no
+        # table. What was then read as empty was written again. Loading looks at the folder anew.
+        try:
+            self.spark.read.format("delta").load(self.place(table))
+        except AnalysisException:
+            return False
+        return True
 
     def create(self, table: str) -> None:
         """Create the table with comments, properties and constraints, if it is not there.
@@ -84,7 +89,6 @@ class Store:
         for seconds in (1, 1, 3, None):
             try:
                 self.spark.sql(_create(self.address(table), TABLES[table]))
-                self._versions[table] = 0
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
@@ -93,7 +97,7 @@ class Store:
                 time.sleep(seconds)
 
     def version(self, table: str) -> int:
-        """Latest Delta version (-1: no table) as this store saw it last: in a locked workspace no one else writes."""
+        """Latest Delta version (-1: no table), remembered until this store writes: in a locked workspace no one else does."""
         if table not in self._versions and self.exists(table):
             self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
         return self._versions.get(table, -1)
@@ -129,30 +133,19 @@ class Store:
         frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str | None, any_writer: bool = False) -> None:
-        """One append: good and refused rows together.
-
-        Args:
-            table: Table to append to; made if it is not there.
-            frame: Rows.
-            fingerprint: Fingerprint of all rows; None: each has its own.
-            any_writer: Whether others may append rows of this fingerprint at the same time (rows that name their run).
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
+        """One append: good and refused rows together. With a transaction id the same append never lands twice.
 
         Raises:
             TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
-            ConcurrentRunError: another run appended to the fingerprint since this store saw the table's version (`version`);
-                nothing of this write is visible.
+            ConcurrentRunError: what this write has read was added to by another run meanwhile; nothing of it is visible.
         """
         schema = TABLES[table]
         self.create(table)
         writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
-        seen, token, session = -1 if any_writer else self.version(table), uuid.uuid4().hex, frame.sparkSession
-        if not any_writer:
-            # All writers of a fingerprint are one application to Delta. Of two at the same time it refuses the one that
-            # commits second; and it skips, without a word, a number that is not above the last one that was committed.
-            writer = writer.option("txnAppId", f"{table}-{fingerprint}").option("txnVersion", seen + 1)
-            writer = writer.option("userMetadata", token)
-            session.conf.unset(_LAST_COMMIT)
+        if transaction is not None:
+            writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
+        self._versions.pop(table, None)
         try:
             writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
         except (PySparkException, Py4JJavaError) as error:
@@ -161,20 +154,6 @@ class Store:
             if _CONFLICT.search(str(error)):
                 raise _concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
-        if any_writer:
-            self._versions.pop(table, None)
-        else:
-            own = session.conf.get(_LAST_COMMIT, None)
-            self._versions[table] = int(own) if own else self._landed(table, seen, token)
-
-    def _landed(self, table: str, seen: int, token: str) -> int:
-        """The version that an append made, known by its token: the newest one, or one of those since `seen`."""
-        (newest,) = self._delta(table).history(1).select("version", "userMetadata").collect()
-        if newest.userMetadata != token:
-            later = self._delta(table).history(max(1, int(newest.version) - seen)).where(F.col("userMetadata") == token)
-            if not (newest := later.select("version").head()):
-                raise _concurrent(table)
-        return int(newest.version)
 
     def drop(self, table: str, fingerprint: str) -> None:
         """Drop all rows of a fingerprint: its whole partition, so no file is written anew."""

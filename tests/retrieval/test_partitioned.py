@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -111,8 +110,8 @@ def test_resumed_after_any_commit(searched: Search, copied: Path, open_runner: O
     (folder := copied / "index" / searched.index).mkdir()
     shutil.copy(searched.workspace / "index" / searched.index / "centroids.npy", folder)
 
-    def append_and_die(self: Store, name: str, *rest: Any, **named: Any) -> None:
-        append(self, name, *rest, **named)
+    def append_and_die(self: Store, name: str, *rest: object) -> None:
+        append(self, name, *rest)  # type: ignore[arg-type]
         tables.append(name)
         if tables.count(name) == 2 and name == deadly:
             raise Killed

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -28,7 +27,7 @@ INPUT = "spark_catalog.lab_input.articles"
 KEYS = [
     "sources.documents.columns.text=body",
     "sources.documents.columns.doc_id=url",
-    "run.files_per_batch=4",
+    "run.files_per_batch=1",
     "run.roots_per_unit=6",
 ]
 
@@ -79,8 +78,8 @@ def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     """Stopped by an error right after a commit in the middle of a stage, then run to its end."""
     append, tables = Store.append, []
 
-    def append_and_fail(self: Store, table: str, *rest: Any, **named: Any) -> None:
-        append(self, table, *rest, **named)
+    def append_and_fail(self: Store, table: str, *rest: object) -> None:
+        append(self, table, *rest)  # type: ignore[arg-type]
         tables.append(table)
         if tables.count("gains") == 1:
             raise TableError("the machine is gone")

@@ -1,18 +1,15 @@
-"""The store: constraints as the last line, one writer at a time, reading at a version, nothing visible of a failed write."""
+"""The store: constraints as the last line, idempotent appends, reading at a version, nothing visible of a failed write."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from entropylong.errors import ConcurrentRunError, TableError
+from entropylong.errors import TableError
 from entropylong.storage.artifacts import Artifact, Registry, fingerprint
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import GAINS
@@ -45,72 +42,39 @@ def store(spark: SparkSession, tmp_path: Path) -> Store:
     ],
 )
 def test_constraints_are_the_last_line(store: Store, spark: SparkSession, changes: dict[str, Any], constraint: str) -> None:
-    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP)
+    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, None)
     with pytest.raises(TableError, match=constraint) as caught:
-        store.append("gains", local_frame(spark, [gain_row(), gain_row(**changes)], GAINS.struct), FP)
+        store.append("gains", local_frame(spark, [gain_row(), gain_row(**changes)], GAINS.struct), FP, None)
     assert "\n" not in str(caught.value)
     assert store.read("gains", FP).count() == 1
 
 
-def test_versions_can_be_read(store: Store, spark: SparkSession) -> None:
-    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP)
+def test_an_append_lands_once_and_versions_can_be_read(store: Store, spark: SparkSession) -> None:
+    frame = local_frame(spark, [gain_row()], GAINS.struct)
+    for _ in range(2):
+        store.append("gains", frame, FP, ("unit", 1))
+    assert store.read("gains", FP).count() == 1
     first = store.version("gains")
-    store.append("gains", local_frame(spark, [gain_row(pair_id=5)], GAINS.struct), FP)
+    store.append("gains", local_frame(spark, [gain_row(pair_id=5)], GAINS.struct), FP, ("unit", 2))
     assert (store.read("gains", FP, first).count(), store.read("gains", FP).count()) == (1, 2)
     assert store.read_all("chunks").count() == 0 and store.version("chunks") == -1
 
 
-def test_of_two_writers_of_a_fingerprint_one_is_refused(store: Store, spark: SparkSession) -> None:
-    """Whatever their plans read: these read nothing, which is all that Delta itself goes by."""
-    other = Store(spark, str(Path(store.place("gains")).parent))
-    rows = [local_frame(spark, [gain_row(pair_id=number)], GAINS.struct) for number in range(5)]
-    store.append("gains", rows[0], FP)
-    other.append("gains", rows[1], FP)
-    with pytest.raises(ConcurrentRunError, match="a run on another machine"):
-        store.append("gains", rows[2], FP)  # the other's commit came after the version that this one had seen
-    assert {row.pair_id for row in store.read("gains", FP).collect()} == {0, 1}
-    store.forget_versions()
-    store.append("gains", rows[2], FP)
-    store.append("gains", rows[3], FP[::-1])  # rows of another fingerprint are nobody else's matter
-    other.forget_versions()
-    other.append("gains", rows[4], FP)
-    store.append("gains", rows[0], FP[::-1])
-    assert {row.pair_id for row in store.read("gains", FP).collect()} == {0, 1, 2, 4}
-
-
-def test_a_writer_that_is_overtaken_at_work_is_refused(store: Store, spark: SparkSession, tmp_path: Path) -> None:
-    """The other one commits while the rows of this one are computed, so after its transaction has begun."""
-    other, started, done = Store(spark, str(Path(store.place("gains")).parent)), tmp_path / "started", tmp_path / "done"
-    row = local_frame(spark, [gain_row()], GAINS.struct)
-    store.append("gains", row, FP)
-
-    def slow(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        started.touch()
-        while not done.exists():
-            time.sleep(0.05)
-        yield from batches
-
-    def overtake() -> None:
-        while not started.exists():
-            time.sleep(0.05)
-        try:
-            other.append("gains", row, FP)
-        finally:
-            done.touch()
-
-    thread = threading.Thread(target=overtake)
-    thread.start()
-    with pytest.raises(ConcurrentRunError, match="a run on another machine"):
-        store.append("gains", row.repartition(1).mapInArrow(slow, row.schema), FP)
-    thread.join()
-    assert store.read("gains", FP).count() == 2
+def test_a_table_that_another_machine_made_meanwhile_is_seen(store: Store, spark: SparkSession, tmp_path: Path) -> None:
+    """Delta looked at its folder before the first commit, and remembers that no table was there."""
+    other, folder = Store(spark, str(tmp_path / "other")), Path(store.place("gains"))
+    (folder / "_delta_log").mkdir(parents=True)
+    assert not store.exists("gains") and store.read("gains", FP).count() == 0
+    other.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, None)
+    shutil.copytree(other.place("gains"), folder, dirs_exist_ok=True)
+    assert store.read("gains", FP).count() == 1 and store.exists("gains")
 
 
 def test_the_newest_version_is_delta_s_own(store: Store, spark: SparkSession) -> None:
     """Also past the checkpoint that Delta writes after ten commits, and after a drop."""
     for number in range(12):
         assert store.version("gains") == number or not number
-        store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP)
+        store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP, None)
     log = Path(store.place("gains")) / "_delta_log"
     assert list(log.glob("*.checkpoint.parquet")) and (log / "_last_checkpoint").is_file()
     (own,) = store._delta("gains").history(1).select("version").collect()
@@ -121,7 +85,7 @@ def test_the_newest_version_is_delta_s_own(store: Store, spark: SparkSession) ->
 
 def test_a_fingerprint_that_is_not_resolved_has_no_rows(store: Store, spark: SparkSession) -> None:
     for value in (FP, FP[::-1]):
-        store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), value)
+        store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), value, None)
     assert (store.read("gains", None).count(), store.read_ok("gains", None).count()) == (0, 0)
     assert (store.read("gains", FP).count(), store.read_all("gains").count()) == (1, 2)
     assert store.read("gains", None).schema.names == store.read("gains", FP).schema.names

@@ -1,7 +1,7 @@
 """Which driver does a step. Each makes one idempotent append per unit, whatever is killed when.
 
-Each append leaves out the keys that were committed before. An append after another machine's, which came later than the version
-that is pinned here, is refused (`Store.append`): it cannot know those keys.
+Each append leaves out, in the plan of the write itself, the keys that are committed. Delta then knows that it read them, and
+refuses the append where a run on another machine committed the same rows meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,4 @@ _DRIVERS = {
 
 def drive(state: PipelineState, stage: Stage, artifact: Artifact, progress: StepProgress) -> None:
     """Do what is left of a step."""
-    for table in stage.tables:
-        state.store.version(table)
     _DRIVERS[stage.driver](state, stage, artifact, progress)  # type: ignore[operator]

@@ -10,6 +10,7 @@ from entropylong.corpus.stage import read_units, resolve_duplicates
 from entropylong.pipeline.backlog import tables_left, units_left
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Artifact
+from entropylong.utils.hashing import digest
 from entropylong.utils.progress import StepProgress
 
 
@@ -30,7 +31,10 @@ def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: 
             committed = state.store.read(stage.writes, value).select("source", "origin")
             records = read_units(state.spark, state.config, batch).join(committed, ["source", "origin"], how="left_anti")
             rows = resolve_duplicates(records, existing, state.config)
-            state.store.append(stage.writes, rows, value)
+            # The transaction is named by the units in it: the same batch never lands twice. And by the version: what was
+            # dropped can be read again.
+            name = f"{stage.name}-{value}-{digest([[u.source, u.name] for u in batch])}-{state.store.version(stage.writes)}"
+            state.store.append(stage.writes, rows, value, (name, 1))
             progress.commit()
 
 
@@ -43,7 +47,8 @@ def _ingest_table(state: PipelineState, stage: FileStage, value: str, name: str)
     new = records.join(documents.select("source", "origin"), ["source", "origin"], how="left_anti").dropDuplicates(["origin"])
     if new.head(1):
         existing = state.store.read_ok(stage.writes, value).select("doc_id", "text_hash")
-        state.store.append(stage.writes, resolve_duplicates(new, existing, state.config), value)
+        transaction = (f"{stage.name}-{value}-{name}-{version}-{state.store.version(stage.writes)}", 1)
+        state.store.append(stage.writes, resolve_duplicates(new, existing, state.config), value, transaction)
     note = state.workspace.checkpoint(stage.writes, value, name)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(str(version))

@@ -85,8 +85,11 @@ def _check_collisions(rows: DataFrame, n: int) -> None:
 def _assign(state: PipelineState, value: str, rows: DataFrame, n: int, centroids: Any) -> None:
     units = max(1, -(-n // state.config.run.vectors_per_unit))
     unit_of = F.pmod(F.col("chunk_id"), F.lit(units)).cast("int")
+    state.store.create("index_cells")  # read as a table, empty as it may be: only then does Delta see another machine's rows
     done = state.store.read("index_cells", value).select("chunk_id")
     todo = rows.join(done, "chunk_id", how="left_anti")
     for unit, size in sorted((row[0], row[1]) for row in todo.groupBy(unit_of).count().collect()):
+        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
+        name = f"index-{value}-{state.store.version('index_cells')}-{unit}-of-{units}"
         output = build.assign(state.context.sized(size), todo.where(unit_of == unit), centroids)
-        state.store.append("index_cells", output, value)
+        state.store.append("index_cells", output, value, (name, 1))

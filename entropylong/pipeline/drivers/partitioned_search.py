@@ -61,6 +61,8 @@ def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact
     """Route the queries that have no candidates yet, search range after range, merge. Each is resumed by its rows."""
     value, index = artifact.fingerprint, state.context.fingerprints["index"]
     frames = state.frames(stage)
+    for table in stage.beside:
+        state.store.create(table)
     todo = left_of(state, stage, value, frames)
     commit_units(state, ROUTE, value, frames, left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo))
     queries = state.store.read_ok("query_cells", value).join(todo.select(*stage.key), list(stage.key), how="left_semi")
@@ -83,5 +85,6 @@ def _search_range(state: PipelineState, value: str, queries: DataFrame, vectors:
     asking = queries.where(F.exists("cells", lambda cell: (cell >= first) & (cell < first + len(sizes))))
     left = asking.join(done, ["root_id", "position"], how="left_anti")
     if left.head(1):
+        name = f"search-{value}-{first}-{state.store.version('partial_candidates')}"
         output = search_range(state.context, left, vectors.where(inside), first, sizes)
-        state.store.append("partial_candidates", output, value)
+        state.store.append("partial_candidates", output, value, (name, 1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
+from pyspark.sql.streaming.query import StreamingQuery
 
 from entropylong.core.stage import RowStage
 from entropylong.errors import EntropyLongError, TableError
@@ -28,11 +30,8 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     choice = digest([state.fingerprint(stage.reads[0]), stage.choice(state.context)])
     checkpoint = state.workspace.checkpoint(stage.writes, artifact.fingerprint, choice)
     has_checkpoint = checkpoint.is_dir()
-    # Rows may come again whose result is committed: after a kill, without a checkpoint, or as another choice of rows shares the
-    # output. So batches are compared with it by key, unless nothing of this fingerprint was there when its version was pinned.
-    is_new = state.store.version(stage.writes) == 0 or not state.store.read(stage.writes, artifact.fingerprint).head(1)
     try:
-        _stream(state, stage, artifact.fingerprint, checkpoint, progress, compares=not is_new)
+        _stream(state, stage, artifact.fingerprint, checkpoint, progress)
     except _CheckpointUselessError as error:
         if not has_checkpoint:
             raise TableError(f"{stage.name}: {error}") from error
@@ -42,7 +41,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
         logger.info("%s: its checkpoint does not fit the tables; %s is read from the start", stage.name, stage.reads[0])
         shutil.rmtree(checkpoint)
         try:
-            _stream(state, stage, artifact.fingerprint, checkpoint, progress, compares=True)
+            _stream(state, stage, artifact.fingerprint, checkpoint, progress)
         except _CheckpointUselessError as error:
             raise TableError(f"{stage.name}: {error}") from error
 
@@ -51,17 +50,18 @@ class _CheckpointUselessError(Exception):
     """A stream failed by itself, not in the work on a batch."""
 
 
-def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path, progress: StepProgress, compares: bool) -> None:
+def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path, progress: StepProgress) -> None:
     table, feeder = stage.writes, stage.reads[0]
     others = {name: frame for name, frame in state.frames(stage).items() if name != feeder}
+    started = threading.Event()
+    query: list[StreamingQuery] = []
     failure: list[BaseException] = []
 
-    def commit(batch: DataFrame, _: int) -> None:
+    def commit(batch: DataFrame, batch_id: int) -> None:
+        started.wait()
         try:
-            rows = stage.driving(state.context, {feeder: batch, **others})
-            if compares:
-                done = stage.keys_done(state.context, state.store.read(table, value)).select(*stage.key)
-                rows = stage.subtract(state.context, rows, done, stage.key)
+            done = stage.keys_done(state.context, state.store.read(table, value)).select(*stage.key)
+            rows = stage.subtract(state.context, stage.driving(state.context, {feeder: batch, **others}), done, stage.key)
             size = stage.keys_todo(rows).count()
             if size == 0:
                 return
@@ -69,6 +69,7 @@ def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path,
             append_or_isolate(
                 state, stage, value, rows,
                 lambda part: stage.build(state.context.sized(size), {feeder: part, **others}),
+                (f"{stage.name}-{value}-{query[0].id}", batch_id),
             )  # fmt: skip
             progress.commit()
         except BaseException as error:
@@ -78,7 +79,9 @@ def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path,
     source = state.store.read_stream(feeder, state.fingerprint(feeder), state.config.run.files_per_batch)
     writer = source.writeStream.foreachBatch(commit).option("checkpointLocation", str(checkpoint))
     try:
-        writer.trigger(availableNow=True).start().awaitTermination()
+        query.append(writer.trigger(availableNow=True).start())
+        started.set()
+        query[0].awaitTermination()
     except PySparkException as error:
         if not failure:
             raise _CheckpointUselessError(root_cause(error)) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyspark.sql import functions as F
+
 from entropylong.core.stage import RecomputeStage
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Artifact
@@ -10,11 +12,14 @@ from entropylong.utils.progress import StepProgress
 
 def drive(state: PipelineState, stage: RecomputeStage, artifact: Artifact, progress: StepProgress) -> None:
     """Make it, unless it is there."""
-    if state.store.read(stage.writes, artifact.fingerprint).head(1):
+    value = artifact.fingerprint
+    written = state.store.read(stage.writes, value).limit(1)
+    if written.head(1):
         return  # written whole before a kill: only the note of it is missing
     frames = {**state.frames(stage), "readings": state.readings()}
     try:
-        output = stage.build(state.context, frames)
-        state.store.append(stage.writes, output, artifact.fingerprint)
+        output = stage.build(state.context, frames).join(written, F.lit(True), how="left_anti")
+        # With the version: what was dropped can be written again, which Delta would skip under the same name.
+        state.store.append(stage.writes, output, value, (f"{stage.name}-{value}-{state.store.version(stage.writes)}", 1))
     finally:
         state.context.release()
