@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
 
 # Of Delta's error classes: another transaction won.
 _CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
+# Where Delta notes the version of a session's last commit.
+_LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 _PROPERTIES = {"delta.enableDeletionVectors": "false"}
 
 
@@ -88,7 +91,8 @@ class Store:
             return
         for seconds in (1, 1, 3, None):
             try:
-                self.spark.sql(_create(self.address(table), TABLES[table]))
+                with self._noting_version(table, self.spark):
+                    self.spark.sql(_create(self.address(table), TABLES[table]))
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
@@ -97,10 +101,22 @@ class Store:
                 time.sleep(seconds)
 
     def version(self, table: str) -> int:
-        """Latest Delta version (-1: no table), remembered until this store writes: in a locked workspace no one else does."""
+        """Latest Delta version (-1: no table), or that of this store's own last write: in a locked workspace no one else writes."""
         if table not in self._versions and self.exists(table):
             self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
         return self._versions.get(table, -1)
+
+    @contextmanager
+    def _noting_version(self, table: str, session: SparkSession) -> Iterator[None]:
+        """Take the version from what Delta notes of a session's own commit: to ask the table's history takes a query.
+
+        A stream's batches have a session of their own. Of a write that Delta knew already nothing is noted.
+        """
+        self._versions.pop(table, None)
+        session.conf.unset(_LAST_COMMIT)
+        yield
+        if (own := session.conf.get(_LAST_COMMIT, None)) is not None:
+            self._versions[table] = int(own)
 
     def forget_versions(self) -> None:
         """Look again: others may have written before the workspace was locked."""
@@ -145,9 +161,9 @@ class Store:
         writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
         if transaction is not None:
             writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
-        self._versions.pop(table, None)
         try:
-            writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
+            with self._noting_version(table, frame.sparkSession):
+                writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
         except (PySparkException, Py4JJavaError) as error:
             if "Python worker exited unexpectedly" in str(error):
                 raise WorkerDiedError(f"table {table}: a Python worker died at work; nothing of this write is visible") from error

@@ -17,7 +17,7 @@ from entropylong.utils.progress import StepProgress
 def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: StepProgress) -> None:
     """Read what was not read yet: sources that may give roots first, tables before files."""
     value, roots = artifact.fingerprint, state.config.sources_with_role("root")
-    tables, units = tables_left(state, value), units_left(state, value)
+    tables, units, version = tables_left(state, value), units_left(state, value), state.store.version(stage.writes)
     for may_be_root in (True, False):
         for name in tables:
             if (name in roots) == may_be_root:
@@ -31,9 +31,9 @@ def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: 
             committed = state.store.read(stage.writes, value).select("source", "origin")
             records = read_units(state.spark, state.config, batch).join(committed, ["source", "origin"], how="left_anti")
             rows = resolve_duplicates(records, existing, state.config)
-            # The transaction is named by the units in it: the same batch never lands twice. And by the version: what was
-            # dropped can be read again.
-            name = f"{stage.name}-{value}-{digest([[u.source, u.name] for u in batch])}-{state.store.version(stage.writes)}"
+            # The transaction is named by the units in it: the same batch never lands twice. And by the version that the run
+            # began at: what was dropped before can be read again.
+            name = f"{stage.name}-{value}-{digest([[u.source, u.name] for u in batch])}-{version}"
             state.store.append(stage.writes, rows, value, (name, 1))
             progress.commit()
 

@@ -30,18 +30,11 @@ def commit_units(
     state: PipelineState, stage: RowStage, value: str, frames: Frames, todo: DataFrame, progress: StepProgress | None = None
 ) -> None:
     """Build and append what is to do, some roots at a time, one commit each."""
-    most = state.config.run.roots_per_unit
-    # A root has a key at least: so few keys are one unit, whoever's they are.
-    are_few = progress is not None and progress.left <= most
-    units = 1 if are_few else -(-todo.select("root_id").distinct().count() // most)
-    unit_of = F.pmod(F.xxhash64("root_id"), F.lit(units))
-    sizes = stage.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect() if units else []
-    for unit, size in sorted((int(row[0]), int(row[1])) for row in sizes):
-        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
-        rows = todo.where(unit_of == unit)
+    for unit, rows, size in _units(state, stage, todo, progress):
         if progress:
             progress.batch(size)
-        name = f"{stage.name}-{value}-{state.store.version(stage.writes)}-{unit}-of-{units}"
+        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
+        name = f"{stage.name}-{value}-{state.store.version(stage.writes)}-{unit}"
 
         def build(part: DataFrame, size: int = size) -> DataFrame:
             return stage.build(state.context.sized(size), {**frames, stage.reads[0]: part})
@@ -49,3 +42,17 @@ def commit_units(
         append_or_isolate(state, stage, value, rows, build, (name, 1))
         if progress:
             progress.commit()
+
+
+def _units(
+    state: PipelineState, stage: RowStage, todo: DataFrame, progress: StepProgress | None
+) -> list[tuple[str, DataFrame, int]]:
+    """Cut driving rows by their roots: name, rows and number of keys of each unit."""
+    most = state.config.run.roots_per_unit
+    # A root has a key at least: so few keys are one unit, whoever's they are.
+    if progress and 0 < progress.left <= most:
+        return [("0-of-1", todo, progress.left)]
+    units = -(-todo.select("root_id").distinct().count() // most)
+    unit_of = F.pmod(F.xxhash64("root_id"), F.lit(units))
+    sizes = stage.keys_todo(todo).groupBy(unit_of.alias("unit")).count().collect() if units else []
+    return [(f"{unit}-of-{units}", todo.where(unit_of == unit), int(size)) for unit, size in sorted(map(tuple, sizes))]
