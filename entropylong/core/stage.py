@@ -8,7 +8,7 @@ thing from a pinned snapshot.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
@@ -67,6 +67,7 @@ class State(Protocol):
     def fingerprint(self, table: str) -> str | None: ...
     def frames(self, stage: Stage) -> Frames: ...
     def resolve_roots(self) -> bool: ...
+    def known_content(self, fingerprint: str, decided_by: str, tables: Sequence[str], find: Callable[[], str]) -> str: ...
 
 
 class Stage(ABC):

@@ -68,7 +68,7 @@ def _conservation(state: PipelineState) -> list[Check]:
     checks = []
     for step in STEPS:
         # Rows by outcome are what a step of files is counted by; no other check reads them.
-        counted = counts(state, step, outcomes=isinstance(step, FileStage))
+        counted = counts(state, step, outcomes=isinstance(step, FileStage), scans=True)
         if counted is not None and counted.rows_in:
             checks.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
     return checks

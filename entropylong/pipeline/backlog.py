@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -11,29 +11,122 @@ from entropylong.core.context import Frames, StageContext
 from entropylong.core.results import Counts
 from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
 from entropylong.corpus.sources.base import TableSource, Unit
-from entropylong.corpus.sources.registry import SOURCES, all_units, sources_in_order
+from entropylong.corpus.sources.registry import SOURCES, all_units, planted_sources, sources_in_order
 from entropylong.errors import NothingToDoError
+from entropylong.pipeline.known import Known
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import step_writing
+from entropylong.utils.hashing import digest
 
 
-def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts | None:
-    """Count keys in and left, and the output's rows by outcome; None while something upstream does not exist yet."""
+def counts(state: PipelineState, stage: Stage, outcomes: bool = True, scans: bool = False) -> Counts | None:
+    """Count keys in and left, and the output's rows by outcome; None while something upstream does not exist yet.
+
+    Args:
+        state: State of the workspace.
+        stage: Step to count for.
+        outcomes: Whether rows by outcome are wanted too.
+        scans: Whether to count in any case, also where no table has changed since a run counted it.
+    """
     artifact = state.artifact(stage)
     if artifact is None:
         return None
     value = artifact.fingerprint
-    by_outcome = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
-    if isinstance(stage, FileStage):
-        left = len(units_left(state, value)) + len(tables_left(state, value))
-        return Counts(sum(by_outcome.values()) + left, left, by_outcome)
+    if isinstance(stage, RowStage) and not state.resolve_roots():
+        return Counts(0, 0, outcome_counts(state.store.read(stage.writes, value)) if outcomes else {})
+    left = 0
     if isinstance(stage, WholeStage):
-        return Counts(1, 0 if stage.is_present(state, value) and is_whole(state, stage) else 1, by_outcome)
-    assert isinstance(stage, RowStage)
-    if not state.resolve_roots():
-        return Counts(0, 0, by_outcome)
-    rows_in, left = key_counts(stage, state.context, state.frames(stage), state.store.read(stage.writes, value))
-    return Counts(rows_in, left, by_outcome)
+        left = 0 if stage.is_present(state, value) and is_whole(state, stage) else 1
+    elif isinstance(stage, FileStage):
+        left = len(tables_left(state, value))
+    known = None if scans else state.known.get("counts", value, _decided_by(state, stage))
+    if known is not None:
+        return Counts(known.rows_in if isinstance(stage, WholeStage) else known.rows_in + left, left, counts_of(known))
+    return _counted(state, stage, value, left, outcomes)
+
+
+def completed(state: PipelineState, stage: Stage, value: str, before: Counts) -> Counts:
+    """Count rows by outcome of a step that has done all its keys, and note that nothing of it is left.
+
+    Args:
+        state: State of the workspace.
+        stage: Step that ran.
+        value: Fingerprint of its output.
+        before: What was counted when it began.
+    """
+    if isinstance(stage, FileStage):
+        # A file without a record stays behind: whether nothing is left is counted.
+        after = _counted(state, stage, value, len(tables_left(state, value)), outcomes=True)
+        return Counts(before.rows_in, 0, after.outcomes)
+    commits = {**before.commits, **_commits(state, stage)}
+    after = Counts(before.rows_in, 0, _outcomes(state, stage, value), commits)
+    _note(state, stage, value, after)
+    return after
+
+
+def _counted(state: PipelineState, stage: Stage, value: str, left: int, outcomes: bool) -> Counts:
+    # Commits are looked up before anything is counted: if another machine adds one in between, the note never holds.
+    commits = _commits(state, stage)
+    by_outcome = _outcomes(state, stage, value) if outcomes else {}
+    if isinstance(stage, RowStage):
+        frames = _Frames(state.frames(stage))
+        driving = stage.driving(state.context, frames)
+        commits |= {table: state.commit(table) for table in frames.used}
+        rows_in, left = key_counts(stage, state.context, driving, state.store.read(stage.writes, value))
+    elif isinstance(stage, FileStage):
+        left += len(units_left(state, value))
+        rows_in = sum(by_outcome.values()) + left
+    else:
+        rows_in = 1
+    found = Counts(rows_in, left, by_outcome, commits)
+    if left == 0 and (outcomes or not stage.has_table):
+        _note(state, stage, value, found)
+    return found
+
+
+def _commits(state: PipelineState, stage: Stage) -> dict[str, str]:
+    return {stage.writes: state.commit(stage.writes)} if stage.has_table else {}
+
+
+def _outcomes(state: PipelineState, stage: Stage, value: str) -> Mapping[tuple[str, str | None], int]:
+    return outcome_counts(state.store.read(stage.writes, value)) if stage.has_table else {}
+
+
+def _note(state: PipelineState, stage: Stage, value: str, counts: Counts) -> None:
+    outcomes = tuple((outcome, code, n) for (outcome, code), n in counts.outcomes.items())
+    state.note("counts", value, _decided_by(state, stage), Known(dict(counts.commits), counts.rows_in, outcomes))
+
+
+def counts_of(known: Known) -> Mapping[tuple[str, str | None], int]:
+    """Rows by (outcome, code), as a run noted them."""
+    return {(outcome, code): n for outcome, code, n in known.outcomes}
+
+
+def _decided_by(state: PipelineState, stage: Stage) -> str:
+    """Hash of what decides which rows are a step's work, beyond its own fingerprint and the tables that it reads."""
+    config = state.config
+    sources = {role: config.sources_with_role(role) for role in ("root", "corpus")}
+    units = [[u.source, u.name, u.n_bytes > 0] for u in all_units(config)] if isinstance(stage, FileStage) else None
+    chosen = [state.context.root_threshold, stage.choice(state.context), config.semantic("seed", "roots", *stage.selects)]
+    return digest([sources, sorted(planted_sources(config)), chosen, units])
+
+
+class _Frames(Mapping[str, DataFrame]):
+    """Input tables of a step, and which of them it used."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self.used: set[str] = set()
+
+    def __getitem__(self, table: str) -> DataFrame:
+        self.used.add(table)
+        return self._frames[table]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._frames)
+
+    def __len__(self) -> int:
+        return len(self._frames)
 
 
 def is_whole(state: PipelineState, stage: Stage) -> bool:
@@ -74,10 +167,10 @@ def require_input(state: PipelineState, stage: Stage, keys: Counts) -> None:
         raise NothingToDoError(f"{stage.name}: the sources hold no usable document ({reasons or 'no record at all'})")
 
 
-def key_counts(stage: RowStage, ctx: StageContext, frames: Frames, output: DataFrame) -> tuple[int, int]:
+def key_counts(stage: RowStage, ctx: StageContext, driving: DataFrame, output: DataFrame) -> tuple[int, int]:
     """Count (keys in, keys left) of a row-wise step, by keys in committed data."""
     key = list(stage.key)
-    todo = stage.keys_todo(stage.driving(ctx, frames)).select(*key).distinct()
+    todo = stage.keys_todo(driving).select(*key).distinct()
     done = stage.keys_done(ctx, output).select(*key).distinct().withColumn("done", F.lit(1))
     row = todo.join(done, key, how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
     return int(row[0]), int(row[0] - row[1])

@@ -96,6 +96,7 @@ class Runner:
                         result.steps.append(done)
             finally:
                 state.registry.flush()
+                state.known.save(state.registry.fingerprints())
             state.store.refresh_views(state.context.fingerprints)
             # A kill after packing leaves sequences without figures: they are made up for.
             if steps[-1] is PACK:
@@ -157,10 +158,9 @@ class Runner:
         return artifact
 
     def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
-        store = self.state.store
-        by_outcome = backlog.outcome_counts(store.read(step.writes, artifact.fingerprint)) if step.has_table else {}
-        self.state.outcomes[step.writes] = by_outcome
-        return Counts(before.rows_in, 0, by_outcome)
+        after = backlog.completed(self.state, step, artifact.fingerprint, before)
+        self.state.outcomes[step.writes] = after.outcomes
+        return after
 
     def _datasets(self, step: Stage, artifact: Artifact) -> tuple[list[Dataset], list[Dataset]]:
         """List the tables that a step has read and written, at their versions."""

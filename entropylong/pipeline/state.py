@@ -5,7 +5,7 @@ Readers (status, report, checks) and drivers alike take a `PipelineState`; the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from entropylong.corpus.selection import is_chosen
 from entropylong.errors import NothingToDoError
 from entropylong.packing.stage import PACK
 from entropylong.pipeline.context_factory import make_context
+from entropylong.pipeline.known import Kind, Known, KnownCounts
 from entropylong.pipeline.resolve import body_dtype, root_threshold
 from entropylong.pipeline.steps import step_writing
 from entropylong.storage.artifacts import Artifact, Registry, fingerprint
@@ -46,6 +47,7 @@ class PipelineState:
         self.workspace = Workspace(config.workspace)
         self.store = Store(spark, config.tables)
         self.registry = Registry(self.store)
+        self.known = KnownCounts(self.workspace.known_counts, self.commit)
         self.context = make_context(config, spark)
         self.finished: set[str] | None = None
         self.new_generation = False
@@ -57,6 +59,7 @@ class PipelineState:
         """Forget all that was resolved: nothing that was seen before the lock was held may decide what a run does."""
         self.store.forget_versions()
         self.registry.reload()
+        self.known.reload()
         self.context = self.context.with_(fingerprints={}, root_threshold=None, index=None)
         self._artifacts.clear()
         self.outcomes.clear()
@@ -98,6 +101,24 @@ class PipelineState:
             if handles := stage.handles(self, artifact.fingerprint):
                 self.context = self.context.with_(**handles)
         return self.context.fingerprints[table]
+
+    def commit(self, table: str) -> str:
+        """The active fingerprint of a table, and its newest commit as this state saw it."""
+        return f"{self.fingerprint(table)} {self.store.commit(table)}"
+
+    def note(self, kind: Kind, fingerprint: str, decided_by: str, known: Known) -> None:
+        """Keep for later runs what this one found; whoever only reads keeps nothing."""
+        if self.finished is not None:
+            self.known.note(kind, fingerprint, decided_by, known)
+
+    def known_content(self, fingerprint: str, decided_by: str, tables: Sequence[str], find: Callable[[], str]) -> str:
+        """Give a hash of what stands in tables: as a run noted it, while they are as they were; else found anew."""
+        if (known := self.known.get("content", fingerprint, decided_by)) is not None:
+            return known.content
+        commits = {table: self.commit(table) for table in tables}
+        content = find()
+        self.note("content", fingerprint, decided_by, Known(commits, content=content))
+        return content
 
     def resolve_roots(self) -> bool:
         """Resolve the threshold on the hash of doc_id that chooses roots; False while there is no root document."""

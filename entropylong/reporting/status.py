@@ -30,6 +30,9 @@ def status_rows(state: PipelineState) -> list[dict[str, Any]]:
 
     `others`: what stands beside it in its table under other settings, another model's rows for example.
     """
+    # A notebook asks again and again while a run is at work elsewhere.
+    state.store.forget_versions()
+    state.known.reload()
     rates, beside = _rates(state), leftovers(state)
     rows: list[dict[str, Any]] = []
     for step in STEPS:

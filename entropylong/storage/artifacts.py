@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -69,7 +69,7 @@ class Registry:
     def reload(self) -> None:
         """Read what stands in the table now."""
         self._artifacts.clear()
-        for row in self._store.read_all(ARTIFACTS.name).orderBy("at").collect():
+        for row in sorted(self._store.read_all(ARTIFACTS.name).collect(), key=lambda row: row.at):
             self._artifacts[row.fingerprint] = Artifact(
                 row.fingerprint,
                 row.stage,
@@ -85,6 +85,10 @@ class Registry:
     def get(self, fingerprint: str) -> Artifact | None:
         """The artifact of a fingerprint, in its latest state."""
         return self._artifacts.get(fingerprint)
+
+    def fingerprints(self) -> Set[str]:
+        """All that are known."""
+        return self._artifacts.keys()
 
     def is_complete(self, fingerprint: str) -> bool:
         """Whether a stage has noted that all rows of a fingerprint are written: half of them look like all."""

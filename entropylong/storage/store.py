@@ -44,6 +44,7 @@ class Store:
         self._catalog = tables if CATALOG_SCHEMA.match(tables) and not Path(tables).exists() else None
         self._directory = tables.rstrip("/")
         self._versions: dict[str, int] = {}
+        self._times: dict[str, int] = {}
 
     def address(self, table: str) -> str:
         """What SQL calls the table: catalog.schema.name, or delta.`path`."""
@@ -102,9 +103,24 @@ class Store:
 
     def version(self, table: str) -> int:
         """Latest Delta version (-1: no table), or that of this store's own last write: in a locked workspace no one else writes."""
-        if table not in self._versions and self.exists(table):
-            self._versions[table] = int(self._delta(table).history(1).select("version").collect()[0][0])
+        if table not in self._versions:
+            self._look(table)
         return self._versions.get(table, -1)
+
+    def commit(self, table: str) -> str:
+        """The newest commit, by version and time in ms: a table made anew comes to the same version, not at the same time."""
+        if table not in self._times:
+            self._look(table)
+        return f"{self._versions.get(table, -1)}@{self._times.get(table, 0)}"
+
+    def _look(self, table: str) -> None:
+        if self.exists(table):
+            newest = self._delta(table).history(1).select("version", F.unix_millis("timestamp")).collect()[0]
+            self._versions[table], self._times[table] = int(newest[0]), int(newest[1])
+
+    def _forget(self, table: str) -> None:
+        self._versions.pop(table, None)
+        self._times.pop(table, None)
 
     @contextmanager
     def _noting_version(self, table: str, session: SparkSession) -> Iterator[None]:
@@ -112,7 +128,7 @@ class Store:
 
         A stream's batches have a session of their own. Of a write that Delta knew already nothing is noted.
         """
-        self._versions.pop(table, None)
+        self._forget(table)
         session.conf.unset(_LAST_COMMIT)
         yield
         if (own := session.conf.get(_LAST_COMMIT, None)) is not None:
@@ -121,6 +137,7 @@ class Store:
     def forget_versions(self) -> None:
         """Look again: others may have written before the workspace was locked."""
         self._versions.clear()
+        self._times.clear()
 
     def read_all(self, table: str, version: int | None = None) -> DataFrame:
         """Read the rows of all fingerprints of a table, at one version. A table that does not exist reads as empty."""
@@ -174,7 +191,7 @@ class Store:
     def drop(self, table: str, fingerprint: str) -> None:
         """Drop all rows of a fingerprint: its whole partition, so no file is written anew."""
         if self.exists(table) and self.read(table, fingerprint).head(1):
-            self._versions.pop(table, None)
+            self._forget(table)
             self._delta(table).delete(F.col("fingerprint") == fingerprint)
 
     def files(self, table: str) -> tuple[int, int]:
@@ -184,12 +201,12 @@ class Store:
 
     def compact(self, table: str) -> None:
         """Write small files anew as large ones; no row changes, and streams are given none again."""
-        self._versions.pop(table, None)
+        self._forget(table)
         self._delta(table).optimize().executeCompaction()
 
     def vacuum(self, table: str, hours: int) -> None:
         """Delete files that no version of the last `hours` needs."""
-        self._versions.pop(table, None)
+        self._forget(table)
         self._delta(table).vacuum(float(hours))
 
     def version_time(self, table: str, version: int) -> datetime:
@@ -202,7 +219,7 @@ class Store:
         is_error = (F.col("fingerprint") == fingerprint) & (F.col("outcome") == ERROR) & (F.col("code") != CONTAMINATED)
         count = self.read_all(table).where(is_error).count()
         if count:
-            self._versions.pop(table, None)
+            self._forget(table)
             self._delta(table).delete(is_error)
         return count
 

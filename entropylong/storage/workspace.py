@@ -49,6 +49,11 @@ class Workspace:
         """All that streams into a table remember under a fingerprint."""
         return self.path / "checkpoints" / table / fingerprint
 
+    @property
+    def known_counts(self) -> Path:
+        """What runs counted of the tables: a cache, the tables are the truth."""
+        return self.path / "counts.json"
+
     def index(self, fingerprint: str) -> Path:
         """Files of an index."""
         return self.path / "index" / fingerprint

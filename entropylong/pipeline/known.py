@@ -1,0 +1,74 @@
+"""What was counted of tables, and the commits at which it was: while these are the newest ones, nothing is counted again.
+
+A cache in the workspace that runs write; the tables are the truth. Without it all is counted, as if nothing had run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from entropylong.utils.files import write_whole
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found, and the newest commit of each table that it was found in.
+
+    Attributes:
+        commits: Table -> its commit, as `PipelineState.commit` names it.
+        rows_in: Keys of a step; none of them was left.
+        outcomes: (outcome, code, rows) of its output.
+        content: Hash of what packing starts from.
+    """
+
+    commits: dict[str, str]
+    rows_in: int = 0
+    outcomes: tuple[tuple[str, str | None, int], ...] = ()
+    content: str = ""
+
+
+_ENTRIES = TypeAdapter(dict[str, Known])
+Kind = Literal["counts", "content"]
+
+
+class KnownCounts:
+    """The notes of a workspace: one by kind, fingerprint and what else decides.
+
+    Args:
+        file: Where they are kept.
+        commit_of: Table -> its newest commit.
+    """
+
+    def __init__(self, file: Path, commit_of: Callable[[str], str]) -> None:
+        self._file, self._commit_of = file, commit_of
+        self._entries: dict[str, Known] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read what is in the file now; nothing where it is damaged or not there."""
+        try:
+            self._entries = _ENTRIES.validate_json(self._file.read_bytes())
+        except (OSError, ValidationError):
+            self._entries = {}
+
+    def get(self, kind: Kind, fingerprint: str, decided_by: str) -> Known | None:
+        """What is known, if each table is still at the commit at which it was found."""
+        known = self._entries.get(f"{kind}/{fingerprint}/{decided_by}")
+        if known is None or any(self._commit_of(table) != commit for table, commit in known.commits.items()):
+            return None
+        return known
+
+    def note(self, kind: Kind, fingerprint: str, decided_by: str, known: Known) -> None:
+        """Keep it; `save` writes."""
+        self._entries[f"{kind}/{fingerprint}/{decided_by}"] = known
+
+    def save(self, fingerprints: Set[str]) -> None:
+        """Write the notes of these fingerprints, and forget all others."""
+        self._entries = {key: known for key, known in self._entries.items() if key.split("/")[1] in fingerprints}
+        write_whole(self._file, json.dumps({key: asdict(known) for key, known in self._entries.items()}))

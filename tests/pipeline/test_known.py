@@ -1,0 +1,100 @@
+"""What runs noted of the tables: nothing is counted again while they stand, and everything once one of them does not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from entropylong.pipeline import backlog
+from entropylong.pipeline.known import Known, KnownCounts
+from entropylong.pipeline.runner import Runner
+from entropylong.pipeline.steps import STEPS, step_writing
+from entropylong.reporting.status import status_rows
+from entropylong.storage.schemas import TABLES
+from tests.conftest import OpenRunner
+
+KNOWN = Known({"gains": "f 3@100"}, 5, (("ok", None, 4), ("error", "TOO_SHORT", 1)))
+
+
+def test_a_note_holds_while_its_tables_stand_at_its_commits(tmp_path: Path) -> None:
+    newest = {"gains": "f 3@100"}
+    known = KnownCounts(tmp_path / "counts.json", newest.__getitem__)
+    known.note("counts", "f", "d", KNOWN)
+    known.note("counts", "dropped", "d", KNOWN)
+    known.save({"f"})
+    known.reload()
+    assert known.get("counts", "f", "d") == KNOWN
+    assert not known.get("counts", "dropped", "d") and not known.get("content", "f", "d") and not known.get("counts", "f", "other")
+    newest["gains"] = "f 3@101"  # made anew, at the same version
+    assert known.get("counts", "f", "d") is None
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"counts/f/d": 1}', '{"counts/f/d": {"commits": {}, "rows_in": "many"}}'])
+def test_a_damaged_file_is_as_none(damage: str, tmp_path: Path) -> None:
+    file = tmp_path / "counts.json"
+    file.write_text(damage)
+    assert KnownCounts(file, str).get("counts", "f", "d") is None
+
+
+def count_scans(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the steps whose keys are counted from now on."""
+    scanned: list[str] = []
+    counted = backlog._counted
+
+    def count(state, stage, *rest, **named):  # type: ignore[no-untyped-def]
+        scanned.append(stage.writes)
+        return counted(state, stage, *rest, **named)
+
+    monkeypatch.setattr(backlog, "_counted", count)
+    return scanned
+
+
+def test_nothing_is_counted_again_until_a_table_changes(
+    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = open_runner(copied)
+    scanned = count_scans(runner, monkeypatch)
+    assert runner.run().steps == []
+    assert set(scanned) <= {"index"}
+    noted = status_rows(open_runner(copied).state)
+    # What runs noted is what stands there.
+    (copied / "counts.json").unlink()
+    scanned.clear()
+    assert status_rows(open_runner(copied).state) == noted
+    assert {step.writes for step in STEPS if step.has_table} <= set(scanned)
+    assert not (copied / "counts.json").exists(), "whoever only reads notes nothing"
+    assert open_runner(copied).run().steps == []
+    assert (copied / "counts.json").exists()
+
+    # Rows that are gone are noticed, whoever took them.
+    store = open_runner(copied).state.store
+    value = open_runner(copied).state.fingerprint("gains")
+    (pair,) = store.read("gains", value).select("pair_id").head(1)  # type: ignore[misc]
+    store._delta("gains").delete(f"pair_id = {pair.pair_id}")
+    scanned.clear()
+    done = open_runner(copied).run().steps
+    assert "gains" in scanned and "chunks" not in scanned
+    assert next(step.step.writes for step in done if step.keys) == "gains"
+
+
+def test_a_table_made_anew_and_another_choice_of_roots_are_counted(
+    copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = open_runner(copied)
+    version, schema = runner.state.store.version("anchors"), TABLES["anchors"].struct
+    rows = runner.state.store.read_all("anchors").limit(1).collect()
+    shutil.rmtree(copied / "tables" / "anchors")
+    shutil.rmtree(copied / "checkpoints" / "anchors")
+    # As many commits, but of another setting's rows.
+    store = open_runner(copied).state.store
+    for _ in range(version):
+        store.append("anchors", store.spark.createDataFrame(rows, schema), "another setting", None)
+    assert store.version("anchors") == version
+    counted = backlog.counts(open_runner(copied).state, step_writing("anchors"))
+    assert counted is not None and counted.left == counted.rows_in > 0
+
+    scanned = count_scans(runner, monkeypatch)
+    fewer = backlog.counts(open_runner(copied, "roots.share=0.5").state, step_writing("scored_documents"))
+    assert fewer is not None and 0 < fewer.rows_in < 12 and scanned == ["scored_documents"]
