@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -34,15 +34,21 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True, scans: boo
     value = artifact.fingerprint
     if isinstance(stage, RowStage) and not state.resolve_roots():
         return Counts(0, 0, outcome_counts(state.store.read(stage.writes, value)) if outcomes else {})
+    # Listed once: what is noted as read is what was looked for.
+    units = _units(state, stage)
+    decided_by = _decided_by(state, stage, units)
     left = 0
     if isinstance(stage, WholeStage):
         left = 0 if stage.is_present(state, value) and is_whole(state, stage) else 1
     elif isinstance(stage, FileStage):
         left = len(tables_left(state, value))
-    known = None if scans else state.known.get("counts", value, _decided_by(state, stage))
+    known = None if scans else state.known.get("counts", value, decided_by)
     if known is not None:
-        return Counts(known.rows_in if isinstance(stage, WholeStage) else known.rows_in + left, left, counts_of(known))
-    return _counted(state, stage, value, left, outcomes)
+        return Counts(known.rows_in if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
+    found = _counted(state, stage, value, units, left, outcomes)
+    if found.left == 0 and (outcomes or not stage.has_table):
+        state.note("counts", value, decided_by, Known.of(found))
+    return found
 
 
 def completed(state: PipelineState, stage: Stage, value: str, before: Counts) -> Counts:
@@ -54,34 +60,33 @@ def completed(state: PipelineState, stage: Stage, value: str, before: Counts) ->
         value: Fingerprint of its output.
         before: What was counted when it began.
     """
+    units = _units(state, stage)
+    decided_by = _decided_by(state, stage, units)
     if isinstance(stage, FileStage):
-        # A file without a record stays behind: whether nothing is left is counted.
-        after = _counted(state, stage, value, len(tables_left(state, value)), outcomes=True)
-        return Counts(before.rows_in, 0, after.outcomes)
-    commits = {**before.commits, **_commits(state, stage)}
-    after = Counts(before.rows_in, 0, _outcomes(state, stage, value), commits)
-    _note(state, stage, value, after)
-    return after
+        # A file without a record stays behind: whether one is left is counted.
+        after = _counted(state, stage, value, units, len(tables_left(state, value)), outcomes=True)
+    else:
+        commits = {**before.commits, **_commits(state, stage)}
+        after = Counts(before.rows_in, 0, _outcomes(state, stage, value), commits)
+    if after.left == 0:
+        state.note("counts", value, decided_by, Known.of(after))
+    return Counts(before.rows_in, 0, after.outcomes)
 
 
-def _counted(state: PipelineState, stage: Stage, value: str, left: int, outcomes: bool) -> Counts:
+def _counted(state: PipelineState, stage: Stage, value: str, units: Sequence[Unit], left: int, outcomes: bool) -> Counts:
     # Commits are looked up before anything is counted: if another machine adds one in between, the note never holds.
     commits = _commits(state, stage)
     by_outcome = _outcomes(state, stage, value) if outcomes else {}
+    rows_in = 1
     if isinstance(stage, RowStage):
         frames = _Frames(state.frames(stage))
         driving = stage.driving(state.context, frames)
         commits |= {table: state.commit(table) for table in frames.used}
         rows_in, left = key_counts(stage, state.context, driving, state.store.read(stage.writes, value))
     elif isinstance(stage, FileStage):
-        left += len(units_left(state, value))
+        left += len(units_left(state, value, units))
         rows_in = sum(by_outcome.values()) + left
-    else:
-        rows_in = 1
-    found = Counts(rows_in, left, by_outcome, commits)
-    if left == 0 and (outcomes or not stage.has_table):
-        _note(state, stage, value, found)
-    return found
+    return Counts(rows_in, left, by_outcome, commits)
 
 
 def _commits(state: PipelineState, stage: Stage) -> dict[str, str]:
@@ -92,23 +97,16 @@ def _outcomes(state: PipelineState, stage: Stage, value: str) -> Mapping[tuple[s
     return outcome_counts(state.store.read(stage.writes, value)) if stage.has_table else {}
 
 
-def _note(state: PipelineState, stage: Stage, value: str, counts: Counts) -> None:
-    outcomes = tuple((outcome, code, n) for (outcome, code), n in counts.outcomes.items())
-    state.note("counts", value, _decided_by(state, stage), Known(dict(counts.commits), counts.rows_in, outcomes))
+def _units(state: PipelineState, stage: Stage) -> Sequence[Unit]:
+    return all_units(state.config) if isinstance(stage, FileStage) else ()
 
 
-def counts_of(known: Known) -> Mapping[tuple[str, str | None], int]:
-    """Rows by (outcome, code), as a run noted them."""
-    return {(outcome, code): n for outcome, code, n in known.outcomes}
-
-
-def _decided_by(state: PipelineState, stage: Stage) -> str:
+def _decided_by(state: PipelineState, stage: Stage, units: Sequence[Unit]) -> str:
     """Hash of what decides which rows are a step's work, beyond its own fingerprint and the tables that it reads."""
     config = state.config
     sources = {role: config.sources_with_role(role) for role in ("root", "corpus")}
-    units = [[u.source, u.name, u.n_bytes > 0] for u in all_units(config)] if isinstance(stage, FileStage) else None
     chosen = [state.context.root_threshold, stage.choice(state.context), config.semantic("seed", "roots", *stage.selects)]
-    return digest([sources, sorted(planted_sources(config)), chosen, units])
+    return digest([sources, sorted(planted_sources(config)), chosen, [[u.source, u.name, u.n_bytes > 0] for u in units]])
 
 
 class _Frames(Mapping[str, DataFrame]):
@@ -190,12 +188,13 @@ def why_empty(state: PipelineState, stage: Stage) -> str:
     return f"{stage.name}: {advice}" + (f" ({feeder}: {reasons})" if reasons else "")
 
 
-def units_left(state: PipelineState, value: str) -> list[Unit]:
+def units_left(state: PipelineState, value: str, listed: Sequence[Unit] | None = None) -> list[Unit]:
     """List input units of which no record is committed. A unit commits whole, so one record of it is proof."""
     rows = state.store.read("documents", value)
     units = rows.select("source", F.regexp_replace("origin", r":\d+$", "").alias("unit")).distinct().collect()
     units_seen = {(row.source, row.unit) for row in units}
-    return [u for u in all_units(state.config) if (u.source, u.name) not in units_seen and u.n_bytes > 0]
+    listed = all_units(state.config) if listed is None else listed
+    return [u for u in listed if (u.source, u.name) not in units_seen and u.n_bytes > 0]
 
 
 def tables_left(state: PipelineState, value: str) -> list[str]:

@@ -6,6 +6,7 @@ A cache in the workspace that runs write; the tables are the truth. Without it a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from entropylong.core.results import Counts
 from entropylong.utils.files import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,17 @@ class Known:
     rows_in: int = 0
     outcomes: tuple[tuple[str, str | None, int], ...] = ()
     content: str = ""
+
+    @classmethod
+    def of(cls, counts: Counts) -> Known:
+        """The counts of a step of which nothing is left."""
+        outcomes = tuple((outcome, code, n) for (outcome, code), n in counts.outcomes.items())
+        return cls(dict(counts.commits), counts.rows_in, outcomes)
+
+    @property
+    def by_outcome(self) -> dict[tuple[str, str | None], int]:
+        """Rows by (outcome, code)."""
+        return {(outcome, code): n for outcome, code, n in self.outcomes}
 
 
 _ENTRIES = TypeAdapter(dict[str, Known])
@@ -71,4 +86,8 @@ class KnownCounts:
     def save(self, fingerprints: Set[str]) -> None:
         """Write the notes of these fingerprints, and forget all others."""
         self._entries = {key: known for key, known in self._entries.items() if key.split("/")[1] in fingerprints}
-        write_whole(self._file, json.dumps({key: asdict(known) for key, known in self._entries.items()}))
+        try:
+            write_whole(self._file, json.dumps({key: asdict(known) for key, known in self._entries.items()}))
+        except OSError as error:
+            # Of what failed before, the run tells; without the notes it is counted again.
+            logger.debug("%s: not written: %s", self._file, error.strerror)
