@@ -58,7 +58,7 @@ class FatalStore(Store):
         super().__init__(spark, config.tables)
         self._fatal, self._jvm = table, jvm
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: str | None) -> None:
         """Append, then die if it was to the table."""
         super().append(table, frame, fingerprint, transaction)
         if table == self._fatal:

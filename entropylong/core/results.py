@@ -13,16 +13,11 @@ from entropylong.storage.schemas import ERROR, OK
 
 @dataclass(frozen=True)
 class Counts:
-    """Keys of a step: in, done, left; and rows of its output by (outcome, code).
-
-    Attributes:
-        commits: Newest commits of the tables that the keys come from, looked up before they were counted.
-    """
+    """Keys of a step: in, done, left; and rows of its output by (outcome, code)."""
 
     rows_in: int
     left: int
     outcomes: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
-    commits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> int:

@@ -49,6 +49,7 @@ def check_workspace(state: PipelineState) -> list[Check]:
         WorkspaceError: a run is at work in it.
     """
     with state.workspace.locked():
+        state.known.clear()  # what runs noted is what is checked
         checks = [*_conservation(state), *_keys(state), *_registered(state), *_index_files(state)]
         if (value := state.fingerprint("sequences")) is not None and state.store.exists("sequences"):
             sequences = state.store.read_ok("sequences", value).persist()
@@ -68,7 +69,7 @@ def _conservation(state: PipelineState) -> list[Check]:
     checks = []
     for step in STEPS:
         # Rows by outcome are what a step of files is counted by; no other check reads them.
-        counted = counts(state, step, outcomes=isinstance(step, FileStage), scans=True)
+        counted = counts(state, step, outcomes=isinstance(step, FileStage))
         if counted is not None and counted.rows_in:
             checks.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
     return checks

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+import entropylong
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.results import Counts
 from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
@@ -16,17 +17,14 @@ from entropylong.errors import NothingToDoError
 from entropylong.pipeline.known import Known
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import step_writing
+from entropylong.storage.schemas import TABLES
 from entropylong.utils.hashing import digest
 
 
-def counts(state: PipelineState, stage: Stage, outcomes: bool = True, scans: bool = False) -> Counts | None:
+def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts | None:
     """Count keys in and left, and the output's rows by outcome; None while something upstream does not exist yet.
 
-    Args:
-        state: State of the workspace.
-        stage: Step to count for.
-        outcomes: Whether rows by outcome are wanted too.
-        scans: Whether to count in any case, also where no table has changed since a run counted it.
+    What an earlier run has counted and found done is not counted again while no table has changed since.
     """
     artifact = state.artifact(stage)
     if artifact is None:
@@ -35,78 +33,45 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True, scans: boo
     if isinstance(stage, RowStage) and not state.resolve_roots():
         return Counts(0, 0, outcome_counts(state.store.read(stage.writes, value)) if outcomes else {})
     # Listed once: what is noted as read is what was looked for.
-    units = _units(state, stage)
-    decided_by = _decided_by(state, stage, units)
+    units = all_units(state.config) if isinstance(stage, FileStage) else []
     left = 0
     if isinstance(stage, WholeStage):
         left = 0 if stage.is_present(state, value) and is_whole(state, stage) else 1
     elif isinstance(stage, FileStage):
         left = len(tables_left(state, value))
-    known = None if scans else state.known.get("counts", value, decided_by)
-    if known is not None:
-        return Counts(known.rows_in if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
-    found = _counted(state, stage, value, units, left, outcomes)
-    if found.left == 0 and (outcomes or not stage.has_table):
-        state.note("counts", value, decided_by, Known.of(found))
-    return found
-
-
-def completed(state: PipelineState, stage: Stage, value: str, before: Counts) -> Counts:
-    """Count rows by outcome of a step that has done all its keys, and note that nothing of it is left.
-
-    Args:
-        state: State of the workspace.
-        stage: Step that ran.
-        value: Fingerprint of its output.
-        before: What was counted when it began.
-    """
-    units = _units(state, stage)
     decided_by = _decided_by(state, stage, units)
-    if isinstance(stage, FileStage):
-        # A file without a record stays behind: whether one is left is counted.
-        after = _counted(state, stage, value, units, len(tables_left(state, value)), outcomes=True)
-    else:
-        commits = {**before.commits, **_commits(state, stage)}
-        after = Counts(before.rows_in, 0, _outcomes(state, stage, value), commits)
-    if after.left == 0:
-        state.note("counts", value, decided_by, Known.of(after))
-    return Counts(before.rows_in, 0, after.outcomes)
-
-
-def _counted(state: PipelineState, stage: Stage, value: str, units: Sequence[Unit], left: int, outcomes: bool) -> Counts:
-    # Commits are looked up before anything is counted: if another machine adds one in between, the note never holds.
-    commits = _commits(state, stage)
-    by_outcome = _outcomes(state, stage, value) if outcomes else {}
-    rows_in = 1
+    if (known := state.known.get("counts", value, decided_by)) is not None:
+        return Counts(1 if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
+    # Commits are looked up before anything is read: if another machine adds one in between, the note never holds.
+    commits = {table: state.commit(table) for table in (*stage.reads, stage.writes) if table in TABLES}
+    by_outcome = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
+    used = set()
     if isinstance(stage, RowStage):
         frames = _Frames(state.frames(stage))
         driving = stage.driving(state.context, frames)
-        commits |= {table: state.commit(table) for table in frames.used}
+        used = frames.used
         rows_in, left = key_counts(stage, state.context, driving, state.store.read(stage.writes, value))
     elif isinstance(stage, FileStage):
         left += len(units_left(state, value, units))
         rows_in = sum(by_outcome.values()) + left
-    return Counts(rows_in, left, by_outcome, commits)
-
-
-def _commits(state: PipelineState, stage: Stage) -> dict[str, str]:
-    return {stage.writes: state.commit(stage.writes)} if stage.has_table else {}
-
-
-def _outcomes(state: PipelineState, stage: Stage, value: str) -> Mapping[tuple[str, str | None], int]:
-    return outcome_counts(state.store.read(stage.writes, value)) if stage.has_table else {}
-
-
-def _units(state: PipelineState, stage: Stage) -> Sequence[Unit]:
-    return all_units(state.config) if isinstance(stage, FileStage) else ()
+    else:
+        rows_in = 1
+    found = Counts(rows_in, left, by_outcome)
+    if left == 0 and outcomes and stage.has_table:
+        of_used = {table: commits[table] for table in (*sorted(used), stage.writes)}
+        state.note("counts", value, decided_by, Known.of(found, of_used))
+    return found
 
 
 def _decided_by(state: PipelineState, stage: Stage, units: Sequence[Unit]) -> str:
     """Hash of what decides which rows are a step's work, beyond its own fingerprint and the tables that it reads."""
     config = state.config
-    sources = {role: config.sources_with_role(role) for role in ("root", "corpus")}
-    chosen = [state.context.root_threshold, stage.choice(state.context), config.semantic("seed", "roots", *stage.selects)]
-    return digest([sources, sorted(planted_sources(config)), chosen, [[u.source, u.name, u.n_bytes > 0] for u in units]])
+    parts: list[object] = [entropylong.__version__, [[u.source, u.name, u.n_bytes > 0] for u in units]]
+    if isinstance(stage, RowStage):
+        parts += [config.sources_with_role(role) for role in ("root", "corpus")]
+        parts += [sorted(planted_sources(config)), config.semantic("seed", "roots", *stage.selects)]
+        parts += [state.context.root_threshold, stage.choice(state.context)]
+    return digest(parts)
 
 
 class _Frames(Mapping[str, DataFrame]):

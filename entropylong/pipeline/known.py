@@ -37,10 +37,9 @@ class Known:
     content: str = ""
 
     @classmethod
-    def of(cls, counts: Counts) -> Known:
+    def of(cls, counts: Counts, commits: dict[str, str]) -> Known:
         """The counts of a step of which nothing is left."""
-        outcomes = tuple((outcome, code, n) for (outcome, code), n in counts.outcomes.items())
-        return cls(dict(counts.commits), counts.rows_in, outcomes)
+        return cls(commits, counts.rows_in, tuple((outcome, code, n) for (outcome, code), n in counts.outcomes.items()))
 
     @property
     def by_outcome(self) -> dict[tuple[str, str | None], int]:
@@ -80,8 +79,14 @@ class KnownCounts:
         return known
 
     def note(self, kind: Kind, fingerprint: str, decided_by: str, known: Known) -> None:
-        """Keep it; `save` writes."""
-        self._entries[f"{kind}/{fingerprint}/{decided_by}"] = known
+        """Keep it; `save` writes. What was found at earlier commits of the same can never hold again, and goes."""
+        mine, own = f"{kind}/{fingerprint}/", known.commits
+        self._entries = {key: other for key, other in self._entries.items() if not key.startswith(mine) or other.commits == own}
+        self._entries[f"{mine}{decided_by}"] = known
+
+    def clear(self) -> None:
+        """Know nothing, so that all is counted."""
+        self._entries = {}
 
     def save(self, fingerprints: Set[str]) -> None:
         """Write the notes of these fingerprints, and forget all others."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -166,20 +167,37 @@ class Store:
         frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: tuple[str, int] | None) -> None:
-        """One append: good and refused rows together. With a transaction id the same append never lands twice.
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: str | None) -> None:
+        """One append: good and refused rows together.
+
+        Args:
+            table: Table to append to; made if it is not there.
+            frame: Rows.
+            fingerprint: Fingerprint of all rows; None: each has its own.
+            transaction: Name of the work: of two runs that do it at the same time one is refused. None: rows that any number of
+                runs may add.
 
         Raises:
             TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
             ConcurrentRunError: what this write has read was added to by another run meanwhile; nothing of it is visible.
         """
-        schema = TABLES[table]
         self.create(table)
-        writer = conform(frame, schema, fingerprint).write.format("delta").mode("append")
+        for _ in range(2):
+            if self._write(table, conform(frame, TABLES[table], fingerprint), transaction):
+                return
+            # Delta has skipped a name that it knows, without a word: another run did this work meanwhile, maybe on fewer rows.
+            # Under the newest version's name the frame is computed again, on what is committed now.
+        raise _concurrent(table)
+
+    def _write(self, table: str, rows: DataFrame, transaction: str | None) -> bool:
+        """Whether there is a commit of it."""
+        writer, token = rows.write.format("delta").mode("append"), uuid.uuid4().hex
         if transaction is not None:
-            writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
+            # With the version: what was dropped can be made again.
+            writer = writer.option("txnAppId", f"{transaction}-{self.version(table)}").option("txnVersion", 1)
+            writer = writer.option("userMetadata", token)
         try:
-            with self._noting_version(table, frame.sparkSession):
+            with self._noting_version(table, rows.sparkSession):
                 writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
         except (PySparkException, Py4JJavaError) as error:
             if "Python worker exited unexpectedly" in str(error):
@@ -187,6 +205,9 @@ class Store:
             if _CONFLICT.search(str(error)):
                 raise _concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
+        if transaction is None or table in self._versions:
+            return True
+        return bool(self._delta(table).history().where(F.col("userMetadata") == token).head(1))
 
     def drop(self, table: str, fingerprint: str) -> None:
         """Drop all rows of a fingerprint: its whole partition, so no file is written anew."""

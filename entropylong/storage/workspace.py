@@ -16,8 +16,8 @@ from entropylong.errors import WorkspaceError
 from entropylong.utils.locks import locked
 
 FORMAT = 2
-# Its folders; tables too, where they are kept in it.
-_OWN = ("checkpoints", "exclude", "index", "tables", "feeds", "training", "figures")
+# Its folders and what runs trust; tables too, where they are kept in it.
+_OWN = ("counts.json", "counts.json.part", "checkpoints", "exclude", "index", "tables", "feeds", "training", "figures")
 
 
 class Workspace:

@@ -10,14 +10,13 @@ from entropylong.corpus.stage import read_units, resolve_duplicates
 from entropylong.pipeline.backlog import tables_left, units_left
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Artifact
-from entropylong.utils.hashing import digest
 from entropylong.utils.progress import StepProgress
 
 
 def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: StepProgress) -> None:
     """Read what was not read yet: sources that may give roots first, tables before files."""
     value, roots = artifact.fingerprint, state.config.sources_with_role("root")
-    tables, units, version = tables_left(state, value), units_left(state, value), state.store.version(stage.writes)
+    tables, units = tables_left(state, value), units_left(state, value)
     for may_be_root in (True, False):
         for name in tables:
             if (name in roots) == may_be_root:
@@ -31,10 +30,7 @@ def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: 
             committed = state.store.read(stage.writes, value).select("source", "origin")
             records = read_units(state.spark, state.config, batch).join(committed, ["source", "origin"], how="left_anti")
             rows = resolve_duplicates(records, existing, state.config)
-            # The transaction is named by the units in it: the same batch never lands twice. And by the version that the run
-            # began at: what was dropped before can be read again.
-            name = f"{stage.name}-{value}-{digest([[u.source, u.name] for u in batch])}-{version}"
-            state.store.append(stage.writes, rows, value, (name, 1))
+            state.store.append(stage.writes, rows, value, f"{stage.name}-{value}")
             progress.commit()
 
 
@@ -47,8 +43,7 @@ def _ingest_table(state: PipelineState, stage: FileStage, value: str, name: str)
     new = records.join(documents.select("source", "origin"), ["source", "origin"], how="left_anti").dropDuplicates(["origin"])
     if new.head(1):
         existing = state.store.read_ok(stage.writes, value).select("doc_id", "text_hash")
-        transaction = (f"{stage.name}-{value}-{name}-{version}-{state.store.version(stage.writes)}", 1)
-        state.store.append(stage.writes, resolve_duplicates(new, existing, state.config), value, transaction)
+        state.store.append(stage.writes, resolve_duplicates(new, existing, state.config), value, f"{stage.name}-{value}")
     note = state.workspace.checkpoint(stage.writes, value, name)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(str(version))

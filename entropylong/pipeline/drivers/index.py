@@ -89,7 +89,5 @@ def _assign(state: PipelineState, value: str, rows: DataFrame, n: int, centroids
     done = state.store.read("index_cells", value).select("chunk_id")
     todo = rows.join(done, "chunk_id", how="left_anti")
     for unit, size in sorted((row[0], row[1]) for row in todo.groupBy(unit_of).count().collect()):
-        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
-        name = f"index-{value}-{state.store.version('index_cells')}-{unit}-of-{units}"
         output = build.assign(state.context.sized(size), todo.where(unit_of == unit), centroids)
-        state.store.append("index_cells", output, value, (name, 1))
+        state.store.append("index_cells", output, value, f"index-{value}-{unit}-of-{units}")

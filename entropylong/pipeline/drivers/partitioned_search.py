@@ -85,6 +85,5 @@ def _search_range(state: PipelineState, value: str, queries: DataFrame, vectors:
     asking = queries.where(F.exists("cells", lambda cell: (cell >= first) & (cell < first + len(sizes))))
     left = asking.join(done, ["root_id", "position"], how="left_anti")
     if left.head(1):
-        name = f"search-{value}-{first}-{state.store.version('partial_candidates')}"
         output = search_range(state.context, left, vectors.where(inside), first, sizes)
-        state.store.append("partial_candidates", output, value, (name, 1))
+        state.store.append("partial_candidates", output, value, f"search-{value}-{first}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 from pathlib import Path
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
-from pyspark.sql.streaming.query import StreamingQuery
 
 from entropylong.core.stage import RowStage
 from entropylong.errors import EntropyLongError, TableError
@@ -53,12 +51,9 @@ class _CheckpointUselessError(Exception):
 def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path, progress: StepProgress) -> None:
     table, feeder = stage.writes, stage.reads[0]
     others = {name: frame for name, frame in state.frames(stage).items() if name != feeder}
-    started = threading.Event()
-    query: list[StreamingQuery] = []
     failure: list[BaseException] = []
 
-    def commit(batch: DataFrame, batch_id: int) -> None:
-        started.wait()
+    def commit(batch: DataFrame, _: int) -> None:
         try:
             done = stage.keys_done(state.context, state.store.read(table, value)).select(*stage.key)
             rows = stage.subtract(state.context, stage.driving(state.context, {feeder: batch, **others}), done, stage.key)
@@ -69,7 +64,7 @@ def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path,
             append_or_isolate(
                 state, stage, value, rows,
                 lambda part: stage.build(state.context.sized(size), {feeder: part, **others}),
-                (f"{stage.name}-{value}-{query[0].id}", batch_id),
+                f"{stage.name}-{value}",
             )  # fmt: skip
             progress.commit()
         except BaseException as error:
@@ -79,9 +74,7 @@ def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path,
     source = state.store.read_stream(feeder, state.fingerprint(feeder), state.config.run.files_per_batch)
     writer = source.writeStream.foreachBatch(commit).option("checkpointLocation", str(checkpoint))
     try:
-        query.append(writer.trigger(availableNow=True).start())
-        started.set()
-        query[0].awaitTermination()
+        writer.trigger(availableNow=True).start().awaitTermination()
     except PySparkException as error:
         if not failure:
             raise _CheckpointUselessError(root_cause(error)) from error

@@ -33,13 +33,11 @@ def commit_units(
     for unit, rows, size in _units(state, stage, todo, progress):
         if progress:
             progress.batch(size)
-        # The version that is read is pinned, so that a unit's own append cannot change what it is computed from.
-        name = f"{stage.name}-{value}-{state.store.version(stage.writes)}-{unit}"
 
         def build(part: DataFrame, size: int = size) -> DataFrame:
             return stage.build(state.context.sized(size), {**frames, stage.reads[0]: part})
 
-        append_or_isolate(state, stage, value, rows, build, (name, 1))
+        append_or_isolate(state, stage, value, rows, build, f"{stage.name}-{value}-{unit}")
         if progress:
             progress.commit()
 

@@ -19,7 +19,6 @@ def drive(state: PipelineState, stage: RecomputeStage, artifact: Artifact, progr
     frames = {**state.frames(stage), "readings": state.readings()}
     try:
         output = stage.build(state.context, frames).join(written, F.lit(True), how="left_anti")
-        # With the version: what was dropped can be written again, which Delta would skip under the same name.
-        state.store.append(stage.writes, output, value, (f"{stage.name}-{value}-{state.store.version(stage.writes)}", 1))
+        state.store.append(stage.writes, output, value, f"{stage.name}-{value}")
     finally:
         state.context.release()

@@ -30,7 +30,7 @@ def append_or_isolate(
     value: str,
     rows: DataFrame,
     build: Callable[[DataFrame], DataFrame],
-    transaction: tuple[str, int],
+    transaction: str,
 ) -> None:
     """Build and append a unit. Where a worker dies at it, its halves, down to a row that does it alone twice: that is refused.
 
@@ -40,7 +40,7 @@ def append_or_isolate(
         value: fingerprint of the output.
         rows: driving rows of the unit.
         build: driving rows -> output rows.
-        transaction: of the unit; each part has one of its own by it, so nothing lands twice.
+        transaction: name of the unit; each part has one of its own by it.
 
     Raises:
         SetupError: workers die at too many rows.
@@ -50,13 +50,13 @@ def append_or_isolate(
     except WorkerDiedError:
         logger.info("%s: a Python worker died; looking for the row that did it", stage.name)
         count = [0]
-        _halves(state, stage, value, rows, build, transaction, 0, "", count)
+        _halves(state, stage, value, rows, build, transaction, 0, count)
         logger.info("%s: %d row(s) refused as %s, all others done", stage.name, count[0], CODE)
 
 
 def _halves(
     state: PipelineState, stage: RowStage, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
-    transaction: tuple[str, int], depth: int, path: str, count: list[int],
+    transaction: str, depth: int, count: list[int],
 ) -> None:  # fmt: skip
     named = F.xxhash64(*[name for name in NAMES if name in rows.columns])
     for bit in (0, 1):
@@ -64,12 +64,12 @@ def _halves(
         size = half.count()
         if not size:
             continue
-        name = (f"{transaction[0]}-{path}{bit}", transaction[1])
+        name = f"{transaction}-{bit}"
         try:
             state.store.append(stage.writes, build(half), value, name)
         except WorkerDiedError:
             if size > 1 and depth < 63:
-                _halves(state, stage, value, half, build, transaction, depth + 1, f"{path}{bit}", count)
+                _halves(state, stage, value, half, build, name, depth + 1, count)
                 continue
             count[0] += 1
             if count[0] > MOST_ROWS:
