@@ -35,7 +35,7 @@ def kind_of(item: pytest.Item) -> str:
 def mark_kinds(items: list[pytest.Item]) -> None:
     """Give each test the mark of its kind, and put the files with most work first: one begun last leaves a worker alone.
 
-    The second worker begins with a file that does not wait for the workspace that the first one is making.
+    The second worker begins with files that do not wait for the workspace that the first one is making.
     """
     work: Counter[Path] = Counter()
     waiting: set[Path] = set()
@@ -46,12 +46,9 @@ def mark_kinds(items: list[pytest.Item]) -> None:
         work[item.path] += WEIGHTS[kind]  # type: ignore[assignment]
         if "finished" in getattr(item, "fixturenames", ()):
             waiting.add(item.path)
-    files = [path for path, _ in work.most_common()]
-    second = next((path for path in files if path not in waiting), None)
-    if second is not None and second is not files[0]:
-        files.remove(second)
-        files.insert(1, second)
-    place = {path: number for number, path in enumerate(files)}
+    first, *others = [path for path, _ in work.most_common()] or [Path()]
+    free = [path for path in others if path not in waiting][:3]
+    place = {path: number for number, path in enumerate([first, *free, *(path for path in others if path not in free)])}
     items.sort(key=lambda item: place[item.path])
 
 
