@@ -14,7 +14,7 @@ from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
 from entropylong.corpus.sources.base import TableSource, Unit
 from entropylong.corpus.sources.registry import SOURCES, all_units, planted_sources, sources_in_order
 from entropylong.errors import NothingToDoError
-from entropylong.pipeline.known import Known
+from entropylong.pipeline.known import Kind, Known
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import step_writing
 from entropylong.storage.schemas import TABLES
@@ -40,7 +40,7 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
     elif isinstance(stage, FileStage):
         left = len(tables_left(state, value))
     decided_by = _decided_by(state, stage, units)
-    if (known := state.known.get("counts", value, decided_by)) is not None:
+    if (known := state.known.get(Kind.COUNTS, value, decided_by)) is not None:
         return Counts(1 if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
     # Commits are looked up before anything is read: if another machine adds one in between, the note never holds.
     commits = {table: state.commit(table) for table in (*stage.reads, stage.writes) if table in TABLES}
@@ -59,7 +59,7 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
     found = Counts(rows_in, left, by_outcome)
     if left == 0 and outcomes and stage.has_table:
         of_used = {table: commits[table] for table in (*sorted(used), stage.writes)}
-        state.note("counts", value, decided_by, Known.of(found, of_used))
+        state.note(Kind.COUNTS, value, decided_by, Known.of(found, of_used))
     return found
 
 

@@ -9,8 +9,8 @@ import json
 import logging
 from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +18,13 @@ from entropylong.core.results import Counts
 from entropylong.utils.files import write_whole
 
 logger = logging.getLogger(__name__)
+
+
+class Kind(StrEnum):
+    """Of what something is known."""
+
+    COUNTS = "counts"
+    CONTENT = "content"
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,6 @@ class Known:
 
 
 _ENTRIES = TypeAdapter(dict[str, Known])
-Kind = Literal["counts", "content"]
 
 
 class KnownCounts:

@@ -113,11 +113,11 @@ class PipelineState:
 
     def known_content(self, fingerprint: str, decided_by: str, tables: Sequence[str], find: Callable[[], str]) -> str:
         """Give a hash of what stands in tables: as a run noted it, while they are as they were; else found anew."""
-        if (known := self.known.get("content", fingerprint, decided_by)) is not None:
+        if (known := self.known.get(Kind.CONTENT, fingerprint, decided_by)) is not None:
             return known.content
         commits = {table: self.commit(table) for table in tables}
         content = find()
-        self.note("content", fingerprint, decided_by, Known(commits, content=content))
+        self.note(Kind.CONTENT, fingerprint, decided_by, Known(commits, content=content))
         return content
 
     def resolve_roots(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from entropylong.core.stage import RowStage
 from entropylong.pipeline import backlog
-from entropylong.pipeline.known import Known, KnownCounts
+from entropylong.pipeline.known import Kind, Known, KnownCounts
 from entropylong.pipeline.steps import STEPS, step_writing
 from entropylong.reporting.status import status_rows
 from entropylong.storage.schemas import TABLES
@@ -22,21 +22,25 @@ KNOWN = Known({"gains": "f 3@100"}, 5, (("ok", None, 4), ("error", "TOO_SHORT", 
 def test_a_note_holds_while_its_tables_stand_at_its_commits(tmp_path: Path) -> None:
     newest = {"gains": "f 3@100"}
     known = KnownCounts(tmp_path / "counts.json", newest.__getitem__)
-    known.note("counts", "f", "d", KNOWN)
-    known.note("counts", "dropped", "d", KNOWN)
+    known.note(Kind.COUNTS, "f", "d", KNOWN)
+    known.note(Kind.COUNTS, "dropped", "d", KNOWN)
     known.save({"f"})
     known.reload()
-    assert known.get("counts", "f", "d") == KNOWN
-    assert not known.get("counts", "dropped", "d") and not known.get("content", "f", "d") and not known.get("counts", "f", "other")
+    assert known.get(Kind.COUNTS, "f", "d") == KNOWN
+    assert (
+        not known.get(Kind.COUNTS, "dropped", "d")
+        and not known.get(Kind.CONTENT, "f", "d")
+        and not known.get(Kind.COUNTS, "f", "other")
+    )
     newest["gains"] = "f 3@101"  # made anew, at the same version
-    assert known.get("counts", "f", "d") is None
+    assert known.get(Kind.COUNTS, "f", "d") is None
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"counts/f/d": 1}', '{"counts/f/d": {"commits": {}, "rows_in": "many"}}'])
 def test_a_damaged_file_is_as_none(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "counts.json"
     file.write_text(damage)
-    assert KnownCounts(file, str).get("counts", "f", "d") is None
+    assert KnownCounts(file, str).get(Kind.COUNTS, "f", "d") is None
 
 
 @pytest.fixture
