@@ -45,5 +45,10 @@ def is_chosen(ctx: StageContext) -> Column:
     return is_root(ctx, root_doc_id(ctx.config))
 
 
+def choice_of_roots(ctx: StageContext) -> list[object]:
+    """What decides which documents `is_root` and `is_chosen` choose."""
+    return [ctx.root_threshold, ctx.config.semantic("seed", "roots"), sorted(planted_sources(ctx.config))]
+
+
 def root_hash(config: Config, doc_id: Column) -> Column:
     return F.xxhash64(F.lit(config.seed).cast("bigint"), doc_id)

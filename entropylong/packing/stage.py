@@ -14,8 +14,7 @@ from entropylong.config import Config
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.stage import RecomputeStage, State
 from entropylong.core.udf import arrow_table
-from entropylong.corpus.selection import has_canaries, is_canary, is_held_out, root_doc_id
-from entropylong.corpus.sources.registry import planted_sources
+from entropylong.corpus.selection import choice_of_roots, has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.document_runs import DocumentRun, pack_document_runs
@@ -250,11 +249,11 @@ class Pack(RecomputeStage):
         if not state.resolve_roots():
             return None
         ctx, is_baseline = state.context, isinstance(recipe_of(state.config), DocumentRunRecipe)
-        chosen = [ctx.root_threshold, state.config.semantic("seed", "roots"), sorted(planted_sources(state.config)), is_baseline]
         tables = ("pairs", "gains", *(("documents",) if is_baseline else ()))
         content = state.known_content(
-            upstream["pairs"], digest(chosen), tables, lambda: content_digest(state.frames(self), is_baseline)
-        )
+            upstream["pairs"], digest([choice_of_roots(ctx), is_baseline]), tables,
+            lambda: content_digest(state.frames(self), is_baseline),
+        )  # fmt: skip
         pinned = {"root_threshold": ctx.root_threshold, "content": content}
         if is_baseline:
             pinned |= {

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-import entropylong
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.results import Counts
 from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
+from entropylong.corpus.selection import choice_of_roots
 from entropylong.corpus.sources.base import TableSource, Unit
-from entropylong.corpus.sources.registry import SOURCES, all_units, planted_sources, sources_in_order
+from entropylong.corpus.sources.registry import SOURCES, all_units, sources_in_order
 from entropylong.errors import NothingToDoError
 from entropylong.pipeline.known import Kind, Known
 from entropylong.pipeline.state import PipelineState
@@ -66,11 +66,10 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
 def _decided_by(state: PipelineState, stage: Stage, units: Sequence[Unit]) -> str:
     """Hash of what decides which rows are a step's work, beyond its own fingerprint and the tables that it reads."""
     config = state.config
-    parts: list[object] = [entropylong.__version__, [[u.source, u.name, u.n_bytes > 0] for u in units]]
+    parts: list[object] = [[u.source, u.name, u.n_bytes > 0] for u in units]
     if isinstance(stage, RowStage):
         parts += [config.sources_with_role(role) for role in ("root", "corpus")]
-        parts += [sorted(planted_sources(config)), config.semantic("seed", "roots", *stage.selects)]
-        parts += [state.context.root_threshold, stage.choice(state.context)]
+        parts += [choice_of_roots(state.context), config.semantic(*stage.selects), stage.choice(state.context)]
     return digest(parts)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+import entropylong
 from entropylong.core.results import Counts
 from entropylong.utils.files import write_whole
 
@@ -79,16 +80,16 @@ class KnownCounts:
 
     def get(self, kind: Kind, fingerprint: str, decided_by: str) -> Known | None:
         """What is known, if each table is still at the commit at which it was found."""
-        known = self._entries.get(f"{kind}/{fingerprint}/{decided_by}")
+        known = self._entries.get(_key(kind, fingerprint, decided_by))
         if known is None or any(self._commit_of(table) != commit for table, commit in known.commits.items()):
             return None
         return known
 
     def note(self, kind: Kind, fingerprint: str, decided_by: str, known: Known) -> None:
         """Keep it; `save` writes. What was found at earlier commits of the same can never hold again, and goes."""
-        mine, own = f"{kind}/{fingerprint}/", known.commits
+        mine, own = _key(kind, fingerprint), known.commits
         self._entries = {key: other for key, other in self._entries.items() if not key.startswith(mine) or other.commits == own}
-        self._entries[f"{mine}{decided_by}"] = known
+        self._entries[_key(kind, fingerprint, decided_by)] = known
 
     def clear(self) -> None:
         """Know nothing, so that all is counted."""
@@ -102,3 +103,8 @@ class KnownCounts:
         except OSError as error:
             # Of what failed before, the run tells; without the notes it is counted again.
             logger.debug("%s: not written: %s", self._file, error.strerror)
+
+
+def _key(kind: Kind, fingerprint: str, decided_by: str = "") -> str:
+    # Another version of the code may count otherwise.
+    return f"{kind}/{fingerprint}/{entropylong.__version__}/{decided_by}"

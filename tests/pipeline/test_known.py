@@ -36,11 +36,17 @@ def test_a_note_holds_while_its_tables_stand_at_its_commits(tmp_path: Path) -> N
     assert known.get(Kind.COUNTS, "f", "d") is None
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{", '{"counts/f/d": 1}', '{"counts/f/d": {"commits": {}, "rows_in": "many"}}'])
-def test_a_damaged_file_is_as_none(damage: str, tmp_path: Path) -> None:
-    file = tmp_path / "counts.json"
-    file.write_text(damage)
-    assert KnownCounts(file, str).get(Kind.COUNTS, "f", "d") is None
+@pytest.mark.parametrize("damage", [("{", "["), ("}", ""), ('"rows_in": 5', '"rows_in": "many"'), ('"commits"', '"others"')])
+def test_a_damaged_file_is_as_none(damage: tuple[str, str], tmp_path: Path) -> None:
+    file, newest = tmp_path / "counts.json", {"gains": "f 3@100"}
+    known = KnownCounts(file, newest.__getitem__)
+    known.note(Kind.COUNTS, "f", "d", KNOWN)
+    known.save({"f"})
+    assert KnownCounts(file, newest.__getitem__).get(Kind.COUNTS, "f", "d") == KNOWN
+    file.write_text(file.read_text().replace(*damage))
+    assert KnownCounts(file, newest.__getitem__).get(Kind.COUNTS, "f", "d") is None
+    file.write_text("")
+    assert KnownCounts(file, newest.__getitem__).get(Kind.COUNTS, "f", "d") is None
 
 
 @pytest.fixture
