@@ -103,7 +103,7 @@ def runner_over(spark: SparkSession, folder: Path, n: int) -> tuple[Any, Artifac
     tables = {"chunks": "benchmark-chunks", "chunk_vectors": "benchmark-vectors"}
     for (table, value), frame in zip(tables.items(), corpus(spark, n), strict=True):
         if not store.exists(table):
-            store.append(table, frame, value, None)
+            store.append(table, frame, value)
     nobody, meter, cores = cast(WorkerModel, None), Meter(spark.sparkContext), spark.sparkContext.defaultParallelism
     context = StageContext(config, spark, nobody, nobody, cores, meter, cast(Any, None), fingerprints=tables)
     artifact = Artifact("benchmark-index", "index", "index", {}, {}, {}, {t: store.version(t) for t in tables},

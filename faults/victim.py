@@ -21,6 +21,7 @@ from entropylong.maintenance.tables import compact
 from entropylong.pipeline.runner import Runner
 from entropylong.spark.session import session
 from entropylong.storage.store import Store
+from entropylong.storage.writer import Writer
 from entropylong.utils.log import show
 
 
@@ -58,11 +59,24 @@ class FatalStore(Store):
         super().__init__(spark, config.tables)
         self._fatal, self._jvm = table, jvm
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: str | None) -> None:
-        """Append, then die if it was to the table."""
-        super().append(table, frame, fingerprint, transaction)
-        if table == self._fatal:
-            _die(self._jvm)
+    def writer(self, table: str, fingerprint: str, work: str) -> Writer:
+        """One that dies after its first append, if it is the table's."""
+        if table != self._fatal:
+            return super().writer(table, fingerprint, work)
+        return FatalWriter(self, table, fingerprint, work, self._jvm)
+
+
+class FatalWriter(Writer):
+    """A writer that kills its process after an append."""
+
+    def __init__(self, store: Store, table: str, fingerprint: str, work: str, jvm: int) -> None:
+        super().__init__(store, table, fingerprint, work)
+        self._jvm = jvm
+
+    def append(self, frame: DataFrame) -> None:
+        """Append, then die."""
+        super().append(frame)
+        _die(self._jvm)
 
 
 def kill_at_files(table: str, tables: Path, jvm: int) -> None:

@@ -42,8 +42,8 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
     decided_by = _decided_by(state, stage, units)
     if (known := state.known.get(Kind.COUNTS, value, decided_by)) is not None:
         return Counts(1 if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
-    # Commits are looked up before anything is read: if another machine adds one in between, the note never holds.
-    commits = {table: state.commit(table) for table in (*stage.reads, stage.writes) if table in TABLES}
+    # Looked up before anything is read: where another machine adds a commit in between, nothing is noted.
+    versions = {table: state.store.version(table) for table in (*stage.reads, stage.writes) if table in TABLES}
     by_outcome = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
     used = set()
     if isinstance(stage, RowStage):
@@ -58,8 +58,9 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
         rows_in = 1
     found = Counts(rows_in, left, by_outcome)
     if left == 0 and outcomes and stage.has_table:
-        of_used = {table: commits[table] for table in (*sorted(used), stage.writes)}
-        state.note(Kind.COUNTS, value, decided_by, Known.of(found, of_used))
+        commits = {table: state.commit(table) for table in (*sorted(used), stage.writes)}
+        if all(state.store.version(table) == versions[table] for table in commits):
+            state.note(Kind.COUNTS, value, decided_by, Known.of(found, commits))
     return found
 
 

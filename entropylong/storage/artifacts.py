@@ -157,4 +157,4 @@ class Registry:
             for artifact in artifacts
         ]
         frame = local_frame(self._store.spark, rows, ARTIFACTS.struct)
-        self._store.append(ARTIFACTS.name, frame, None, None)
+        self._store.append(ARTIFACTS.name, frame, None)

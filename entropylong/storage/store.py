@@ -1,4 +1,4 @@
-"""The one port to Delta: addresses, creation, reading at a version, idempotent appends, session views.
+"""The one port to Delta: addresses, creation, reading at a version, appends, session views.
 
 Runs on the driver. A stage never comes here; the runner does.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -20,10 +20,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.config.section import CATALOG_SCHEMA
-from entropylong.errors import ConcurrentRunError, TableError, WorkerDiedError
+from entropylong.errors import TableError, WorkerDiedError
 from entropylong.storage.codes import CONTAMINATED
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
+from entropylong.storage.writer import Writer, concurrent
 
 # Of Delta's error classes: another transaction won.
 _CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
@@ -46,6 +47,7 @@ class Store:
         self._directory = tables.rstrip("/")
         self._versions: dict[str, int] = {}
         self._times: dict[str, int] = {}
+        self._present: set[str] = set()
 
     def address(self, table: str) -> str:
         """What SQL calls the table: catalog.schema.name, or delta.`path`."""
@@ -71,6 +73,12 @@ class Store:
         )
 
     def exists(self, table: str) -> bool:
+        """Whether the table is there; one that was seen is not looked for again, as no command takes a table away."""
+        if table not in self._present and self._is_there(table):
+            self._present.add(table)
+        return table in self._present
+
+    def _is_there(self, table: str) -> bool:
         if self._catalog:
             return self.spark.catalog.tableExists(self.address(table))
         if DeltaTable.isDeltaTable(self.spark, self.place(table)):
@@ -102,6 +110,10 @@ class Store:
                     raise TableError(f"table {table}: cannot be made: {root_cause(error)}") from error
                 time.sleep(seconds)
 
+    def is_new(self, table: str) -> bool:
+        """Whether the table was made and nothing was added to it, as far as this store knows without a query."""
+        return self._versions.get(table) == 0
+
     def version(self, table: str) -> int:
         """Latest Delta version (-1: no table), or that of this store's own last write: in a locked workspace no one else writes."""
         if table not in self._versions:
@@ -116,7 +128,7 @@ class Store:
 
     def _look(self, table: str) -> None:
         if self.exists(table):
-            newest = self._delta(table).history(1).select("version", F.unix_millis("timestamp")).collect()[0]
+            newest = self.history(table, 1).select("version", F.unix_millis("timestamp")).collect()[0]
             self._versions[table], self._times[table] = int(newest[0]), int(newest[1])
 
     def _forget(self, table: str) -> None:
@@ -139,6 +151,7 @@ class Store:
         """Look again: others may have written before the workspace was locked."""
         self._versions.clear()
         self._times.clear()
+        self._present.clear()
 
     def read_all(self, table: str, version: int | None = None) -> DataFrame:
         """Read the rows of all fingerprints of a table, at one version. A table that does not exist reads as empty."""
@@ -167,35 +180,35 @@ class Store:
         frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
-    def append(self, table: str, frame: DataFrame, fingerprint: str | None, transaction: str | None) -> None:
-        """One append: good and refused rows together.
+    def writer(self, table: str, fingerprint: str, work: str) -> Writer:
+        """Begin a work whose rows one run alone may add. What is left of it is read after this.
 
         Args:
             table: Table to append to; made if it is not there.
-            frame: Rows.
+            fingerprint: Fingerprint of all rows.
+            work: Name of the work, the same in each run that does it.
+        """
+        return Writer(self, table, fingerprint, work)
+
+    def append(self, table: str, frame: DataFrame, fingerprint: str | None, options: Mapping[str, Any] | None = None) -> bool:
+        """One append of rows that any number of runs may add (`writer` is for those that one alone may).
+
+        Args:
+            table: Table to append to; made if it is not there.
+            frame: Rows, good and refused ones together.
             fingerprint: Fingerprint of all rows; None: each has its own.
-            transaction: Name of the work: of two runs that do it at the same time one is refused. None: rows that any number of
-                runs may add.
+            options: Options of Delta's writer.
+
+        Returns:
+            Whether a commit of this session is noted.
 
         Raises:
             TableError: the write failed (disk, permission, a violated constraint); nothing of it is visible.
             ConcurrentRunError: what this write has read was added to by another run meanwhile; nothing of it is visible.
         """
         self.create(table)
-        for _ in range(2):
-            if self._write(table, conform(frame, TABLES[table], fingerprint), transaction):
-                return
-            # Delta has skipped a name that it knows, without a word: another run did this work meanwhile, maybe on fewer rows.
-            # Under the newest version's name the frame is computed again, on what is committed now.
-        raise _concurrent(table)
-
-    def _write(self, table: str, rows: DataFrame, transaction: str | None) -> bool:
-        """Whether there is a commit of it."""
-        writer, token = rows.write.format("delta").mode("append"), uuid.uuid4().hex
-        if transaction is not None:
-            # With the version: what was dropped can be made again.
-            writer = writer.option("txnAppId", f"{transaction}-{self.version(table)}").option("txnVersion", 1)
-            writer = writer.option("userMetadata", token)
+        rows = conform(frame, TABLES[table], fingerprint)
+        writer = rows.write.format("delta").mode("append").options(**(options or {}))
         try:
             with self._noting_version(table, rows.sparkSession):
                 writer.saveAsTable(self.address(table)) if self._catalog else writer.save(self.place(table))
@@ -203,11 +216,14 @@ class Store:
             if "Python worker exited unexpectedly" in str(error):
                 raise WorkerDiedError(f"table {table}: a Python worker died at work; nothing of this write is visible") from error
             if _CONFLICT.search(str(error)):
-                raise _concurrent(table) from error
+                raise concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
-        if transaction is None or table in self._versions:
-            return True
-        return bool(self._delta(table).history().where(F.col("userMetadata") == token).head(1))
+        return table in self._versions
+
+    def history(self, table: str, newest: int | None = None) -> DataFrame:
+        """The table's commits, the newest first: all that are kept, or so many."""
+        commits: DataFrame = self._delta(table).history(newest)
+        return commits
 
     def drop(self, table: str, fingerprint: str) -> None:
         """Drop all rows of a fingerprint: its whole partition, so no file is written anew."""
@@ -232,7 +248,7 @@ class Store:
 
     def version_time(self, table: str, version: int) -> datetime:
         """When a version was committed."""
-        row = self._delta(table).history().where(F.col("version") == version).select("timestamp").collect()
+        row = self.history(table).where(F.col("version") == version).select("timestamp").collect()
         return row[0][0].astimezone(UTC) if row else datetime.now(UTC)
 
     def drop_errors(self, table: str, fingerprint: str) -> int:
@@ -275,13 +291,6 @@ def _literal(text: str) -> str:
     """A string of SQL."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def _concurrent(table: str) -> ConcurrentRunError:
-    return ConcurrentRunError(
-        f"table {table}: a run on another machine commits to the same rows; nothing of this write is visible; "
-        "let one run finish, then run the same command again"
-    )
 
 
 def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> DataFrame:

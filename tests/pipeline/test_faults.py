@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entropylong.config import Config
-from entropylong.errors import EntropyLongError, TableError, WorkspaceError
+from entropylong.errors import ConcurrentRunError, EntropyLongError, TableError, WorkspaceError
 from entropylong.pipeline.runner import Runner
 from entropylong.pipeline.steps import steps_of
 from entropylong.storage.schemas import TABLES
-from entropylong.storage.store import Store
+from entropylong.storage.writer import Writer
 from tests.conftest import MakeConfig, OpenRunner, rows_of
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
-APPEND = Store.append
+APPEND = Writer.append
 
 # A run of its own process in which the JVM dies right after the second append of a table, before the checkpoint knows.
 KILLED = textwrap.dedent(
@@ -35,21 +35,21 @@ KILLED = textwrap.dedent(
     from entropylong.config import Config
     from entropylong.pipeline.runner import Runner
     from entropylong.spark.session import session
-    from entropylong.storage.store import Store
+    from entropylong.storage.writer import Writer
 
     config = Config.model_validate_json(sys.argv[1])
     spark = session(config)
-    append, seen = Store.append, []
+    append, seen = Writer.append, []
 
-    def append_and_die(self, table, frame, fingerprint, transaction):
-        append(self, table, frame, fingerprint, transaction)
-        seen.append(table)
+    def append_and_die(self, frame):
+        append(self, frame)
+        seen.append(self.table)
         if seen.count(TABLE) == 2:
             os.kill(spark.sparkContext._gateway.proc.pid, signal.SIGKILL)
             os._exit(9)
 
     TABLE = sys.argv[2]
-    Store.append = append_and_die
+    Writer.append = append_and_die
     Runner.open(config, spark).run([sys.argv[3]])
     """
 )
@@ -108,7 +108,7 @@ def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, who
     """The sequences are gone, their note is not; to pack them again fails half-way."""
     shutil.rmtree(copied / "tables" / "sequences")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(EntropyLongError):
-        patch.setattr(Store, "append", _failing_append)
+        patch.setattr(Writer, "append", _failing_append)
         open_runner(copied).run(["pack"])
     again = open_runner(copied)
     again.run(["pack"])
@@ -117,10 +117,10 @@ def test_a_packing_that_failed_is_not_taken_for_the_one_before(copied: Path, who
     assert open_runner(copied).run().steps == []
 
 
-def _failing_append(self: Store, name: str, *rest: object) -> None:
-    if name == "sequences":
+def _failing_append(self: Writer, frame: DataFrame) -> None:
+    if self.table == "sequences":
         raise TableError("a fault")
-    APPEND(self, name, *rest)  # type: ignore[arg-type]
+    APPEND(self, frame)
 
 
 def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) -> None:
@@ -139,16 +139,17 @@ def test_a_run_on_another_machine_comes_in_between(
     shutil.rmtree(copied / "tables" / table)
     shutil.rmtree(copied / "checkpoints" / table, ignore_errors=True)
     shutil.copytree(copied, tmp_path / "other", ignore=shutil.ignore_patterns("tables"))
-    append, came = Store.append, []
+    came = []
 
-    def append_after_the_other(self: Store, name: str, *rest: object) -> None:
-        if name == table and not came:
-            came.append(name)
+    def append_after_the_other(self: Writer, frame: DataFrame) -> None:
+        if self.table == table and not came:
+            came.append(table)
             open_runner(tmp_path / "other", f"tables={copied / 'tables'}").run([stage])
-        append(self, name, *rest)  # type: ignore[arg-type]
+        APPEND(self, frame)
 
-    monkeypatch.setattr(Store, "append", append_after_the_other)
-    open_runner(copied).run([stage])
+    monkeypatch.setattr(Writer, "append", append_after_the_other)
+    with pytest.raises(ConcurrentRunError, match=f"table {table}: a run on another machine"):
+        open_runner(copied).run([stage])
     assert came
     columns = list(TABLES[table].key)
     assert rows_of(open_runner(copied), table, columns) == rows_of(whole, table, columns)

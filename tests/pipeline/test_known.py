@@ -96,7 +96,7 @@ def test_a_table_made_anew_and_another_choice_of_roots_are_counted(
     # As many commits, but of another setting's rows.
     store = open_runner(copied).state.store
     for _ in range(version):
-        store.append("anchors", store.spark.createDataFrame(rows, schema), "another setting", None)
+        store.append("anchors", store.spark.createDataFrame(rows, schema), "another setting")
     assert store.version("anchors") == version
     counted = backlog.counts(open_runner(copied).state, step_writing("anchors"))
     assert counted is not None and counted.left == counted.rows_in > 0

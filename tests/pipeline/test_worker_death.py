@@ -121,7 +121,8 @@ def test_a_row_that_kills_its_worker(copied: Path, open_runner: OpenRunner, mess
 
     runner = open_runner(copied)
     documents = _documents(runner.state.spark)
-    append_or_isolate(runner.state, CHUNK, "poisoned1", documents, lambda part: map_rows(part, CHUNKS, run), "unit")
+    writer = runner.state.store.writer("chunks", "poisoned1", "unit")
+    append_or_isolate(runner.state, CHUNK, writer, documents, lambda part: map_rows(part, CHUNKS, run))
     rows = runner.state.store.read("chunks", "poisoned1").select("doc_id", "outcome", "code").collect()
     assert sorted(row.doc_id for row in rows) == sorted(f"d{i}" for i in range(12))
     assert [(row.doc_id, row.code) for row in rows if row.outcome != OK] == [("d5", "WORKER_DIED")]

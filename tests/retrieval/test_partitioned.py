@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.errors import RecallTooLowError
@@ -17,7 +17,7 @@ from entropylong.pipeline.runner import Runner
 from entropylong.retrieval.grid import SCALE, from_bytes, to_grid
 from entropylong.retrieval.index import INDEX_FILES
 from entropylong.storage.array_files import read_manifest
-from entropylong.storage.store import Store
+from entropylong.storage.writer import Writer
 from tests.conftest import MakeConfig, OpenRunner, captured_messages, rows_of
 
 CELLS = ["retrieval.cells=6", "retrieval.nprobe=2", "retrieval.min_recall=0", "run.vectors_per_unit=18", "run.roots_per_unit=6"]
@@ -105,21 +105,21 @@ class Killed(Exception):
 
 def test_resumed_after_any_commit(searched: Search, copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in each of its tables in turn: what was committed is kept, what was not is done, and nothing twice."""
-    append, tables, deadly = Store.append, list[str](), ""
+    append, tables, deadly = Writer.append, list[str](), ""
     # Cells are of the machine's threads: trained once, or they could differ.
     (folder := copied / "index" / searched.index).mkdir()
     shutil.copy(searched.workspace / "index" / searched.index / "centroids.npy", folder)
 
-    def append_and_die(self: Store, name: str, *rest: object) -> None:
-        append(self, name, *rest)  # type: ignore[arg-type]
-        tables.append(name)
-        if tables.count(name) == 2 and name == deadly:
+    def append_and_die(self: Writer, frame: DataFrame) -> None:
+        append(self, frame)
+        tables.append(self.table)
+        if tables.count(deadly) == 2 and self.table == deadly:
             raise Killed
 
     for deadly in ("index_cells", "query_cells", "partial_candidates", "candidates"):
         tables.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "append", append_and_die)
+            patch.setattr(Writer, "append", append_and_die)
             with pytest.raises(Killed):
                 hits(copied, open_runner, "retrieval.mode=partitioned")
         assert tables.count(deadly) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from entropylong.config import Config, load_config
 from entropylong.errors import ConfigError, SourceError, TableError
@@ -20,6 +20,7 @@ from entropylong.pipeline.runner import Runner
 from entropylong.reporting.status import status_rows
 from entropylong.storage.schemas import TABLES
 from entropylong.storage.store import Store, quoted
+from entropylong.storage.writer import Writer
 from tests import tiny
 from tests.conftest import CONF, MakeConfig, rows_of
 
@@ -76,16 +77,15 @@ def reopened(config: Config) -> Iterator[list[str]]:
 @pytest.fixture(scope="module")
 def done(config: Config, reopened: list[str], spark: SparkSession) -> Config:
     """Stopped by an error right after a commit in the middle of a stage, then run to its end."""
-    append, tables = Store.append, []
+    append = Writer.append
 
-    def append_and_fail(self: Store, table: str, *rest: object) -> None:
-        append(self, table, *rest)  # type: ignore[arg-type]
-        tables.append(table)
-        if tables.count("gains") == 1:
+    def append_and_fail(self: Writer, frame: DataFrame) -> None:
+        append(self, frame)
+        if self.table == "gains":
             raise TableError("the machine is gone")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "append", append_and_fail)
+        patch.setattr(Writer, "append", append_and_fail)
         with pytest.raises(TableError, match="the machine is gone"):
             Runner.open(config, spark).run()
     Runner.open(config, spark).run(["verify", "pack"])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from entropylong.errors import TableError
+from entropylong.errors import ConcurrentRunError, TableError
 from entropylong.storage.artifacts import Artifact, Registry, fingerprint
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import GAINS
@@ -42,34 +42,96 @@ def store(spark: SparkSession, tmp_path: Path) -> Store:
     ],
 )
 def test_constraints_are_the_last_line(store: Store, spark: SparkSession, changes: dict[str, Any], constraint: str) -> None:
-    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, None)
+    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP)
     with pytest.raises(TableError, match=constraint) as caught:
-        store.append("gains", local_frame(spark, [gain_row(), gain_row(**changes)], GAINS.struct), FP, None)
+        store.append("gains", local_frame(spark, [gain_row(), gain_row(**changes)], GAINS.struct), FP)
     assert "\n" not in str(caught.value)
     assert store.read("gains", FP).count() == 1
 
 
+def gains(spark: SparkSession, *pairs: int) -> DataFrame:
+    return local_frame(spark, [gain_row(pair_id=pair) for pair in pairs], GAINS.struct)
+
+
+def pairs_in(store: Store) -> list[int]:
+    return sorted(row.pair_id for row in store.read("gains", FP).collect())
+
+
 def test_versions_can_be_read(store: Store, spark: SparkSession) -> None:
+    writer = store.writer("gains", FP, "unit")
     for number in (1, 2):
-        store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP, "unit")
+        writer.append(gains(spark, number))
+        assert writer.number == number
     assert [store.read("gains", FP, version).count() for version in (0, 1, store.version("gains"))] == [0, 1, 2]
     assert store.read_all("chunks").count() == 0 and store.version("chunks") == -1
 
 
-def test_the_same_work_of_another_run_on_one_version_is_not_skipped(store: Store, spark: SparkSession) -> None:
-    """Delta skips a name that it knows, without a word; its rows may be others."""
+def other_store(store: Store) -> Store:
+    return Store(store.spark, store.place("gains").rpartition("/")[0])
+
+
+def test_what_another_run_adds_to_the_same_work_refuses_the_next_append(store: Store, spark: SparkSession) -> None:
+    """Delta skips a number that it knows, without a word; its rows may be others."""
     store.create("gains")
-    other = Store(spark, store.place("gains").rpartition("/")[0])
-    assert other.version("gains") == store.version("gains") == 0
-    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, "unit")
-    other.append("gains", local_frame(spark, [gain_row(pair_id=5)], GAINS.struct), FP, "unit")
-    assert other.read("gains", FP).count() == 2 and other.version("gains") == 2
+    mine, others = store.writer("gains", FP, "unit"), other_store(store).writer("gains", FP, "unit")
+    others.append(gains(spark, 1))
+    others.append(gains(spark, 2))
+    with pytest.raises(ConcurrentRunError, match="run on another machine"):
+        mine.append(gains(spark, 3))
+    assert pairs_in(store) == [1, 2]
+    # Whoever begins after that goes on; the other one has lost its right.
+    later = other_store(store).writer("gains", FP, "unit")
+    assert later.number == 2 and later.may_have_rows
+    later.append(gains(spark, 3))
+    with pytest.raises(ConcurrentRunError):
+        others.append(gains(spark, 4))
+    assert pairs_in(store) == [1, 2, 3]
+
+
+def test_works_beside_each_other_do_not_refuse_each_other(store: Store, spark: SparkSession) -> None:
+    """Other work's commits, compaction and dropped rows in between: only the own work's commits count."""
+    mine, others = store.writer("gains", FP, "unit"), other_store(store).writer("gains", FP, "another")
+    for number in (1, 3):
+        mine.append(gains(spark, number))
+        others.append(gains(spark, number + 1))
+    store.compact("gains")
+    store.append("gains", gains(spark, 5), FP)
+    mine.append(gains(spark, 6))
+    assert pairs_in(store) == [1, 2, 3, 4, 5, 6]
+    assert [other_store(store).writer("gains", FP, work).number for work in ("unit", "another", "third")] == [3, 2, 0]
+    store.drop("gains", FP)
+    again = other_store(store).writer("gains", FP, "unit")
+    again.append(gains(spark, 7))
+    assert pairs_in(store) == [7] and again.number == 4
+
+
+def test_a_work_older_than_the_history_goes_on(store: Store, spark: SparkSession) -> None:
+    """Delta forgets old commits, never the numbers of their transactions."""
+    old = store.writer("gains", FP, "unit")
+    for number in range(3):
+        old.append(gains(spark, number))
+    for number in range(3, 12):
+        store.append("gains", gains(spark, number), FP)
+    log = Path(store.place("gains")) / "_delta_log"
+    assert list(log.glob("*10.checkpoint.parquet"))
+    for version in range(10):
+        (log / f"{version:020}.json").unlink()
+    later = other_store(store).writer("gains", FP, "unit")
+    later.append(gains(spark, 12))
+    assert pairs_in(store) == list(range(13))
+    with pytest.raises(ConcurrentRunError):
+        old.append(gains(spark, 99))
+    assert other_store(store).writer("gains", FP, "unit").number == later.number
 
 
 def test_a_commit_is_known_without_what_delta_notes(store: Store, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("entropylong.storage.store._LAST_COMMIT", "spark.nothing.of.the.kind")
-    store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, "unit")
-    assert store.read("gains", FP).count() == 1 and store.version("gains") == 1
+    writer = store.writer("gains", FP, "unit")
+    writer.append(gains(spark, 1))
+    assert pairs_in(store) == [1] and store.version("gains") == 1
+    other_store(store).writer("gains", FP, "unit").append(gains(spark, 2))
+    with pytest.raises(ConcurrentRunError):
+        writer.append(gains(spark, 3))
 
 
 def test_a_table_that_another_machine_made_meanwhile_is_seen(store: Store, spark: SparkSession, tmp_path: Path) -> None:
@@ -77,7 +139,7 @@ def test_a_table_that_another_machine_made_meanwhile_is_seen(store: Store, spark
     other, folder = Store(spark, str(tmp_path / "other")), Path(store.place("gains"))
     (folder / "_delta_log").mkdir(parents=True)
     assert not store.exists("gains") and store.read("gains", FP).count() == 0
-    other.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP, None)
+    other.append("gains", local_frame(spark, [gain_row()], GAINS.struct), FP)
     shutil.copytree(other.place("gains"), folder, dirs_exist_ok=True)
     assert store.read("gains", FP).count() == 1 and store.exists("gains")
 
@@ -86,7 +148,7 @@ def test_the_newest_version_is_delta_s_own(store: Store, spark: SparkSession) ->
     """Also past the checkpoint that Delta writes after ten commits, and after a drop."""
     for number in range(12):
         assert store.version("gains") == number or not number
-        store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP, None)
+        store.append("gains", local_frame(spark, [gain_row(pair_id=number)], GAINS.struct), FP)
     log = Path(store.place("gains")) / "_delta_log"
     assert list(log.glob("*.checkpoint.parquet")) and (log / "_last_checkpoint").is_file()
     (own,) = store._delta("gains").history(1).select("version").collect()
@@ -97,7 +159,7 @@ def test_the_newest_version_is_delta_s_own(store: Store, spark: SparkSession) ->
 
 def test_a_fingerprint_that_is_not_resolved_has_no_rows(store: Store, spark: SparkSession) -> None:
     for value in (FP, FP[::-1]):
-        store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), value, None)
+        store.append("gains", local_frame(spark, [gain_row()], GAINS.struct), value)
     assert (store.read("gains", None).count(), store.read_ok("gains", None).count()) == (0, 0)
     assert (store.read("gains", FP).count(), store.read_all("gains").count()) == (1, 2)
     assert store.read("gains", None).schema.names == store.read("gains", FP).schema.names

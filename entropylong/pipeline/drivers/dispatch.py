@@ -1,7 +1,7 @@
 """Which driver does a step. Each makes one idempotent append per unit, whatever is killed when.
 
-Each append leaves out, in the plan of the write itself, the keys that are committed. Delta then knows that it read them, and
-refuses the append where a run on another machine committed the same rows meanwhile.
+Each makes the `Writer` of its work before it reads what is left of it: whatever a run on another machine commits after that,
+Delta then refuses this one's next append, and no append reads what is committed.
 """
 
 from __future__ import annotations

@@ -85,9 +85,8 @@ def _check_collisions(rows: DataFrame, n: int) -> None:
 def _assign(state: PipelineState, value: str, rows: DataFrame, n: int, centroids: Any) -> None:
     units = max(1, -(-n // state.config.run.vectors_per_unit))
     unit_of = F.pmod(F.col("chunk_id"), F.lit(units)).cast("int")
-    state.store.create("index_cells")  # read as a table, empty as it may be: only then does Delta see another machine's rows
+    writer = state.store.writer("index_cells", value, f"index-{value}")
     done = state.store.read("index_cells", value).select("chunk_id")
     todo = rows.join(done, "chunk_id", how="left_anti")
     for unit, size in sorted((row[0], row[1]) for row in todo.groupBy(unit_of).count().collect()):
-        output = build.assign(state.context.sized(size), todo.where(unit_of == unit), centroids)
-        state.store.append("index_cells", output, value, f"index-{value}-{unit}-of-{units}")
+        writer.append(build.assign(state.context.sized(size), todo.where(unit_of == unit), centroids))

@@ -20,6 +20,7 @@ from entropylong.retrieval.scoring import Ints
 from entropylong.retrieval.stage import MERGE, ROUTE, is_partitioned
 from entropylong.storage.array_files import read_array
 from entropylong.storage.artifacts import Artifact
+from entropylong.storage.writer import Writer
 from entropylong.utils.progress import StepProgress
 
 logger = logging.getLogger(__name__)
@@ -61,29 +62,30 @@ def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact
     """Route the queries that have no candidates yet, search range after range, merge. Each is resumed by its rows."""
     value, index = artifact.fingerprint, state.context.fingerprints["index"]
     frames = state.frames(stage)
-    for table in stage.beside:
-        state.store.create(table)
+    writers = {table: state.store.writer(table, value, f"{stage.name}-{value}") for table in (*stage.beside, stage.writes)}
     todo = left_of(state, stage, value, frames)
-    commit_units(state, ROUTE, value, frames, left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo))
+    to_route = left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo)
+    commit_units(state, ROUTE, writers[ROUTE.writes], frames, to_route)
     queries = state.store.read_ok("query_cells", value).join(todo.select(*stage.key), list(stage.key), how="left_semi")
     vectors = state.store.read_ok("index_cells", index)
     sizes = read_array(state.workspace.index(index) / "sizes.npy", INDEX_FILES, np.int64, None)
     ranges = by_ranges(sizes, state.config.run.vectors_per_unit)
     for number, (first, end) in enumerate(ranges, start=1):
-        _search_range(state, value, queries, vectors, first, np.asarray(sizes[first:end]))
+        _search_range(state, writers["partial_candidates"], value, queries, vectors, first, np.asarray(sizes[first:end]))
         if len(ranges) > 1:
             logger.info(f"search: range {number} of {len(ranges)} (cells {first} to {end - 1}), {progress.seconds:.0f} s")
     inputs = {**frames, "partial_candidates": state.store.read_ok("partial_candidates", value)}
-    commit_units(state, MERGE, value, inputs, todo, progress)
+    commit_units(state, MERGE, writers[stage.writes], inputs, todo, progress)
     for table in reversed(stage.beside):
         state.store.drop(table, value)
 
 
-def _search_range(state: PipelineState, value: str, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints) -> None:
+def _search_range(
+    state: PipelineState, writer: Writer, value: str, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints
+) -> None:
     inside = (F.col("cell_id") >= first) & (F.col("cell_id") < first + len(sizes))
     done = state.store.read("partial_candidates", value).where(F.col("first_cell") == first).select("root_id", "position")
     asking = queries.where(F.exists("cells", lambda cell: (cell >= first) & (cell < first + len(sizes))))
     left = asking.join(done, ["root_id", "position"], how="left_anti")
     if left.head(1):
-        output = search_range(state.context, left, vectors.where(inside), first, sizes)
-        state.store.append("partial_candidates", output, value, f"search-{value}-{first}")
+        writer.append(search_range(state.context, left, vectors.where(inside), first, sizes))

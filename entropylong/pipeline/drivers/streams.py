@@ -1,83 +1,133 @@
-"""Drive a row-wise stage as a stream: Structured Streaming with `availableNow`, one commit per micro-batch."""
+"""Drive a row-wise stage as a stream: Structured Streaming with `availableNow`, one commit per micro-batch.
+
+What a stream gives is new as long as its checkpoint goes on where the output ends. Then no committed key is read; else (a
+checkpoint lost, cut short, or of another choice, a kill between a commit and its checkpoint, an input that was not only added
+to) the batches of one pass are compared with the output by key.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
 
+from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from entropylong.core.context import Frames
 from entropylong.core.stage import RowStage
 from entropylong.errors import EntropyLongError, TableError
 from entropylong.pipeline.drivers.worker_death import append_or_isolate
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Artifact
 from entropylong.storage.store import root_cause
+from entropylong.storage.writer import Writer
+from entropylong.utils.files import write_whole
 from entropylong.utils.hashing import digest
 from entropylong.utils.progress import StepProgress
 
 logger = logging.getLogger(__name__)
+
+# In a checkpoint's folder: how far output and input were when its last pass ended.
+_REACHED = "reached.json"
+# Operations, with their modes, that add rows or change none.
+_ADDING = {("WRITE", "Append"), ("OPTIMIZE", None), ("VACUUM START", None), ("VACUUM END", None)}
 
 
 def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
     """Read the rows that arrived since the checkpoint, and commit what they give, some files at a time."""
     # A checkpoint belongs to all that decides which rows its stream gives: the feeder's fingerprint (gains are shared by
     # several plans of pairs) and the stage's own choice. Another choice reads from the start and is compared by key.
-    choice = digest([state.fingerprint(stage.reads[0]), stage.choice(state.context)])
+    feeder, choice = stage.reads[0], digest([state.fingerprint(stage.reads[0]), stage.choice(state.context)])
     checkpoint = state.workspace.checkpoint(stage.writes, artifact.fingerprint, choice)
-    has_checkpoint = checkpoint.is_dir()
+    writer = state.store.writer(stage.writes, artifact.fingerprint, f"{stage.name}-{artifact.fingerprint}")
+    has_checkpoint, input_version = checkpoint.is_dir(), state.store.version(feeder)
+    compares = writer.may_have_rows and not _goes_on(state, feeder, writer, checkpoint)
     try:
-        _stream(state, stage, artifact.fingerprint, checkpoint, progress)
+        _stream(state, stage, writer, checkpoint, progress, compares)
     except _CheckpointUselessError as error:
         if not has_checkpoint:
             raise TableError(f"{stage.name}: {error}") from error
     if has_checkpoint and progress.left > 0:
         # The output is the truth, the checkpoint a cache: cut short, of a table that was made anew, or ahead of an output that
         # is gone. Without it all is read again, and what is committed is left out by its key.
-        logger.info("%s: its checkpoint does not fit the tables; %s is read from the start", stage.name, stage.reads[0])
+        logger.info("%s: its checkpoint does not fit the tables; %s is read from the start", stage.name, feeder)
         shutil.rmtree(checkpoint)
         try:
-            _stream(state, stage, artifact.fingerprint, checkpoint, progress)
+            _stream(state, stage, writer, checkpoint, progress, compares=True)
         except _CheckpointUselessError as error:
             raise TableError(f"{stage.name}: {error}") from error
+    write_whole(checkpoint / _REACHED, json.dumps({"number": writer.number, "input_version": input_version}))
+
+
+def _goes_on(state: PipelineState, feeder: str, writer: Writer, checkpoint: Path) -> bool:
+    """Whether the output ends where the checkpoint's last pass did, and rows were only added to the input since."""
+    try:
+        reached = json.loads((checkpoint / _REACHED).read_text())
+        number, input_version = int(reached["number"]), int(reached["input_version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    since = state.store.version(feeder) - input_version
+    if number != writer.number or since < 0:
+        return False
+    if since == 0:
+        return True
+    commits = state.store.history(feeder, since).select("operation", F.col("operationParameters")["mode"].alias("mode")).collect()
+    return len(commits) == since and all((commit.operation, commit.mode) in _ADDING for commit in commits)
 
 
 class _CheckpointUselessError(Exception):
     """A stream failed by itself, not in the work on a batch."""
 
 
-def _stream(state: PipelineState, stage: RowStage, value: str, checkpoint: Path, progress: StepProgress) -> None:
-    table, feeder = stage.writes, stage.reads[0]
+def _stream(
+    state: PipelineState, stage: RowStage, writer: Writer, checkpoint: Path, progress: StepProgress, compares: bool
+) -> None:
+    feeder = stage.reads[0]
     others = {name: frame for name, frame in state.frames(stage).items() if name != feeder}
+    done = None
+    if compares:
+        committed = stage.keys_done(state.context, state.store.read(stage.writes, state.fingerprint(stage.writes)))
+        done = committed.select(*stage.key).persist(StorageLevel.DISK_ONLY)
     failure: list[BaseException] = []
 
     def commit(batch: DataFrame, _: int) -> None:
         try:
-            done = stage.keys_done(state.context, state.store.read(table, value)).select(*stage.key)
-            rows = stage.subtract(state.context, stage.driving(state.context, {feeder: batch, **others}), done, stage.key)
-            size = stage.keys_todo(rows).count()
-            if size == 0:
-                return
-            progress.batch(size)
-            append_or_isolate(
-                state, stage, value, rows,
-                lambda part: stage.build(state.context.sized(size), {feeder: part, **others}),
-                f"{stage.name}-{value}",
-            )  # fmt: skip
-            progress.commit()
+            rows = stage.driving(state.context, {feeder: batch, **others})
+            if done is not None:
+                rows = stage.subtract(state.context, rows, done, stage.key)
+            # Computed once: it is counted, spread over tasks, and built from.
+            rows = rows.persist(StorageLevel.DISK_ONLY)
+            try:
+                _append(state, stage, writer, rows, others, progress)
+            finally:
+                rows.unpersist()
         except BaseException as error:
             failure.append(error)
             raise
 
     source = state.store.read_stream(feeder, state.fingerprint(feeder), state.config.run.files_per_batch)
-    writer = source.writeStream.foreachBatch(commit).option("checkpointLocation", str(checkpoint))
+    query = source.writeStream.foreachBatch(commit).option("checkpointLocation", str(checkpoint))
     try:
-        writer.trigger(availableNow=True).start().awaitTermination()
+        query.trigger(availableNow=True).start().awaitTermination()
     except PySparkException as error:
         if not failure:
             raise _CheckpointUselessError(root_cause(error)) from error
         if isinstance(failure[0], EntropyLongError):
             raise failure[0] from error
         raise TableError(f"{stage.name}: {root_cause(failure[0])}") from error
+    finally:
+        if done is not None:
+            done.unpersist()
+
+
+def _append(state: PipelineState, stage: RowStage, writer: Writer, rows: DataFrame, others: Frames, progress: StepProgress) -> None:
+    if size := stage.keys_todo(rows).count():
+        progress.batch(size)
+        append_or_isolate(
+            state, stage, writer, rows, lambda part: stage.build(state.context.sized(size), {stage.reads[0]: part, **others})
+        )
+        progress.commit()

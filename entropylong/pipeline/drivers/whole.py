@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pyspark.sql import functions as F
-
 from entropylong.core.stage import RecomputeStage
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.artifacts import Artifact
@@ -13,12 +11,11 @@ from entropylong.utils.progress import StepProgress
 def drive(state: PipelineState, stage: RecomputeStage, artifact: Artifact, progress: StepProgress) -> None:
     """Make it, unless it is there."""
     value = artifact.fingerprint
-    written = state.store.read(stage.writes, value).limit(1)
-    if written.head(1):
+    writer = state.store.writer(stage.writes, value, f"{stage.name}-{value}")
+    if writer.may_have_rows and state.store.read(stage.writes, value).head(1):
         return  # written whole before a kill: only the note of it is missing
     frames = {**state.frames(stage), "readings": state.readings()}
     try:
-        output = stage.build(state.context, frames).join(written, F.lit(True), how="left_anti")
-        state.store.append(stage.writes, output, value, f"{stage.name}-{value}")
+        writer.append(stage.build(state.context, frames))
     finally:
         state.context.release()

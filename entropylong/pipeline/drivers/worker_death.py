@@ -15,6 +15,7 @@ from entropylong.core.stage import RowStage
 from entropylong.errors import SetupError, WorkerDiedError
 from entropylong.pipeline.state import PipelineState
 from entropylong.storage.schemas import NAMES
+from entropylong.storage.writer import Writer
 from entropylong.utils.isolation import refused
 
 logger = logging.getLogger(__name__)
@@ -27,36 +28,34 @@ MOST_ROWS = 16
 def append_or_isolate(
     state: PipelineState,
     stage: RowStage,
-    value: str,
+    writer: Writer,
     rows: DataFrame,
     build: Callable[[DataFrame], DataFrame],
-    transaction: str,
 ) -> None:
     """Build and append a unit. Where a worker dies at it, its halves, down to a row that does it alone twice: that is refused.
 
     Args:
         state: State of the workspace.
         stage: Step whose output it is.
-        value: fingerprint of the output.
+        writer: writer of the output.
         rows: driving rows of the unit.
         build: driving rows -> output rows.
-        transaction: name of the unit; each part has one of its own by it.
 
     Raises:
         SetupError: workers die at too many rows.
     """
     try:
-        state.store.append(stage.writes, build(rows), value, transaction)
+        writer.append(build(rows))
     except WorkerDiedError:
         logger.info("%s: a Python worker died; looking for the row that did it", stage.name)
         count = [0]
-        _halves(state, stage, value, rows, build, transaction, 0, count)
+        _halves(state, stage, writer, rows, build, 0, count)
         logger.info("%s: %d row(s) refused as %s, all others done", stage.name, count[0], CODE)
 
 
 def _halves(
-    state: PipelineState, stage: RowStage, value: str, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
-    transaction: str, depth: int, count: list[int],
+    state: PipelineState, stage: RowStage, writer: Writer, rows: DataFrame, build: Callable[[DataFrame], DataFrame],
+    depth: int, count: list[int],
 ) -> None:  # fmt: skip
     named = F.xxhash64(*[name for name in NAMES if name in rows.columns])
     for bit in (0, 1):
@@ -64,12 +63,11 @@ def _halves(
         size = half.count()
         if not size:
             continue
-        name = f"{transaction}-{bit}"
         try:
-            state.store.append(stage.writes, build(half), value, name)
+            writer.append(build(half))
         except WorkerDiedError:
             if size > 1 and depth < 63:
-                _halves(state, stage, value, half, build, name, depth + 1, count)
+                _halves(state, stage, writer, half, build, depth + 1, count)
                 continue
             count[0] += 1
             if count[0] > MOST_ROWS:
@@ -79,4 +77,4 @@ def _halves(
                 ) from None
             reason = refused(CODE, "a Python worker died at this row alone, after it died at the rows around it")
             lost = stage.refuse(state.context, half).withColumns({column: F.lit(text) for column, text in reason.items()})
-            state.store.append(stage.writes, lost, value, name)
+            writer.append(lost)

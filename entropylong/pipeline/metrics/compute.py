@@ -273,7 +273,7 @@ def write_metrics(state: PipelineState, run_id: str, by_stage: ByStage) -> dict[
     ]
     frame = local_frame(state.spark, rows, METRICS.struct)
     value = state.fingerprint("sequences") or digest(run_id)
-    state.store.append(METRICS.name, frame, value, f"metrics-{run_id}")
+    state.store.append(METRICS.name, frame, value)
     by_name = {name: value for figures in by_stage.values() for name, value in figures.items()}
     save_metrics(state, by_name)
     return by_name
