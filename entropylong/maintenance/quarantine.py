@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +67,6 @@ def retry_rows(state: PipelineState, names: Sequence[str]) -> dict[str, int]:
             if value is None or not (count := state.store.drop_errors(step.writes, value)):
                 continue
             # The stream has passed these rows' input: without its checkpoint it reads all again and compares by key.
-            shutil.rmtree(state.workspace.checkpoints(step.writes, value), ignore_errors=True)
+            state.workspace.forget_checkpoints(step.writes, value)
             counts[step.name] = counts.get(step.name, 0) + count
     return counts

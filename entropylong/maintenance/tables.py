@@ -76,7 +76,7 @@ def drop_leftovers(state: PipelineState) -> list[Leftover]:
         active = {state.fingerprint(step.writes) for step in STEPS}
         for left in entries:
             state.store.drop(left.table, left.fingerprint)
-            shutil.rmtree(state.workspace.checkpoints(left.table, left.fingerprint), ignore_errors=True)
+            state.workspace.forget_checkpoints(left.table, left.fingerprint)
         for value in {left.fingerprint for left in entries} - active:
             shutil.rmtree(state.workspace.index(value), ignore_errors=True)
             state.store.drop(ARTIFACTS.name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,8 @@ from entropylong.utils.locks import locked
 
 FORMAT = 2
 # Its folders and what runs trust; tables too, where they are kept in it.
+# In a checkpoint's folder: how far output and input were when its last pass ended.
+REACHED = "reached.json"
 _OWN = ("counts.json", "counts.json.part", "checkpoints", "exclude", "index", "tables", "feeds", "training", "figures")
 
 
@@ -48,6 +51,13 @@ class Workspace:
     def checkpoints(self, table: str, fingerprint: str) -> Path:
         """All that streams into a table remember under a fingerprint."""
         return self.path / "checkpoints" / table / fingerprint
+
+    def forget_checkpoints(self, table: str, fingerprint: str) -> None:
+        """Remove them, first of all what says how far they are: one that is removed by half is not gone on with."""
+        folder = self.checkpoints(table, fingerprint)
+        for reached in folder.glob(f"*/{REACHED}"):
+            reached.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def known_counts(self) -> Path:

@@ -1,4 +1,4 @@
-"""Appends of one work to one table, numbered: of two runs that do the same work the second is refused. Nothing is read for it."""
+"""Appends of one work to one table, numbered: of two runs that do the same work the second is refused, whatever it has read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.errors import ConcurrentRunError
+from entropylong.storage.frames import local_frame
+from entropylong.storage.schemas import TABLES
 
 
 class Tables(Protocol):
     """What a writer asks of the store."""
 
+    @property
+    def spark(self) -> SparkSession: ...
     def create(self, table: str) -> None: ...
     def is_new(self, table: str) -> bool: ...
     def append(self, table: str, frame: DataFrame, fingerprint: str | None, options: Mapping[str, Any]) -> bool: ...
@@ -29,6 +33,9 @@ class Writer:
     stands in the table's history. So a writer is made *before* what is left of its work is read: whatever another run commits
     after that makes the next append fail, at the price of a number and not of a comparison of keys.
 
+    Where the history no longer goes back to the table's first commit, what this work has committed may be gone from it. Then the
+    number is claimed by an append of no rows: two runs that began at different versions would not refuse each other else.
+
     Args:
         store: Store of the table; the table is made if it is not there.
         table: Table to append to.
@@ -36,30 +43,31 @@ class Writer:
         work: Name of the work, the same in each run that does it; Delta's application id.
 
     Attributes:
-        number: Number of the last append of this work, by whichever run; 0 where none is known.
+        number: Number of the last append of this work, by whichever run; 0 where there is none.
+        last: Label of that append, by which no other append of any table goes; "" where there is none.
         may_have_rows: Whether rows of it may stand in the table; not in a table that this run has just made.
     """
 
     def __init__(self, store: Tables, table: str, fingerprint: str, work: str) -> None:
         store.create(table)
-        self.table, self.number, self.may_have_rows = table, 0, not store.is_new(table)
+        self.table, self.number, self.last, self.may_have_rows = table, 0, "", not store.is_new(table)
         self._store, self._fingerprint, self._work = store, fingerprint, work
         if not self.may_have_rows:
             return
         for most in (1, None):
-            last, first, newest = self._history(most)
-            if last is not None or first == 0:
-                self.number = last or 0
+            label, first, newest = self._history(most)
+            if label or first == 0:
+                self.last, self.number = label, int(label.split(" ")[1]) if label else 0
                 return
-        # Its oldest commits are gone from the history, so all of this work may be. No number passes the version of its commit.
-        self.number = newest
+        self.number = newest  # no number passes the version of its commit
+        self.append(local_frame(store.spark, [], TABLES[table].struct))
 
-    def _history(self, most: int | None) -> tuple[int | None, int, int]:
-        """The last number of this work, the first version and the newest one of the table's history, or of its newest part."""
-        ours = F.when(F.col("userMetadata").startswith(f"{self._work} "), F.split("userMetadata", " ")[1].cast("int"))
-        history = self._store.history(self.table, most)
-        last, first, newest = history.agg(F.max(ours), F.min("version"), F.max("version")).collect()[0]
-        return last, int(first), int(newest)
+    def _history(self, most: int | None) -> tuple[str, int, int]:
+        """The last label of this work, the first version and the newest one of the table's history, or of its newest part."""
+        ours = F.col("userMetadata").startswith(f"{self._work} ")
+        label = F.max(F.when(ours, F.struct("version", "userMetadata")))["userMetadata"]
+        found, first, newest = self._store.history(self.table, most).agg(label, F.min("version"), F.max("version")).collect()[0]
+        return found or "", int(first), int(newest)
 
     def append(self, frame: DataFrame) -> None:
         """One append: good and refused rows together.
@@ -69,15 +77,16 @@ class Writer:
             WorkerDiedError: a Python worker died at it; nothing of it is visible.
             ConcurrentRunError: another run has added rows of this work meanwhile; nothing of it is visible.
         """
-        number, token = self.number + 1, uuid.uuid4().hex
-        options = {"txnAppId": self._work, "txnVersion": number, "userMetadata": f"{self._work} {number} {token}"}
-        if not self._store.append(self.table, frame, self._fingerprint, options) and not self._is_committed(token):
+        number = self.number + 1
+        label = f"{self._work} {number} {uuid.uuid4().hex}"
+        options = {"txnAppId": self._work, "txnVersion": number, "userMetadata": label}
+        if not self._store.append(self.table, frame, self._fingerprint, options) and not self._is_committed(label):
             raise concurrent(self.table)
-        self.number = number
+        self.number, self.last = number, label
 
-    def _is_committed(self, token: str) -> bool:
+    def _is_committed(self, label: str) -> bool:
         """Whether there is a commit of it, where the session's own last commit is not noted."""
-        return bool(self._store.history(self.table).where(F.col("userMetadata").endswith(token)).head(1))
+        return bool(self._store.history(self.table).where(F.col("userMetadata") == label).head(1))
 
 
 def concurrent(table: str) -> ConcurrentRunError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from entropylong.entropy.stage import ANCHOR
+from entropylong.errors import TableError
+from entropylong.storage.writer import Writer
 from tests.conftest import OpenRunner, rows_of
 
 
@@ -27,38 +30,98 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return batches
 
 
-def test_keys_are_read_only_where_a_checkpoint_may_not_go_on(copied: Path, open_runner: OpenRunner, compared: list[str]) -> None:
-    """One after the other: rows added, rows that another run has done already, an input that was taken away and added again."""
-    state = open_runner(copied).state
-    store, (scored, anchors) = state.store, (state.fingerprint(table) or "-" for table in ("scored_documents", "anchors"))
+class Anchors:
+    """The stage `anchors` over a copy of the finished workspace, and rows that are put in front of it."""
 
-    def roots(table: str = "anchors") -> list[str]:
-        return [root for (root,) in rows_of(open_runner(copied), table, ["root_id"])]
+    def __init__(self, workspace: Path, open_runner: OpenRunner) -> None:
+        self.workspace, self._open = workspace, open_runner
+        state = open_runner(workspace).state
+        self.store = state.store
+        self.scored, self.anchors = (state.fingerprint(table) or "-" for table in ("scored_documents", "anchors"))
+        (self.checkpoint,) = (workspace / "checkpoints" / "anchors" / self.anchors).iterdir()
 
-    def add(table: str, value: str, *names: str) -> None:
+    def add(self, *names: str) -> None:
+        """Roots to find anchors of."""
         for name in names:
-            store.append(table, store.read_ok(table, value).limit(1).withColumn("root_id", F.lit(name)), value)
+            rows = self.store.read_ok("scored_documents", self.scored).where("root_id NOT LIKE 'new-%'").limit(1)
+            self.store.append("scored_documents", rows.withColumn("root_id", F.lit(name)), self.scored)
 
-    before = roots()
-    add("scored_documents", scored, "new-1")
-    (step,) = open_runner(copied).run(["anchors"]).steps
-    assert (step.keys, compared) == (1, []) and roots() == sorted([*before, "new-1"])
+    def roots(self, table: str = "anchors") -> list[str]:
+        """Of its output (or its input), with doubles."""
+        return [root for (root,) in rows_of(self._open(self.workspace), table, ["root_id"])]
 
-    row = store.read_ok("anchors", anchors).limit(1).withColumn("root_id", F.lit("new-2"))
-    store.writer("anchors", anchors, f"anchors-{anchors}").append(row)
-    add("scored_documents", scored, "new-2", "new-3")
-    (step,) = open_runner(copied).run(["anchors"]).steps
-    assert step.keys == 1 and compared and roots() == sorted([*before, "new-1", "new-2", "new-3"])
+    def run(self) -> int:
+        """Keys that it did."""
+        return sum(step.keys for step in self._open(self.workspace).run(["anchors"]).steps)
+
+    def is_whole(self) -> bool:
+        """Whether each root of its input stands in its output, once."""
+        return self.roots() == self.roots("scored_documents") and len(set(self.roots())) == len(self.roots())
+
+
+@pytest.fixture
+def stage(copied: Path, open_runner: OpenRunner) -> Anchors:
+    return Anchors(copied, open_runner)
+
+
+def test_keys_are_read_only_where_a_checkpoint_may_not_go_on(stage: Anchors, compared: list[str]) -> None:
+    """One after the other: rows added, rows that another run has done already, an input that was taken away and added again."""
+    store = stage.store
+    stage.add("new-1")
+    store.compact("scored_documents")
+    assert (stage.run(), compared) == (1, []) and stage.is_whole()
+
+    row = store.read_ok("anchors", stage.anchors).limit(1).withColumn("root_id", F.lit("new-2"))
+    store.writer("anchors", stage.anchors, f"anchors-{stage.anchors}").append(row)
+    stage.add("new-2", "new-3")
+    assert stage.run() == 1 and compared and stage.is_whole()
 
     compared.clear()
-    rows = store.spark.createDataFrame(store.read("scored_documents", scored).collect(), store.read_all("scored_documents").schema)
-    store.drop("scored_documents", scored)
-    store.append("scored_documents", rows, scored)
-    add("scored_documents", scored, "new-4")
-    (step,) = open_runner(copied).run(["anchors"]).steps
-    assert step.keys == 1 and compared and roots() == roots("scored_documents")
-    assert len(set(roots())) == len(roots()) == len(before) + 4
+    rows = store.spark.createDataFrame(
+        store.read("scored_documents", stage.scored).collect(), store.read_all("scored_documents").schema
+    )
+    store.drop("scored_documents", stage.scored)
+    store.append("scored_documents", rows, stage.scored)
+    stage.add("new-4")
+    assert stage.run() == 1 and compared and stage.is_whole()
     # And from there it goes on.
     compared.clear()
-    add("scored_documents", scored, "new-5")
-    assert open_runner(copied).run(["anchors"]).steps and not compared and len(roots()) == len(before) + 5
+    stage.add("new-5")
+    assert (stage.run(), compared) == (1, []) and stage.is_whole()
+
+
+def test_a_pass_that_did_not_end_well_is_not_gone_on_with(
+    stage: Anchors, compared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last batch is committed and not noted; a kill over a table that was made anew; a checkpoint cut short by hand."""
+    done = stage.checkpoint / "commits"
+    newest = max(int(file.name) for file in done.iterdir() if file.name.isdigit())
+    (done / f"{newest + 1}").mkdir()  # where Spark would note the batch
+    stage.add("new-1")
+    assert stage.run() == 1 and stage.is_whole()
+    stage.add("new-2")
+    assert stage.run() == 1 and compared and stage.is_whole()
+
+    shutil.rmtree(stage.workspace / "tables" / "anchors")
+    stage.add("new-3")
+    append = Writer.append
+
+    def fatal(self: Writer, frame: DataFrame) -> None:
+        append(self, frame)
+        raise TableError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "append", fatal)
+        with pytest.raises(TableError, match="killed"):
+            stage.run()
+    assert stage.roots() == ["new-3"]
+    stage.run()
+    assert stage.is_whole()
+
+    (checkpoint,) = stage.checkpoint.parent.iterdir()
+    for kind in ("offsets", "commits"):
+        for file in (checkpoint / kind).iterdir():
+            file.unlink()
+    compared.clear()
+    stage.add("new-4")
+    assert stage.run() == 1 and compared and stage.is_whole()

@@ -116,12 +116,15 @@ def test_a_work_older_than_the_history_goes_on(store: Store, spark: SparkSession
     assert list(log.glob("*10.checkpoint.parquet"))
     for version in range(10):
         (log / f"{version:020}.json").unlink()
-    later = other_store(store).writer("gains", FP, "unit")
-    later.append(gains(spark, 12))
-    assert pairs_in(store) == list(range(13))
-    with pytest.raises(ConcurrentRunError):
-        old.append(gains(spark, 99))
-    assert other_store(store).writer("gains", FP, "unit").number == later.number
+    one = other_store(store).writer("gains", FP, "unit")
+    store.append("gains", gains(spark, 12), FP)
+    other = other_store(store).writer("gains", FP, "unit")
+    other.append(gains(spark, 13))
+    for refused in (one, old):
+        with pytest.raises(ConcurrentRunError):
+            refused.append(gains(spark, 99))
+    assert pairs_in(store) == list(range(14))
+    assert other_store(store).writer("gains", FP, "unit").last == other.last
 
 
 def test_a_commit_is_known_without_what_delta_notes(store: Store, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:

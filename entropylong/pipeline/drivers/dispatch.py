@@ -1,7 +1,7 @@
 """Which driver does a step. Each makes one idempotent append per unit, whatever is killed when.
 
 Each makes the `Writer` of its work before it reads what is left of it: whatever a run on another machine commits after that,
-Delta then refuses this one's next append, and no append reads what is committed.
+Delta then refuses this one's next append.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from entropylong.spark.resources import executor_memory
 from entropylong.spark.session import settings_of
 from entropylong.storage.array_files import read_array, write_array
 from entropylong.storage.artifacts import Artifact
+from entropylong.storage.writer import Writer
 from entropylong.utils.progress import StepProgress
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     pool = build.sampled(rows, n, POOL, "text_hash")
     write_array(directory / "pool_ids.npy", pool["chunk_id"].to_numpy())
     write_array(directory / "pool_hashes.npy", pool["text_hash"].to_numpy())
-    if not (directory / "centroids.npy").is_file():
+    writer = state.store.writer("index_cells", artifact.fingerprint, f"index-{artifact.fingerprint}")
+    is_trained_here = not (directory / "centroids.npy").is_file()
+    if is_trained_here:
         # Once: trained again they could differ, so what was assigned by lost ones goes too. (Of one cell there is no other.)
         if cells > 1:
             state.store.drop("index_cells", artifact.fingerprint)
@@ -53,7 +56,9 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     mode, why = choose_mode(state.config.retrieval.mode, n, d, executor_memory(settings_of(state.spark)))
     kind = "exact, one cell" if cells == 1 else f"{cells:,} cells"
     logger.info(f"index: {n:,} vectors of {d} dimensions, {kind}; {why}")
-    _assign(state, artifact.fingerprint, rows, n, np.asarray(centroids))
+    # By new centroids all is assigned: what another run has assigned meanwhile is by its own, and refuses the first append here.
+    done = None if is_trained_here and cells > 1 else state.store.read("index_cells", artifact.fingerprint).select("chunk_id")
+    _assign(state, writer, rows, n, np.asarray(centroids), done)
     stored = state.store.read_ok("index_cells", artifact.fingerprint)
     sizes = np.zeros(cells, np.int64)
     for row in stored.groupBy("cell_id").count().collect():
@@ -82,11 +87,9 @@ def _check_collisions(rows: DataFrame, n: int) -> None:
         )
 
 
-def _assign(state: PipelineState, value: str, rows: DataFrame, n: int, centroids: Any) -> None:
+def _assign(state: PipelineState, writer: Writer, rows: DataFrame, n: int, centroids: Any, done: DataFrame | None) -> None:
     units = max(1, -(-n // state.config.run.vectors_per_unit))
     unit_of = F.pmod(F.col("chunk_id"), F.lit(units)).cast("int")
-    writer = state.store.writer("index_cells", value, f"index-{value}")
-    done = state.store.read("index_cells", value).select("chunk_id")
-    todo = rows.join(done, "chunk_id", how="left_anti")
+    todo = rows if done is None else rows.join(done, "chunk_id", how="left_anti")
     for unit, size in sorted((row[0], row[1]) for row in todo.groupBy(unit_of).count().collect()):
         writer.append(build.assign(state.context.sized(size), todo.where(unit_of == unit), centroids))
