@@ -269,10 +269,9 @@ def pack_arms(
         for link in links:
             of.setdefault(link.chunk_id, []).append(link)
         contexts = tuple(
-            ContextChunk(c, tuple(chunks[c].tolist()), max(k.gain for k in own), min(k.position for k in own))
-            for c, own in sorted(of.items())
+            ContextChunk(c, chunks[c], max(k.gain for k in own), min(k.position for k in own)) for c, own in sorted(of.items())
         )
-        return Group(root, tuple(roots[root].tolist()), contexts, tuple(links))
+        return Group(root, roots[root], contexts, tuple(links))
 
     def by_rank(root: str) -> list[Dependency]:
         count = len({link.chunk_id for link in accepted[root]})
@@ -288,7 +287,7 @@ def pack_arms(
     budget = sum(s.end - s.start for q in arms["verified"] for s in q.segments if s.kind != "pad")
     runs, spent = [], 0
     for root in sorted(kept_roots, key=lambda r: (xxhash64("standard", r), r)):
-        run = DocumentRun(root, (Piece("root", root, None, tuple(roots[root].tolist())),)).cut(max(0, budget - spent), 1)
+        run = DocumentRun(root, (Piece("root", root, None, roots[root]),)).cut(max(0, budget - spent), 1)
         spent += run.tokens(1) + 1
         runs += [run] if run.pieces else []
     return arms | {TUNED_ON: pack_document_runs(runs, rule(TUNED_ON))}

@@ -134,13 +134,16 @@ def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
 
 def record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows as record batches of bounded size, as what Arrow holds of a batch is held twice at its way out."""
-    batches = _bounded(rows, schema)
+    return _hooked(_bounded(rows, schema))
+
+
+def arrow_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Batches as the whole table that a grouped function gives."""
+    return pa.Table.from_batches(_hooked(iter(batches)), schema=schema)
+
+
+def _hooked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     return batches if _hook is None else _hook(batches)
-
-
-def arrow_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    """Rows as the whole table that a grouped function gives, by way of `record_batches`."""
-    return pa.Table.from_batches(record_batches(rows, schema), schema=schema)
 
 
 def _bounded(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

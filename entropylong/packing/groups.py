@@ -1,11 +1,26 @@
-"""Groups: a root with its contexts, as packing takes them. Pure Python."""
+"""Groups: a root with its contexts, as packing takes them. Pure Python and numpy.
+
+Token ids are slices of the buffers that they came in: a bucket is packed without a copy of its tokens but the sequences.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
 
 from entropylong.utils.hashing import xxhash64
+
+# Token ids `[n]`.
+Ids = npt.NDArray[np.int32]
+
+
+def text_key(ids: Ids) -> bytes:
+    """What two chunks of one text have in common: 128 bits of a hash of their ids."""
+    return blake2b(np.ascontiguousarray(ids, np.int32).data, digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -18,17 +33,17 @@ class Dependency:
     excess_gain: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ContextChunk:
     """A chunk as it was verified: its id, its token ids (cut included), the best gain and first anchor it serves."""
 
     chunk_id: int
-    ids: tuple[int, ...]
+    ids: Ids
     gain: float
     first_anchor: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """The contexts of one root, then the root.
 
@@ -38,7 +53,7 @@ class Group:
     """
 
     root_id: str
-    root_ids: tuple[int, ...]
+    root_ids: Ids
     contexts: tuple[ContextChunk, ...]
     dependencies: tuple[Dependency, ...]
     fillers: tuple[ContextChunk, ...] = ()
@@ -61,27 +76,31 @@ class Group:
 def merge_copies(groups: Iterable[Group]) -> list[Group]:
     """Chunks of one text under one id, within a root and across roots: a second copy would be a trivial dependency."""
     groups = list(groups)
-    first: dict[tuple[int, ...], int] = {}
+    keys: dict[int, bytes] = {}  # chunk id -> its text: a chunk is cut alike for every root
+    first: dict[bytes, int] = {}
     for context in (c for group in groups for c in group.contexts):
-        first[context.ids] = min(context.chunk_id, first.get(context.ids, context.chunk_id))
-    merged = []
-    for group in groups:
-        alias = {c.chunk_id: first[c.ids] for c in group.contexts}
-        contexts: dict[int, ContextChunk] = {}
-        for context in group.contexts:
-            copy = contexts.get(alias[context.chunk_id], context)
-            contexts[alias[context.chunk_id]] = ContextChunk(
-                alias[context.chunk_id],
-                context.ids,
-                max(copy.gain, context.gain),
-                min(copy.first_anchor, context.first_anchor),
-            )
-        links: dict[tuple[int, int], Dependency] = {}
-        for link in sorted(group.dependencies, key=lambda d: (-d.gain, d.chunk_id)):
-            links.setdefault((alias[link.chunk_id], link.position), replace(link, chunk_id=alias[link.chunk_id]))
-        capped = tuple(replace(c, chunk_id=first[c.ids]) for c in group.capped if c.ids in first)
-        merged.append(replace(group, contexts=tuple(contexts.values()), dependencies=tuple(links.values()), capped=capped))
-    return merged
+        if context.chunk_id not in keys:
+            key = keys[context.chunk_id] = text_key(context.ids)
+            first[key] = min(context.chunk_id, first.get(key, context.chunk_id))
+    return [_merged(group, keys, first) for group in groups]
+
+
+def _merged(group: Group, keys: dict[int, bytes], first: dict[bytes, int]) -> Group:
+    alias = {c.chunk_id: first[keys[c.chunk_id]] for c in group.contexts}
+    of_capped = ((c, keys[c.chunk_id] if c.chunk_id in keys else text_key(c.ids)) for c in group.capped)
+    capped = tuple(replace(c, chunk_id=first[key]) for c, key in of_capped if key in first)
+    if all(chunk == own for own, chunk in alias.items()):  # as nearly always
+        return Group(group.root_id, group.root_ids, group.contexts, group.dependencies, group.fillers, capped)
+    contexts: dict[int, ContextChunk] = {}
+    for context in group.contexts:
+        copy = contexts.get(alias[context.chunk_id], context)
+        contexts[alias[context.chunk_id]] = ContextChunk(
+            alias[context.chunk_id], context.ids, max(copy.gain, context.gain), min(copy.first_anchor, context.first_anchor)
+        )
+    links: dict[tuple[int, int], Dependency] = {}
+    for link in sorted(group.dependencies, key=lambda d: (-d.gain, d.chunk_id)):
+        links.setdefault((alias[link.chunk_id], link.position), replace(link, chunk_id=alias[link.chunk_id]))
+    return Group(group.root_id, group.root_ids, tuple(contexts.values()), tuple(links.values()), group.fillers, capped)
 
 
 def order_contexts(group: Group, order: str, seed: int) -> Group:

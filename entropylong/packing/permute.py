@@ -1,4 +1,4 @@
-"""The permuted arm: the verified sequences with their contexts swapped, so that only the link is broken. Pure Python.
+"""The permuted arm: the verified sequences with their contexts swapped, so that only the link is broken. Pure Python and numpy.
 
 Two contexts of nearly equal length change places where neither comes to a root that it was verified for, nor to a copy of itself.
 The longer one is cut to the room of the shorter: roots, places and tokens stay as they are, whatever the layout.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entropylong.packing.groups import Group
+from entropylong.packing.groups import Group, Ids
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, SegmentKind, write
 from entropylong.utils.hashing import xxhash64
 
@@ -41,18 +41,18 @@ def permute(packed: Sequence[PackedSequence], groups: Sequence[Sequence[Group]],
     return sequences
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Placed:
     """A context's place: its sequence, which of its contexts, what stands there."""
 
     sequence: int
     number: int
     chunk_id: int
-    ids: tuple[int, ...]
+    ids: Ids
 
 
 def swapped(
-    sequences: Sequence[Sequence[tuple[int, tuple[int, ...]]]], groups: Sequence[Sequence[Group]], fillers: Sequence[set[int]]
+    sequences: Sequence[Sequence[tuple[int, Ids]]], groups: Sequence[Sequence[Group]], fillers: Sequence[set[int]]
 ) -> list[list[Placed]]:
     """What stands at each place of a context once they are swapped.
 

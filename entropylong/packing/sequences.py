@@ -6,15 +6,16 @@ its tokens. A chunk stands at most once in a sequence, before every root that de
 
 from __future__ import annotations
 
+import gc
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from entropylong.packing.groups import ContextChunk, Group, fit_group, merge_copies, order_contexts
+from entropylong.packing.groups import ContextChunk, Group, Ids, fit_group, merge_copies, order_contexts, text_key
 from entropylong.utils.hashing import xxhash64
 
 
@@ -77,13 +78,13 @@ class PackedSequence:
     """A training sequence: `input_ids` `[length]`, its segments (which cover it exactly) and its dependencies."""
 
     sequence_id: int
-    input_ids: npt.NDArray[np.int32]
+    input_ids: Ids
     segments: tuple[Segment, ...]
     dependencies: tuple[PlacedDependency, ...]
 
-    def ids_of(self, segment: Segment) -> tuple[int, ...]:
-        """The ids of one of its segments."""
-        return tuple(self.input_ids[segment.start : segment.end].tolist())
+    def ids_of(self, segment: Segment) -> Ids:
+        """The ids of one of its segments: a slice of `input_ids`."""
+        return self.input_ids[segment.start : segment.end]
 
     @property
     def loss_mask(self) -> bytes | None:
@@ -108,6 +109,23 @@ def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]
         groups: roots with their contexts; a group without contexts is left out.
         rule: recipe, length, layout, order, filler, the ids around pieces, and the swap at the end, if there is one.
     """
+    with _no_collection():
+        return _pack_groups(groups, rule)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Packing makes hundreds of thousands of small objects and no cycle among them: to look for some takes a third of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]:
     separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
     single = merge_copies(groups)
     fitted = [fit_group(order_contexts(g, rule.order, rule.seed), capacity, separator) for g in single]
@@ -126,9 +144,10 @@ def plan_bins(groups: Sequence[Group], capacity: int, separator: int) -> list[li
     A bin's fill counts a chunk that two of its groups share once for each, so the plan is on the safe side; `assemble`
     writes such a chunk once and leaves the difference to the filler.
     """
-    ordered = sorted(groups, key=lambda g: (-g.tokens(separator), xxhash64(g.root_id), g.root_id))
-    numbers = best_fit([group.tokens(separator) for group in ordered], capacity, separator)
-    return [[ordered[n] for n in members] for members in numbers]
+    sized = [(group.tokens(separator), group) for group in groups]
+    sized.sort(key=lambda each: (-each[0], xxhash64(each[1].root_id), each[1].root_id))
+    numbers = best_fit([size for size, _ in sized], capacity, separator)
+    return [[sized[n][1] for n in members] for members in numbers]
 
 
 def best_fit(sizes: Sequence[int], capacity: int, gap: int) -> list[list[int]]:
@@ -156,14 +175,14 @@ def best_fit(sizes: Sequence[int], capacity: int, gap: int) -> list[list[int]]:
     return bins
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Piece:
     """What a segment will hold: a root, a context or a filler, with its ids."""
 
     kind: str
     root_id: str | None
     chunk_id: int | None
-    ids: tuple[int, ...]
+    ids: Ids
 
 
 def assemble(members: Sequence[Group], rule: PackRule) -> PackedSequence:
@@ -180,23 +199,27 @@ def assemble(members: Sequence[Group], rule: PackRule) -> PackedSequence:
     )
 
 
-def write(pieces: Sequence[Piece], rule: PackRule) -> tuple[npt.NDArray[np.int32], tuple[Segment, ...]]:
+def write(pieces: Sequence[Piece], rule: PackRule) -> tuple[Ids, tuple[Segment, ...]]:
     """The ids `[length]` and segments of a sequence: start token, pieces joined by the separator, padding up to the length."""
-    ids: list[int] = []
+    ids = np.full(rule.length, rule.pad_id, np.int32)
     segments: list[Segment] = []
+    end = 0
 
-    def add(kind: str, tokens: Sequence[int], root_id: str | None = None, chunk_id: int | None = None) -> None:
+    def add(kind: str, tokens: Ids, root_id: str | None = None, chunk_id: int | None = None) -> None:
+        nonlocal end
         if len(tokens):
-            segments.append(Segment(kind, root_id, chunk_id, len(ids), len(ids) + len(tokens)))
-            ids.extend(tokens)
+            segments.append(Segment(kind, root_id, chunk_id, end, end + len(tokens)))
+            ids[end : end + len(tokens)] = tokens
+            end += len(tokens)
 
-    add(SegmentKind.START, rule.start_ids)
+    separator = np.array(rule.separator_ids, np.int32)
+    add(SegmentKind.START, np.array(rule.start_ids, np.int32))
     for number, piece in enumerate(pieces):
         if number:
-            add(SegmentKind.SEPARATOR, rule.separator_ids)
+            add(SegmentKind.SEPARATOR, separator)
         add(piece.kind, piece.ids, piece.root_id, piece.chunk_id)
-    add(SegmentKind.PAD, [rule.pad_id] * (rule.length - len(ids)))
-    return np.array(ids, np.int32), tuple(segments)
+    add(SegmentKind.PAD, ids[end:])
+    return ids, tuple(segments)
 
 
 def _lay_out(groups: Sequence[Group], rule: PackRule) -> list[Piece]:
@@ -232,15 +255,15 @@ def _with_filler(pieces: list[Piece], groups: Sequence[Group], rule: PackRule, s
         return pieces
     pool = [c for g in groups for c in g.fillers]
     salt = xxhash64(rule.seed, *(g.root_id for g in groups))
-    placed_texts = {p.ids for p in pieces}
+    placed_texts = {text_key(p.ids) for p in pieces}
     chosen: list[Piece] = []
     for chunk in sorted(pool, key=lambda c: (xxhash64(salt, c.chunk_id), c.chunk_id)):
         room = space - len(rule.separator_ids)
         if room <= 0:
             break
-        if chunk.ids in placed_texts:
+        if (key := text_key(chunk.ids)) in placed_texts:
             continue
-        placed_texts.add(chunk.ids)
+        placed_texts.add(key)
         ids = chunk.ids[:room]
         chosen.append(Piece(SegmentKind.FILLER, None, chunk.chunk_id, ids))
         space = room - len(ids)

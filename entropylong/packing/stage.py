@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,20 +17,17 @@ from entropylong.core.udf import arrow_table
 from entropylong.corpus.selection import choice_of_roots, has_canaries, is_canary, is_held_out, root_doc_id
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
-from entropylong.packing.document_runs import DocumentRun, pack_document_runs
-from entropylong.packing.groups import ContextChunk, Dependency, Group
+from entropylong.packing.arrow import USES, batches_of, document_runs_of, groups_of
+from entropylong.packing.document_runs import pack_document_runs
 from entropylong.packing.recipes import recipe_of
 from entropylong.packing.recipes.base import DocumentRunRecipe, GroupedRecipe, Recipe
 from entropylong.packing.recipes.shared import within_budget
 from entropylong.packing.recipes.verified import RECORD as VERIFIED
-from entropylong.packing.sequences import PackedSequence, PackRule, Piece, SegmentKind, Swap, pack_groups
+from entropylong.packing.sequences import PackedSequence, PackRule, SegmentKind, Swap, pack_groups
 from entropylong.storage.schemas import OK, SEQUENCES
 from entropylong.utils.hashing import digest
 from entropylong.verification.planning import PairKind
 from entropylong.verification.readings import readings
-
-# What a chunk may be to a root: the attributes of a group.
-_USES = ("contexts", "fillers", "capped")
 
 
 def pack(ctx: StageContext, frames: Frames) -> DataFrame:
@@ -89,25 +86,25 @@ def content_tokens(sequences: DataFrame) -> int:
 
 def _pack_groups(ctx: StageContext, recipe: GroupedRecipe, groups: DataFrame) -> DataFrame:
     """Executors: pure packing, bucket by bucket."""
-    make_rule, name = _rule_maker(ctx, recipe, recipe.swap), recipe.name
+    make_rule, row = _rule_maker(ctx, recipe, recipe.swap), _row_maker(recipe.name)
     arrow = to_arrow_schema(SEQUENCES.struct)
 
     def run(table: pa.Table) -> pa.Table:
-        packed = pack_groups((_group(row) for row in table.to_pylist()), make_rule())
-        return arrow_table((_row(s, name) for s in packed), arrow)
+        packed = pack_groups(groups_of(table), make_rule())
+        return arrow_table(batches_of(packed, row, arrow), arrow)
 
     return groups.withColumn("bucket", _bucket(ctx, "root_id")).groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
 
 
 def _pack_document_runs(ctx: StageContext, recipe: DocumentRunRecipe, runs: DataFrame) -> DataFrame:
     """Executors: pure packing, bucket by bucket."""
-    make_rule, name = _rule_maker(ctx, recipe), recipe.name
+    make_rule, row = _rule_maker(ctx, recipe), _row_maker(recipe.name)
     arrow = to_arrow_schema(SEQUENCES.struct)
 
     def run(table: pa.Table) -> pa.Table:
         rule = make_rule()
-        cut = [_document_run(row).cut(row["room"], len(rule.separator_ids)) for row in table.to_pylist()]
-        return arrow_table((_row(s, name) for s in pack_document_runs(cut, rule)), arrow)
+        cut = [run.cut(room, len(rule.separator_ids)) for run, room in document_runs_of(table)]
+        return arrow_table(batches_of(pack_document_runs(cut, rule), row, arrow), arrow)
 
     rows = runs.select("document_run", "pieces", "room").withColumn("bucket", _bucket(ctx, "document_run"))
     return rows.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
@@ -161,12 +158,12 @@ def group_rows(ctx: StageContext, recipe: GroupedRecipe, frames: Frames) -> Data
     chunks = (
         uses.join(ids, "chunk_id", how="inner")
         .groupBy("root_id")
-        .agg(*(F.collect_list(F.when(F.col("use") == use, chunk)).alias(use) for use in _USES))
+        .agg(*(F.collect_list(F.when(F.col("use") == use, chunk)).alias(use) for use in USES))
     )
     return (
         dependencies.join(frames["scored_documents"].select("root_id", "input_ids"), "root_id", how="inner")
         .join(chunks, "root_id", how="inner")
-        .select("root_id", "input_ids", "dependencies", *_USES)
+        .select("root_id", "input_ids", "dependencies", *USES)
     )
 
 
@@ -197,36 +194,20 @@ def cap_chunk_uses(links: DataFrame, fillers: DataFrame, limit: int | None, seed
     )
 
 
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterable[ContextChunk]:
-    return (ContextChunk(row["chunk_id"], tuple(row["chunk_ids"]), 0.0, 0) for row in rows)
+def _row_maker(recipe: str) -> Callable[[PackedSequence], dict[str, Any]]:
+    """What gives the row of a sequence, but for its ids."""
 
+    def make(sequence: PackedSequence) -> dict[str, Any]:
+        return {
+            "sequence_id": sequence.sequence_id,
+            "recipe": recipe,
+            "segments": [vars(s) for s in sequence.segments],
+            "dependencies": [vars(d) | {"distance": d.distance} for d in sequence.dependencies],
+            "loss_mask": sequence.loss_mask,
+            "outcome": OK,
+        }
 
-def _group(row: dict[str, Any]) -> Group:
-    contexts = []
-    for chunk in _chunks(row["contexts"]):
-        mine = [d for d in row["dependencies"] if d["chunk_id"] == chunk.chunk_id]
-        first = min(d["position"] for d in mine)
-        contexts.append(ContextChunk(chunk.chunk_id, chunk.ids, max(d["gain"] for d in mine), first))
-    dependencies = tuple(Dependency(**d) for d in row["dependencies"])
-    fillers, capped = (tuple(_chunks(row[use])) for use in ("fillers", "capped"))
-    return Group(row["root_id"], tuple(row["input_ids"]), tuple(contexts), dependencies, fillers, capped)
-
-
-def _document_run(row: dict[str, Any]) -> DocumentRun:
-    pieces = (Piece(p["kind"], p["root_id"], p["chunk_id"], tuple(p["ids"])) for p in row["pieces"])
-    return DocumentRun(row["document_run"], tuple(pieces))
-
-
-def _row(sequence: PackedSequence, recipe: str) -> dict[str, Any]:
-    return {
-        "sequence_id": sequence.sequence_id,
-        "recipe": recipe,
-        "input_ids": sequence.input_ids.tolist(),
-        "segments": [vars(s) for s in sequence.segments],
-        "dependencies": [vars(d) | {"distance": d.distance} for d in sequence.dependencies],
-        "loss_mask": sequence.loss_mask,
-        "outcome": OK,
-    }
+    return make
 
 
 class Pack(RecomputeStage):

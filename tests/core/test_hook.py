@@ -29,10 +29,10 @@ def test_rows_pass_the_hook_that_is_named(named: str, count: int, monkeypatch: p
     monkeypatch.setenv(HOOK, named)
     install_named_hook()
     assert sum(batch.num_rows for batch in record_batches(ROWS, SCHEMA)) == count
-    assert arrow_table(ROWS, SCHEMA).num_rows == count
+    assert arrow_table([pa.RecordBatch.from_pylist(ROWS, SCHEMA)], SCHEMA).num_rows == count
 
 
-def test_a_table_of_no_rows_has_its_columns() -> None:
+def test_a_table_of_no_batches_has_its_columns() -> None:
     assert arrow_table([], SCHEMA).schema == SCHEMA
 
 

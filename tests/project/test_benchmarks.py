@@ -39,6 +39,7 @@ def results(**changed: float) -> list[Line]:
             "positives_specific": 9,
             "curve": curve,
         },
+        {"name": "packing", "ours": 1.0, "ratio": 12.0, "bytes_a_token_ours": 6.6},
         {"name": "arrow_jvm_share", "ours": 0.03, "ratio": None},
         {"name": "feed", "ours": 0.02, "ratio": 400.0},
         {"name": "data_wait", "ours": 0.001, "ratio": None},
@@ -67,6 +68,7 @@ def test_all_goals_reached() -> None:
         ({"feed": 9.0}, "feed of 131,072 tokens a row, against a step's need"),
         ({"data_wait": 0.02}, "waiting for data, share of a step"),
         ({"loss_memory": 1.5}, "memory of the loss, in blocks"),
+        ({"packing": 9.9}, "packing, CPU seconds a token"),
         ({"arrow_jvm_share": 0.06}, "Arrow and JVM, share of slot time"),
     ],
 )
