@@ -102,17 +102,6 @@ class PackedSequence:
 Swap = Callable[[Sequence[PackedSequence], Sequence[Sequence[Group]], PackRule], list[PackedSequence]]
 
 
-def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]:
-    """Pack one bucket. The result depends on the set of groups and the rule, never on their order.
-
-    Args:
-        groups: roots with their contexts; a group without contexts is left out.
-        rule: recipe, length, layout, order, filler, the ids around pieces, and the swap at the end, if there is one.
-    """
-    with _no_collection():
-        return _pack_groups(groups, rule)
-
-
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Packing makes hundreds of thousands of small objects and no cycle among them: to look for some takes a third of its time."""
@@ -125,7 +114,14 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]:
+@_no_collection()
+def pack_groups(groups: Iterable[Group], rule: PackRule) -> list[PackedSequence]:
+    """Pack one bucket. The result depends on the set of groups and the rule, never on their order.
+
+    Args:
+        groups: roots with their contexts; a group without contexts is left out.
+        rule: recipe, length, layout, order, filler, the ids around pieces, and the swap at the end, if there is one.
+    """
     separator, capacity = len(rule.separator_ids), rule.length - len(rule.start_ids)
     single = merge_copies(groups)
     fitted = [fit_group(order_contexts(g, rule.order, rule.seed), capacity, separator) for g in single]

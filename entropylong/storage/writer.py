@@ -40,7 +40,7 @@ class Writer:
         store: Store of the table; the table is made if it is not there.
         table: Table to append to.
         fingerprint: Fingerprint of all rows.
-        work: Name of the work, the same in each run that does it; Delta's application id.
+        work: Name of the work, the same in each run that does it; with the fingerprint it is Delta's application id.
 
     Attributes:
         number: Number of the last append of this work, by whichever run; 0 where there is none.
@@ -51,7 +51,7 @@ class Writer:
     def __init__(self, store: Tables, table: str, fingerprint: str, work: str) -> None:
         store.create(table)
         self.table, self.number, self.last, self.may_have_rows = table, 0, "", not store.is_new(table)
-        self._store, self._fingerprint, self._work = store, fingerprint, work
+        self._store, self._fingerprint, self._work = store, fingerprint, f"{work}-{fingerprint}"
         if not self.may_have_rows:
             return
         for most in (1, None):

@@ -53,3 +53,4 @@ def test_benchmarks_run_and_say_what_the_claims_and_plots_read(results: list[Lin
     assert len(draw(results, tmp_path)) == 3
     assert {"index_build", "search_partitioned", "search_broadcast"} <= {line["name"] for line in results}
     assert all(line["same_hits"] for line in results if line["name"] == "search_partitioned")
+    assert all(line["same_sequences"] for line in results if line["name"] == "packing")

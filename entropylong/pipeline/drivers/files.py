@@ -17,7 +17,7 @@ from entropylong.utils.progress import StepProgress
 def drive(state: PipelineState, stage: FileStage, artifact: Artifact, progress: StepProgress) -> None:
     """Read what was not read yet: sources that may give roots first, tables before files."""
     value, roots = artifact.fingerprint, state.config.sources_with_role("root")
-    writer = state.store.writer(stage.writes, value, f"{stage.name}-{value}")
+    writer = state.store.writer(stage.writes, value, stage.name)
     tables, units = tables_left(state, value), units_left(state, value)
     for may_be_root in (True, False):
         for name in tables:

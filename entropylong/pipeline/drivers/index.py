@@ -43,7 +43,7 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     pool = build.sampled(rows, n, POOL, "text_hash")
     write_array(directory / "pool_ids.npy", pool["chunk_id"].to_numpy())
     write_array(directory / "pool_hashes.npy", pool["text_hash"].to_numpy())
-    writer = state.store.writer("index_cells", artifact.fingerprint, f"index-{artifact.fingerprint}")
+    writer = state.store.writer("index_cells", artifact.fingerprint, stage.name)
     is_trained_here = not (directory / "centroids.npy").is_file()
     if is_trained_here:
         # Once: trained again they could differ, so what was assigned by lost ones goes too. (Of one cell there is no other.)

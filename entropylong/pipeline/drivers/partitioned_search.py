@@ -62,7 +62,7 @@ def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact
     """Route the queries that have no candidates yet, search range after range, merge. Each is resumed by its rows."""
     value, index = artifact.fingerprint, state.context.fingerprints["index"]
     frames = state.frames(stage)
-    writers = {table: state.store.writer(table, value, f"{stage.name}-{value}") for table in (*stage.beside, stage.writes)}
+    writers = {table: state.store.writer(table, value, stage.name) for table in (*stage.beside, stage.writes)}
     todo = left_of(state, stage, value, frames)
     to_route = left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo)
     commit_units(state, ROUTE, writers[ROUTE.writes], frames, to_route)

@@ -44,7 +44,7 @@ def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: S
     # several plans of pairs) and the stage's own choice. Another choice reads from the start and is compared by key.
     feeder, choice = stage.reads[0], digest([state.fingerprint(stage.reads[0]), stage.choice(state.context)])
     checkpoint = state.workspace.checkpoint(stage.writes, artifact.fingerprint, choice)
-    writer = state.store.writer(stage.writes, artifact.fingerprint, f"{stage.name}-{artifact.fingerprint}")
+    writer = state.store.writer(stage.writes, artifact.fingerprint, stage.name)
     has_checkpoint, input_version = checkpoint.is_dir(), state.store.version(feeder)
     compares = writer.may_have_rows and not _goes_on(state, feeder, writer, checkpoint)
     # It holds between passes alone: of one that is broken off nothing is known.
@@ -110,8 +110,7 @@ def _stream(
 ) -> None:
     feeder = stage.reads[0]
     others = {name: frame for name, frame in state.frames(stage).items() if name != feeder}
-    written = state.store.read(stage.writes, state.fingerprint(stage.writes))
-    done = stage.keys_done(state.context, written).select(*stage.key) if compares else None
+    done = stage.keys_done(state.context, state.rows(stage.writes)).select(*stage.key) if compares else None
     failure: list[BaseException] = []
 
     def commit(batch: DataFrame, _: int) -> None:

@@ -17,7 +17,7 @@ from entropylong.utils.progress import StepProgress
 def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
     """Do what is left of a step."""
     value, frames = artifact.fingerprint, state.frames(stage)
-    writer = state.store.writer(stage.writes, value, f"{stage.name}-{value}")
+    writer = state.store.writer(stage.writes, value, stage.name)
     todo = left_of(state, stage, value, frames) if writer.may_have_rows else stage.driving(state.context, frames)
     commit_units(state, stage, writer, frames, todo, progress)
 
