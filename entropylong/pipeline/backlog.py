@@ -31,7 +31,7 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
         return None
     value = artifact.fingerprint
     if isinstance(stage, RowStage) and not state.resolve_roots():
-        return Counts(0, 0, outcome_counts(state.store.read(stage.writes, value)) if outcomes else {})
+        return Counts(0, 0, state.store.outcomes(stage.writes, value) if outcomes else {})
     # Listed once: what is noted as read is what was looked for.
     units = all_units(state.config) if isinstance(stage, FileStage) else []
     left = 0
@@ -44,13 +44,14 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
         return Counts(1 if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
     # Looked up before anything is read: where another machine adds a commit in between, nothing is noted.
     versions = {table: state.store.version(table) for table in (*stage.reads, stage.writes) if table in TABLES}
-    by_outcome = outcome_counts(state.store.read(stage.writes, value)) if outcomes and stage.has_table else {}
+    by_outcome = state.store.outcomes(stage.writes, value) if outcomes and stage.has_table else {}
     used = set()
     if isinstance(stage, RowStage):
         frames = _Frames(state.frames(stage))
         driving = stage.driving(state.context, frames)
         used = frames.used
-        rows_in, left = key_counts(stage, state.context, driving, state.store.read(stage.writes, value))
+        output = state.store.read(stage.writes, value) if by_outcome or not outcomes else None
+        rows_in, left = key_counts(stage, state.context, driving, output)
     elif isinstance(stage, FileStage):
         left += len(units_left(state, value, units))
         rows_in = sum(by_outcome.values()) + left
@@ -130,24 +131,21 @@ def require_input(state: PipelineState, stage: Stage, keys: Counts) -> None:
         raise NothingToDoError(f"{stage.name}: the sources hold no usable document ({reasons or 'no record at all'})")
 
 
-def key_counts(stage: RowStage, ctx: StageContext, driving: DataFrame, output: DataFrame) -> tuple[int, int]:
-    """Count (keys in, keys left) of a row-wise step, by keys in committed data."""
+def key_counts(stage: RowStage, ctx: StageContext, driving: DataFrame, output: DataFrame | None) -> tuple[int, int]:
+    """Count (keys in, keys left) of a row-wise step, by keys in committed data; None: no row of it is committed."""
     key = list(stage.key)
     todo = stage.keys_todo(driving).select(*key).distinct()
+    if output is None:
+        return (count := todo.count()), count
     done = stage.keys_done(ctx, output).select(*key).distinct().withColumn("done", F.lit(1))
     row = todo.join(done, key, how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
     return int(row[0]), int(row[0] - row[1])
 
 
-def outcome_counts(frame: DataFrame) -> Mapping[tuple[str, str | None], int]:
-    """Count rows by (outcome, code)."""
-    return {(r.outcome, r.code): int(r["count"]) for r in frame.groupBy("outcome", "code").count().collect()}
-
-
 def why_empty(state: PipelineState, stage: Stage) -> str:
     """Say which filter left a step without input, and the key to change."""
     feeder = stage.reads[0]
-    refused = outcome_counts(state.rows(feeder))
+    refused = state.store.outcomes(feeder, state.fingerprint(feeder) or "-")
     reasons = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
     advice = stage.when_empty or f"table {feeder} has no ok row"
     return f"{stage.name}: {advice}" + (f" ({feeder}: {reasons})" if reasons else "")

@@ -158,8 +158,7 @@ class Runner:
         return artifact
 
     def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
-        store = self.state.store
-        by_outcome = backlog.outcome_counts(store.read(step.writes, artifact.fingerprint)) if step.has_table else {}
+        by_outcome = self.state.store.outcomes(step.writes, artifact.fingerprint) if step.has_table else {}
         self.state.outcomes[step.writes] = by_outcome
         # Not noted as known: whether all keys are done is what the next run counts.
         return Counts(before.rows_in, 0, by_outcome)

@@ -25,6 +25,8 @@ _SETTINGS = {
     "spark.sql.execution.pyspark.udf.faulthandler.enabled": "true",
     "spark.python.worker.faulthandler.enabled": "true",
     "spark.python.worker.reuse": "true",
+    # The line of Python behind each column: five calls into the JVM for each, a quarter of all; only stack traces say it.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.databricks.delta.schema.autoMerge.enabled": "false",
     "spark.speculation": "false",
 }
@@ -109,7 +111,18 @@ def session(config: Config):  # type: ignore[no-untyped-def]
         spark = (builder if started else configure_spark_with_delta_pip(builder)).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     require_delta(spark)
+    remember_names(spark)
+    if local and not started:
+        # Where each RDD was made, for the UI that is off: Spark reads it out of a stack trace each time.
+        for form in ("short", "long"):
+            spark.sparkContext.setLocalProperty(f"callSite.{form}", "entropylong")
     return spark
+
+
+def remember_names(spark) -> None:  # type: ignore[no-untyped-def]
+    """Look up once what PySpark asks of the JVM by name at each column and call: Java looks for each in three hundred jars."""
+    for name in ("functions", "PythonUtils", "PythonSQLUtils", "SimplePythonFunction", "io", "py4j"):
+        setattr(spark._jvm, name, getattr(spark._jvm, name))
 
 
 def require_delta(spark) -> None:  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from pyspark.sql import functions as F
 from entropylong.config.section import CATALOG_SCHEMA
 from entropylong.errors import TableError, WorkerDiedError
 from entropylong.storage.codes import CONTAMINATED
+from entropylong.storage.counting import AppendCount, Outcomes
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
 from entropylong.storage.writer import Writer, concurrent
@@ -48,6 +50,8 @@ class Store:
         self._versions: dict[str, int] = {}
         self._times: dict[str, int] = {}
         self._present: set[str] = set()
+        # Table -> fingerprint -> rows by (outcome, code), at the version that is known.
+        self._outcomes: dict[str, dict[str, Outcomes]] = {}
 
     def address(self, table: str) -> str:
         """What SQL calls the table: catalog.schema.name, or delta.`path`."""
@@ -81,12 +85,15 @@ class Store:
     def _is_there(self, table: str) -> bool:
         if self._catalog:
             return self.spark.catalog.tableExists(self.address(table))
-        if DeltaTable.isDeltaTable(self.spark, self.place(table)):
+        place = self.place(table)
+        if "://" not in place and not (Path(place) / "_delta_log").is_dir():
+            return False  # most are not there yet when a run asks; the file system knows it for less than Delta does
+        if DeltaTable.isDeltaTable(self.spark, place):
             return True
         # Delta remembers what it saw: where it looked at a folder before another machine's first commit, it goes on to see no
         # table. What was then read as empty was written again. Loading looks at the folder anew.
         try:
-            self.spark.read.format("delta").load(self.place(table))
+            self.spark.read.format("delta").load(place)
         except AnalysisException:
             return False
         return True
@@ -134,6 +141,7 @@ class Store:
     def _forget(self, table: str) -> None:
         self._versions.pop(table, None)
         self._times.pop(table, None)
+        self._outcomes.pop(table, None)
 
     @contextmanager
     def _noting_version(self, table: str, session: SparkSession) -> Iterator[None]:
@@ -151,6 +159,7 @@ class Store:
         """Look again: others may have written before the workspace was locked."""
         self._versions.clear()
         self._times.clear()
+        self._outcomes.clear()
         self._present.clear()
 
     def read_all(self, table: str, version: int | None = None) -> DataFrame:
@@ -171,6 +180,16 @@ class Store:
     def read_ok(self, table: str, fingerprint: str | None, version: int | None = None) -> DataFrame:
         """Read the ok rows of one fingerprint."""
         return self.read(table, fingerprint, version).where(F.col("outcome") == OK)
+
+    def outcomes(self, table: str, fingerprint: str) -> Outcomes:
+        """Count the rows of one fingerprint by (outcome, code): once, as each append of this store says what it adds."""
+        if not self.exists(table) or self.is_new(table):
+            return {}
+        if fingerprint not in self._outcomes.get(table, {}):
+            self.version(table)  # first: of what others add after it, the next append here is told by its own version
+            found = self.read(table, fingerprint).groupBy("outcome", "code").count().collect()
+            self._outcomes.setdefault(table, {})[fingerprint] = {(r.outcome, r.code): int(r["count"]) for r in found}
+        return dict(self._outcomes[table][fingerprint])
 
     def read_stream(self, table: str, fingerprint: str | None, files_per_batch: int) -> DataFrame:
         """The ok rows of one fingerprint as a stream; dropped fingerprints, error rows taken out and compaction give no rows."""
@@ -207,7 +226,10 @@ class Store:
             ConcurrentRunError: what this write has read was added to by another run meanwhile; nothing of it is visible.
         """
         self.create(table)
+        before, known = self._versions.get(table), self._outcomes.get(table, {})
+        count = AppendCount() if fingerprint is not None and (before == 0 or fingerprint in known) else None
         rows = conform(frame, TABLES[table], fingerprint)
+        rows = count.watch(rows) if count else rows
         writer = rows.write.format("delta").mode("append").options(**(options or {}))
         try:
             with self._noting_version(table, rows.sparkSession):
@@ -218,7 +240,13 @@ class Store:
             if _CONFLICT.search(str(error)):
                 raise concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
-        return table in self._versions
+        own = self._versions.get(table)
+        # Where others added rows too, what was known does not hold: it is counted when it is asked for.
+        if fingerprint is not None and own is not None and own - 1 == before:
+            self._outcomes[table] = {other: outcomes for other, outcomes in known.items() if other != fingerprint}
+            if count and (added := count.outcomes()) is not None:
+                self._outcomes[table][fingerprint] = Counter(known.get(fingerprint, {})) + Counter(added)
+        return own is not None
 
     def history(self, table: str, newest: int | None = None) -> DataFrame:
         """The table's commits, the newest first: all that are kept, or so many."""
