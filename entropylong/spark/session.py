@@ -51,6 +51,8 @@ _LOCAL_SETTINGS = {
     "spark.databricks.delta.stats.skipping": "false",
     # Optional files that speed up logs of thousands of commits; here each costs more than its commit.
     "spark.databricks.delta.writeChecksumFile.enabled": "false",
+    # Worked out at each commit, with a job of its own, for those files.
+    "spark.databricks.delta.allFilesInCrc.enabled": "false",
     "spark.python.daemon.module": "entropylong.worker_daemon",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
