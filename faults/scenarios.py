@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,36 @@ from faults.compare import compare, tables_of
 from faults.harness import CLUSTER, ROOT, STAGES, Harness
 
 Outcome = tuple[bool, int, int, str]
+# Whether a fault happened, a note of it, and the end of what its run said.
+Happening = tuple[bool, str, str]
+# (harness, stage, name of the copy) -> what happened.
+Fault = Callable[[Harness, str, str], Happening]
 
 
-def matrix_cell(harness: Harness, stage: str, kind: str) -> Outcome:
-    """A fault in the first task of a stage that has rows to write."""
-    name = f"{stage}-{kind}"
+def in_a_row(harness: Harness, stage: str, name: str, *faults: Fault) -> Outcome:
+    """Faults of a stage that is behind, in one copy, each in the run after the one before; then a run without a fault."""
     harness.behind(name, stage)
+    for fault in faults:
+        happened, note, output = fault(harness, stage, name)
+        if not happened:
+            break
+    return _outcome(harness, name, happened, note, output)
+
+
+def strike(harness: Harness, stage: str, name: str, kind: str) -> Happening:
+    """A fault in the first task that has rows to write."""
+    harness.mark(name).unlink(missing_ok=True)
     code, output = harness.suffer(name, stage, *(CLUSTER if kind == hook.EXECUTOR else ()), kind=kind)
     happened = harness.mark(name).exists()
     died = {hook.DRIVER: code == -signal.SIGKILL, hook.TASK: code == 1}.get(kind, code in (0, 1))
-    return _outcome(harness, name, happened and died, f"exit {code}" + ("" if happened else ", no task came to it"), output)
+    return happened and died, f"{kind}: exit {code}" + ("" if happened else ", no task came to it"), output
+
+
+def lose_checkpoints(harness: Harness, stage: str, name: str) -> Happening:
+    """All checkpoints are gone, some rows of the stage are not there yet: neither is anything doubled nor dropped."""
+    code, output = harness.suffer(name, stage, kill_at="commit")
+    shutil.rmtree(harness.place / name / "checkpoints")
+    return code == 9, "checkpoints removed", output
 
 
 def between_files_and_commit(harness: Harness, stage: str) -> Outcome:
@@ -61,15 +82,6 @@ def between_commit_and_checkpoint(harness: Harness, stage: str) -> Outcome:
     harness.behind(name, stage)
     code, output = harness.suffer(name, stage, kill_at="commit")
     return _outcome(harness, name, code == 9, f"exit {code}", output)
-
-
-def lost_checkpoints(harness: Harness, stage: str) -> Outcome:
-    """All checkpoints are gone, some rows of the stage are not there yet: neither is anything doubled nor dropped."""
-    name = f"{stage}-checkpoint"
-    workspace = harness.behind(name, stage)
-    code, output = harness.suffer(name, stage, kill_at="commit")
-    shutil.rmtree(workspace / "checkpoints")
-    return _outcome(harness, name, code == 9, "checkpoints removed", output)
 
 
 def killed_compaction(harness: Harness, stage: str) -> Outcome:
@@ -187,7 +199,7 @@ def scenarios() -> list[tuple[str, str, Scenario]]:
     kinds = {hook.TASK: "task exception", hook.WORKER: "worker SIGKILL", hook.EXECUTOR: "executor kill",
              hook.DRIVER: "driver kill -9"}  # fmt: skip
     cells: list[tuple[str, str, Scenario]] = [
-        (stage, fault, lambda harness, of, kind=kind: matrix_cell(harness, of, kind))
+        (stage, fault, lambda harness, of, kind=kind: in_a_row(harness, of, f"{of}-{kind}", partial(strike, kind=kind)))
         for stage in STAGES
         for kind, fault in kinds.items()
     ]
@@ -197,8 +209,10 @@ def scenarios() -> list[tuple[str, str, Scenario]]:
         ("verify", "between files and commit", between_files_and_commit),
         ("score", "between commit and checkpoint", between_commit_and_checkpoint),
         ("pack", "after the commit", between_commit_and_checkpoint),
-        ("score", "lost checkpoints", lost_checkpoints),
-        ("verify", "lost checkpoints", lost_checkpoints),
+        *(
+            (of, "lost checkpoints", lambda harness, of: in_a_row(harness, of, f"{of}-checkpoint", lose_checkpoints))
+            for of in ("score", "verify")
+        ),
         ("score", "killed in compaction", killed_compaction),
         ("score", "two machines at once", two_machines),
         ("search", "index file cut", truncated_index),

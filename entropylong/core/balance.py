@@ -1,6 +1,6 @@
 """Work cut into tasks of equal cost, not of equal rows: the longest first, each to the task that has least (LPT).
 
-Runs on the driver: keys and costs of one unit of work pass through its memory (a few hundred thousand at most), rows do not.
+Runs on the driver: what passes through its memory are the costs of groups of keys, a bounded number however many keys there are.
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ from entropylong.storage.frames import local_frame
 
 # Tasks of each core at least, as far as there are rows: the last ones to run are then small against the whole.
 WAVES = 4
+# Groups that keys are put into by their hash: of a few thousand keys each is alone in its group, and of millions each task gets
+# dozens of groups, so their costs even out. The driver takes 35 MB for them.
+GROUPS = 1 << 16
 
-_PLACED = StructType([StructField("spread_key", LongType()), StructField("spread_task", LongType())])
+_PLACED = StructType([StructField("spread_group", LongType()), StructField("spread_task", LongType())])
 
 
 def spread(ctx: StageContext, rows: DataFrame, key: Sequence[str], cost: Column) -> DataFrame:
     """The rows in partitions of nearly equal cost; rows of one key stay together."""
-    by_key = rows.groupBy(F.xxhash64(*key).alias("spread_key")).agg(F.sum(cost).cast("double").alias("cost")).collect()
-    costs = [row.cost for row in by_key]
+    group = F.pmod(F.xxhash64(*key), F.lit(GROUPS)).alias("spread_group")
+    by_group = rows.groupBy(group).agg(F.sum(cost).cast("double").alias("cost")).collect()
+    costs = [row.cost for row in by_group]
     tasks = task_count(sum(costs), len(costs), ctx.cores, ctx.config.run.task_tokens)
     salts = partition_salts(tasks)
     placed = [
-        {"spread_key": row.spread_key, "spread_task": salts[task]} for row, task in zip(by_key, lpt(costs, tasks), strict=True)
+        {"spread_group": row.spread_group, "spread_task": salts[task]}
+        for row, task in zip(by_group, lpt(costs, tasks), strict=True)
     ]
     where = F.broadcast(local_frame(ctx.spark, placed, _PLACED))
     return (
-        rows.withColumn("spread_key", F.xxhash64(*key))
-        .join(where, "spread_key", how="inner")
+        rows.withColumn("spread_group", group)
+        .join(where, "spread_group", how="inner")
         .repartition(tasks, "spread_task")
-        .drop("spread_key", "spread_task")
+        .drop("spread_group", "spread_task")
     )
 
 
-def task_count(cost: float, keys: int, cores: int, task_tokens: int) -> int:
-    """Tasks of at most `task_tokens` each, a whole number of waves over the cores, and no more tasks than keys."""
+def task_count(cost: float, groups: int, cores: int, task_tokens: int) -> int:
+    """Tasks of at most `task_tokens` each, a whole number of waves over the cores, and no more tasks than groups of keys."""
     waves = max(WAVES, -(-int(cost) // (task_tokens * cores)))
-    return max(1, min(keys, waves * cores))
+    return max(1, min(groups, waves * cores))
 
 
 def lpt(costs: Sequence[float], tasks: int) -> list[int]:

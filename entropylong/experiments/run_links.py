@@ -60,8 +60,8 @@ class Material:
     Attributes:
         readings: retrieved ones.
         texts: by root id.
-        chunks: ids by chunk id; doc_of: the document of each.
-        targets: gold documents by root id; gold: their chunks.
+        chunks: ids of all that a pair names, by chunk id; doc_of: the document of each.
+        targets: gold documents by root id; gold: of `chunks`, theirs.
     """
 
     readings: list[JudgedReading]
@@ -110,7 +110,8 @@ def gold_documents(documents: Mapping[str, str], roots: Iterable[str]) -> dict[s
 def gather(runner: Runner) -> Material:
     """What the arms need, from the tables of a finished verification."""
     frames = runner.state.frames(step_writing("sequences"))
-    doc_of = {row.chunk_id: row.doc_id for row in frames["chunks"].select("chunk_id", "doc_id").collect()}
+    paired = frames["chunks"].join(frames["pairs"], "chunk_id", how="left_semi").select("chunk_id", "doc_id")
+    doc_of = {row.chunk_id: row.doc_id for row in paired.collect()}
     readings = [
         JudgedReading(Link(c.root_id, c.chunk_id, c.position), c.rank, c.score, c.copy_len, c.passes_paper, c.accepted)
         for c in runner.state.readings()

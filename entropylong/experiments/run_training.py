@@ -140,7 +140,8 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
     accepted = readings.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
     ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
     chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
-    doc_of = {row.chunk_id: row.doc_id for row in frames["chunks"].select("chunk_id", "doc_id").collect()}
+    paired = frames["chunks"].join(frames["pairs"], "chunk_id", how="left_semi").select("chunk_id", "doc_id")
+    doc_of = {row.chunk_id: row.doc_id for row in paired.collect()}
     links = [(reading.root_id, reading.chunk_id, reading.position) for reading in accepted]
     items = claim.held_items(links, roots, chunks, doc_of, config.experiment.items, config.experiment.distance)
     separator = tuple(encode_plain(_words(runner), config.separator))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from entropylong.core import balance
 from entropylong.core.balance import lpt, partition_salts, spark_hash, spread, task_count
 from entropylong.core.udf import map_rows
 from entropylong.verification import reuse
@@ -58,6 +59,19 @@ def test_spread_loses_nothing_and_balances(spark: SparkSession, open_runner: Ope
     assert len(loads) == 8 and max(loads.values()) < 1.05 * sum(loads.values()) / 8
     assert all(len({r.p for r in placed if r.k == key}) == 1 for key, _ in rows), "a key is in one place"
     assert spread(ctx, frame.where("c < 0"), ["k"], F.col("c").cast("double")).count() == 0
+
+
+def test_the_driver_takes_as_much_for_a_million_keys(
+    spark: SparkSession, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = open_runner(tmp_path / "workspace").state.context
+    sizes: list[int] = []
+    monkeypatch.setattr(balance, "lpt", lambda costs, tasks: sizes.append(len(costs)) or lpt(costs, tasks))
+    frame = spark.range(1_000_000).select("id", (1 + F.pmod(F.col("id") * 7919, F.lit(1000))).alias("c"))
+    placed = spread(ctx, frame, ["id"], F.col("c").cast("double"))
+    loads = [row.load for row in placed.groupBy(F.spark_partition_id()).agg(F.sum("c").alias("load")).collect()]
+    assert sizes == [balance.GROUPS] and sum(loads) == frame.agg(F.sum("c")).collect()[0][0]
+    assert len(loads) >= 8 and max(loads) < 1.001 * sum(loads) / len(loads)
 
 
 def test_workers_use_the_cores_of_their_task(spark: SparkSession, open_runner: OpenRunner, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropylong.corpus.chunking import chunk_text, split_long
-from entropylong.corpus.sources.base import Record
+from entropylong.corpus.sources.base import Record, Unit
 from entropylong.corpus.sources.demo import demo_documents
 from entropylong.corpus.sources.registry import unit_source
 from entropylong.errors import SourceError
@@ -170,3 +172,21 @@ def test_a_damaged_gzip_gives_rows_whatever_the_damage(tmp_path_factory: pytest.
     path = tmp_path_factory.mktemp("gz") / "x.jsonl.gz"
     path.write_bytes(content)
     assert read(path)
+
+
+def test_files_are_looked_into_at_the_same_time_and_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        rows = pa.table({"doc_id": [f"{number}-{row}" for row in range(4)], "text": ["some text"] * 4})
+        pq.write_table(rows, tmp_path / f"{number:02}.parquet", row_group_size=1)
+    reader = unit_source("parquet")
+    expected = [
+        f"{file.name}@{file.stat().st_size}[{group}-{group + 1}]" for file in sorted(tmp_path.iterdir()) for group in range(4)
+    ]
+    others, split = threading.Barrier(4, timeout=30), type(reader).split
+
+    def meet(*args: Any) -> list[Unit]:
+        others.wait()  # one alone would wait for ever
+        return split(*args)
+
+    monkeypatch.setattr(type(reader), "split", meet)
+    assert [unit.name for unit in reader.list_units("s", str(tmp_path), 1)] == expected

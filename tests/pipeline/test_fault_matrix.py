@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from entropylong.config import Config
+from faults import hook
 from faults.__main__ import suffered
 from faults.harness import Harness
-from faults.scenarios import scenarios
+from faults.scenarios import Fault, in_a_row, lose_checkpoints, strike
 from tests.conftest import MakeConfig
 
 if TYPE_CHECKING:
@@ -19,13 +21,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 # The cheapest stage of each kind; pack gives whole tables, score a stream of rows.
-KINDS = [
-    ("pack", "task exception"),
-    ("score", "worker SIGKILL"),
-    ("pack", "executor kill"),
-    ("pack", "driver kill -9"),
-    ("score", "lost checkpoints"),
-]
+IN_A_ROW: dict[str, tuple[Fault, ...]] = {
+    "pack": tuple(partial(strike, kind=kind) for kind in (hook.TASK, hook.DRIVER, hook.EXECUTOR)),
+    "score": (lose_checkpoints, partial(strike, kind=hook.WORKER)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,9 @@ def harness(
     return Harness(tmp_path_factory.mktemp("faults"), finished, configure, spark)
 
 
-@pytest.mark.parametrize(("stage", "fault"), KINDS)
-def test_nothing_is_lost_or_doubled(stage: str, fault: str, harness: Harness) -> None:
-    (scenario,) = [do for of, kind, do in scenarios() if (of, kind) == (stage, fault)]
-    result = suffered(harness, stage, fault, scenario)
+@pytest.mark.parametrize("stage", IN_A_ROW)
+def test_nothing_is_lost_or_doubled(stage: str, harness: Harness) -> None:
+    """One after the other, each on what the one before has left: a fault that did not happen, or struck another way, fails."""
+    faults = IN_A_ROW[stage]
+    result = suffered(harness, stage, "in a row", lambda harness, stage: in_a_row(harness, stage, stage, *faults))
     assert result.ok and not result.rows_lost and not result.rows_doubled, result.note

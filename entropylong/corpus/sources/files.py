@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ from entropylong.errors import SourceError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+# Files that are looked into at the same time.
+_AT_ONCE = 32
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -101,12 +105,16 @@ class FileSource(UnitSource):
         files = [info for info in listing.files if listing.is_file or info.base_name.endswith(self.endings)]
         if not files:
             raise SourceError(f"source {source}: no {self.kind} file ({', '.join(self.endings)}) under {path}")
-        units: list[Unit] = []
-        for info in sorted(files, key=lambda info: str(info.path)):
+
+        def units_of(info: pafs.FileInfo) -> list[Unit]:
             relative = info.path.removeprefix(listing.folder).lstrip("/") or info.base_name
             whole = Unit(source, self.kind, info.path, f"{relative}@{info.size}", info.size)
-            units += self.split(whole, unit_bytes, path) if info.size > unit_bytes else [whole]
-        return units
+            return self.split(whole, unit_bytes, path) if info.size > unit_bytes else [whole]
+
+        # To cut a file may take a read of its footer: of one after the other each waits for the storage.
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            in_name_order = sorted(files, key=lambda info: str(info.path))
+            return [unit for units in pool.map(units_of, in_name_order) for unit in units]
 
     def sample(self, name: str, source: SourceConfig, session: Callable[[], SparkSession], extent: Extent) -> Sample:
         """Read the beginnings of some units, evenly spread, and extrapolate by bytes."""
