@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
@@ -36,12 +37,15 @@ class AppendCount:
 
     def outcomes(self) -> Outcomes | None:
         """The rows that were written; None where Spark does not say it, or not in full."""
-        # Observation.get would wait for ever for what the listeners have dropped.
-        future, deadline = self._observation._jo.future(), time.monotonic() + _PATIENCE  # type: ignore[union-attr]
-        while not future.isCompleted():
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.002)
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            # Observation.get would wait for ever for what the listeners have dropped.
+            while not self._observation._jo.future().isCompleted():  # type: ignore[union-attr]
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.002)
+        except Py4JError:
+            return None  # another build of Spark may keep it elsewhere
         counts: dict[str, int] = json.loads(self._observation.get["counts"])
         rows, ok, errors = (counts.pop(name) for name in ("rows", "ok", "errors"))
         found: Counter[tuple[str, str | None]] = Counter({(OK, None): ok})

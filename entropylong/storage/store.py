@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ class Store:
         path = f"{self._directory}/{table}"
         return path if "://" in path else str(Path(path).absolute())
 
+    @cached_property
+    def _in_local_files(self) -> bool:
+        """Whether Python sees the tables' directory as Spark does: a path alone is on the cluster's default file system."""
+        jsc = self.spark.sparkContext._jsc
+        return "://" not in self._directory and str(jsc.hadoopConfiguration().get("fs.defaultFS")).startswith("file:")
+
+    @cached_property
+    def _may_lose_executors(self) -> bool:
+        return (self.spark.sparkContext.master or "").partition("[")[0] != "local"
+
     @property
     def in_catalog(self) -> bool:
         """Whether tables go by name."""
@@ -86,7 +97,7 @@ class Store:
         if self._catalog:
             return self.spark.catalog.tableExists(self.address(table))
         place = self.place(table)
-        if "://" not in place and not (Path(place) / "_delta_log").is_dir():
+        if self._in_local_files and not (Path(place) / "_delta_log").is_dir():
             return False  # most are not there yet when a run asks; the file system knows it for less than Delta does
         if DeltaTable.isDeltaTable(self.spark, place):
             return True
@@ -244,9 +255,16 @@ class Store:
         # Where others added rows too, what was known does not hold: it is counted when it is asked for.
         if fingerprint is not None and own is not None and own - 1 == before:
             self._outcomes[table] = {other: outcomes for other, outcomes in known.items() if other != fingerprint}
-            if count and (added := count.outcomes()) is not None:
+            added = count.outcomes() if count else None
+            # Where an executor is lost, what it had counted may be counted twice.
+            if added is not None and (not self._may_lose_executors or sum(added.values()) == self._rows_of(table, own)):
                 self._outcomes[table][fingerprint] = Counter(known.get(fingerprint, {})) + Counter(added)
         return own is not None
+
+    def _rows_of(self, table: str, version: int) -> int:
+        """Rows that a version has added, as Delta counts them; -1 where it does not say it."""
+        newest = self.history(table, 1).select("version", F.col("operationMetrics")["numOutputRows"]).collect()[0]
+        return int(newest[1]) if newest[0] == version and newest[1] is not None else -1
 
     def history(self, table: str, newest: int | None = None) -> DataFrame:
         """The table's commits, the newest first: all that are kept, or so many."""

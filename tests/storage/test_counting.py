@@ -85,6 +85,18 @@ def test_rows_of_others_and_rows_that_are_gone_are_counted_again(store: Store) -
     assert store.outcomes("gains", FP) == counted(store) == {}
 
 
+def test_where_executors_may_be_lost_delta_has_to_say_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_may_lose_executors", True, raising=False)
+    store.create("gains")
+    seen = reads(store, monkeypatch)
+    append(store, codes=("MODEL_FAILED", "BUDGET_FULL"))
+    assert store.outcomes("gains", FP)[(OK, None)] == 2 and not seen
+    twice = AppendCount.outcomes
+    monkeypatch.setattr(AppendCount, "outcomes", lambda count: {key: 2 * n for key, n in (twice(count) or {}).items()})
+    append(store)
+    assert store.outcomes("gains", FP) == counted(store) and seen == ["gains"]
+
+
 def _unheard(count: AppendCount, rows: DataFrame) -> DataFrame:
     """Observed, and not what is written."""
     rows.observe(count._observation, F.count(F.lit(1)).alias("counts"))
