@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from entropylong.core.stage import Stage
 from entropylong.errors import QuarantineExceededError
-from entropylong.storage.codes import CONTAMINATED
+from entropylong.storage.codes import CONTAMINATED, Outcomes
 from entropylong.storage.schemas import ERROR, OK
 
 
@@ -17,7 +17,7 @@ class Counts:
 
     rows_in: int
     left: int
-    outcomes: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=dict)
 
     @property
     def done(self) -> int:

@@ -35,6 +35,7 @@ from entropylong.experiments.links import (
     Text,
     estimate,
 )
+from entropylong.experiments.paired import paired_chunks
 from entropylong.experiments.see_also import choose, linked
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain
@@ -110,8 +111,6 @@ def gold_documents(documents: Mapping[str, str], roots: Iterable[str]) -> dict[s
 def gather(runner: Runner) -> Material:
     """What the arms need, from the tables of a finished verification."""
     frames = runner.state.frames(step_writing("sequences"))
-    paired = frames["chunks"].join(frames["pairs"], "chunk_id", how="left_semi").select("chunk_id", "doc_id")
-    doc_of = {row.chunk_id: row.doc_id for row in paired.collect()}
     readings = [
         JudgedReading(Link(c.root_id, c.chunk_id, c.position), c.rank, c.score, c.copy_len, c.passes_paper, c.accepted)
         for c in runner.state.readings()
@@ -119,8 +118,7 @@ def gather(runner: Runner) -> Material:
         .orderBy("root_id", "position", "rank")
         .collect()
     ]
-    ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
-    chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
+    chunks, doc_of = paired_chunks(frames)
     roots = {row.root_id: np.array(row.input_ids, np.int32) for row in frames["scored_documents"].collect()}
     anchors: dict[str, set[int]] = {
         row.root_id: {a.position for a in row.anchors} for row in frames["anchors"].select("root_id", "anchors").collect()

@@ -24,6 +24,7 @@ from entropylong.corpus.selection import has_canaries, is_canary, is_held_out
 from entropylong.errors import ConfigError, EvaluationError
 from entropylong.evaluation.results import Result
 from entropylong.experiments import training as claim
+from entropylong.experiments.paired import paired_chunks
 from entropylong.experiments.training import ARMS, TUNED_ON, Difference, HeldOut, Scores
 from entropylong.models.causal_lm import CausalLM, encode_plain
 from entropylong.pipeline.steps import step_writing
@@ -138,10 +139,7 @@ def hold_out(config: Config, runner: Runner) -> HeldOut:
     roots = {row.root_id: (row.doc_id, np.array(row.input_ids, np.int32)) for row in scored.collect()}
     readings = runner.state.readings().where("accepted").join(scored.select("root_id"), "root_id", how="left_semi")
     accepted = readings.join(unpacked, "chunk_id", how="left_semi").orderBy(F.desc("gain"), "position").collect()
-    ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"]).collect()
-    chunks = {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in ids}
-    paired = frames["chunks"].join(frames["pairs"], "chunk_id", how="left_semi").select("chunk_id", "doc_id")
-    doc_of = {row.chunk_id: row.doc_id for row in paired.collect()}
+    chunks, doc_of = paired_chunks(frames)
     links = [(reading.root_id, reading.chunk_id, reading.position) for reading in accepted]
     items = claim.held_items(links, roots, chunks, doc_of, config.experiment.items, config.experiment.distance)
     separator = tuple(encode_plain(_words(runner), config.separator))

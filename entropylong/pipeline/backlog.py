@@ -145,7 +145,7 @@ def key_counts(stage: RowStage, ctx: StageContext, driving: DataFrame, output: D
 def why_empty(state: PipelineState, stage: Stage) -> str:
     """Say which filter left a step without input, and the key to change."""
     feeder = stage.reads[0]
-    refused = state.store.outcomes(feeder, state.fingerprint(feeder) or "-")
+    refused = state.store.outcomes(feeder, state.fingerprint(feeder))
     reasons = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
     advice = stage.when_empty or f"table {feeder} has no ok row"
     return f"{stage.name}: {advice}" + (f" ({feeder}: {reasons})" if reasons else "")

@@ -5,7 +5,7 @@ Readers (status, report, checks) and drivers alike take a `PipelineState`; the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from entropylong.pipeline.known import Kind, Known, KnownCounts
 from entropylong.pipeline.resolve import body_dtype, root_threshold
 from entropylong.pipeline.steps import step_writing
 from entropylong.storage.artifacts import Artifact, Registry, fingerprint
+from entropylong.storage.codes import Outcomes
 from entropylong.storage.store import Store
 from entropylong.storage.workspace import Workspace
 from entropylong.verification.readings import judged_readings
@@ -51,7 +52,7 @@ class PipelineState:
         self.context = make_context(config, spark)
         self.finished: set[str] | None = None
         self.new_generation = False
-        self.outcomes: dict[str, Mapping[tuple[str, str | None], int]] = {}
+        self.outcomes: dict[str, Outcomes] = {}
         self._artifacts: dict[str, Artifact] = {}
         self._readings: DataFrame | None = None
 

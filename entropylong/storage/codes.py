@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+# Rows by (outcome, code); an ok row has no code.
+Outcomes = Mapping[tuple[str, str | None], int]
 
 # Of a row that shares text with an evaluation set; another try would refuse it again.
 CONTAMINATED = "CONTAMINATED"

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
 
 from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
-from entropylong.storage.codes import CODES
+from entropylong.storage.codes import CODES, Outcomes
 from entropylong.storage.schemas import ERROR, OK, SKIPPED
-
-# (outcome, code) -> rows.
-Outcomes = Mapping[tuple[str, str | None], int]
 
 # Seconds for Spark's listeners, by whom the counts come after the write; of a queue that runs over they drop what is in it.
 _PATIENCE = 5.0

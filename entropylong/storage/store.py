@@ -23,8 +23,8 @@ from pyspark.sql import functions as F
 
 from entropylong.config.section import CATALOG_SCHEMA
 from entropylong.errors import TableError, WorkerDiedError
-from entropylong.storage.codes import CONTAMINATED
-from entropylong.storage.counting import AppendCount, Outcomes
+from entropylong.storage.codes import CONTAMINATED, Outcomes
+from entropylong.storage.counting import AppendCount
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
 from entropylong.storage.writer import Writer, concurrent
@@ -192,9 +192,9 @@ class Store:
         """Read the ok rows of one fingerprint."""
         return self.read(table, fingerprint, version).where(F.col("outcome") == OK)
 
-    def outcomes(self, table: str, fingerprint: str) -> Outcomes:
+    def outcomes(self, table: str, fingerprint: str | None) -> Outcomes:
         """Count the rows of one fingerprint by (outcome, code): once, as each append of this store says what it adds."""
-        if not self.exists(table) or self.is_new(table):
+        if fingerprint is None or not self.exists(table) or self.is_new(table):
             return {}
         if fingerprint not in self._outcomes.get(table, {}):
             self.version(table)  # first: of what others add after it, the next append here is told by its own version

@@ -9,8 +9,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.storage import counting
-from entropylong.storage.codes import CODES
-from entropylong.storage.counting import AppendCount, Outcomes
+from entropylong.storage.codes import CODES, Outcomes
+from entropylong.storage.counting import AppendCount
 from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import ERROR, GAINS, OK, SKIPPED
 from entropylong.storage.store import Store
@@ -50,7 +50,7 @@ def counted(store: Store) -> Outcomes:
 
 
 def test_appends_are_known_without_a_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.outcomes("gains", FP) == {}
+    assert store.outcomes("gains", FP) == store.outcomes("gains", None) == {}
     store.create("gains")
     seen = reads(store, monkeypatch)
     append(store, codes=tuple(REFUSED))
@@ -124,5 +124,5 @@ def test_a_run_knows_what_a_count_finds(open_runner: OpenRunner, tmp_path: Path)
     runner.run()
     known = dict(runner.state.outcomes)
     runner.state.forget()
-    again = {table: runner.state.store.outcomes(table, runner.state.fingerprint(table) or "-") for table in known}
+    again = {table: runner.state.store.outcomes(table, runner.state.fingerprint(table)) for table in known}
     assert known == again and any(code for outcomes in known.values() for _, code in outcomes)
