@@ -185,7 +185,7 @@ def _run(config: Config, variant: Variant, open_: Callable[[Config], Runner], fo
 
 def _passes(runner: Runner) -> int:
     """Passes that are in the workspace, of all settings that share them: a row each. What a budget left out is none."""
-    return runner.state.store.read_ok("gains", runner.state.fingerprint("gains") or "-").count()
+    return runner.state.ok_rows("gains").count()
 
 
 def _kept(file: Path) -> dict[str, Any]:

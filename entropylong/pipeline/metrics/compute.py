@@ -305,7 +305,7 @@ def latest_metrics(state: PipelineState) -> dict[str, float]:
 def latest_run(state: PipelineState) -> tuple[str, dict[str, float]]:
     """The id of the last run that packed the current sequences ("" where none did), and its figures."""
     value = state.fingerprint("sequences")
-    rows = sorted(state.store.read(METRICS.name, value or "-").collect(), key=lambda row: row.at)
+    rows = sorted(state.store.read(METRICS.name, value).collect(), key=lambda row: row.at)
     last = rows[-1].run_id if rows else ""
     return last, {row.name: row.value for row in rows if row.run_id == last}
 

@@ -98,7 +98,7 @@ def gather(state: PipelineState) -> Gathered:
     for row in readings.groupBy("kind", _bin(gains, GAIN_BIN)).count().collect():
         by_kind[row.kind][row.bin] = row["count"]
     retrieved = readings.where(F.col("kind") == ReadingKind.RETRIEVED)
-    distance = state.store.read_ok("sequences", value or "-").select(F.explode("dependencies.distance").alias("d"))
+    distance = state.store.read_ok("sequences", value).select(F.explode("dependencies.distance").alias("d"))
     return Gathered(
         facts=_facts(state),
         figures=figures,

@@ -52,7 +52,7 @@ def export_sequences(state: PipelineState, folder: Path, to: Literal["parquet", 
                 "pip install --no-deps -r requirements-mds.lock"
             )
     value = state.fingerprint("sequences")
-    rows = state.store.read_ok("sequences", value or "-", state.store.version("sequences") if value else None)
+    rows = state.store.read_ok("sequences", value, state.store.version("sequences") if value else None)
     count = rows.count()
     if not count:
         raise FeedError("no sequences to export; make them with: entropylong run, with the same config")
