@@ -13,7 +13,7 @@ RUNTIME := $(VENV)/runtime
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-train test test-fast test-runtime bench faults lint format docs lock clean mlflow
+.PHONY: help setup demo demo-train test test-fast test-runtime bench faults rehearsal lint format docs lock clean mlflow
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench: $(STAMP) ## Ours against the naive way on this machine: ratios and plots 
 
 faults: $(STAMP) ## Kills and failures in each stage; what a rerun loses or doubles (nothing): runs/faults, in half an hour
 	@$(BIN)/python -m faults
+
+rehearsal: $(STAMP) ## Grow one workspace to 800,000 documents, and how each stage's cost grows: runs/rehearsal, in an hour
+	@$(BIN)/python -m rehearsal
 
 lint: $(STAMP) ## Format check, lint, layers, types
 	@$(BIN)/ruff format --check .

@@ -55,13 +55,11 @@ def export(file: Path, config: str, overrides: Sequence[str]) -> None:
     stages = STAGE_NAMES[: STAGE_NAMES.index("verify")]
     runner = open_runner(config, list(overrides), None, stages)
     runner.run(stages)
-    frames = {name: runner.state.ok_rows(name) for name in ("scored_documents", "chunks", "pairs")}
-    pairs = frames["pairs"].select("root_id", "chunk_id", "kind", "chunk_ids", "anchors").toLocalIterator()
-    chunks: dict[int, list[int]] = {}
-    planned = []
-    for row in pairs:
-        chunks[row.chunk_id] = list(row.chunk_ids)
-        planned.append([row.root_id, row.chunk_id, row.kind, [[a.position, a.rank, a.score] for a in row.anchors]])
+    frames = {name: runner.state.ok_rows(name) for name in ("scored_documents", "chunks", "pairs", "context_ids")}
+    pairs = frames["pairs"].select("root_id", "chunk_id", "kind", "anchors").toLocalIterator()
+    planned = [[p.root_id, p.chunk_id, p.kind, [[a.position, a.rank, a.score] for a in p.anchors]] for p in pairs]
+    named = frames["context_ids"].join(frames["pairs"].select("chunk_id").distinct(), "chunk_id", how="left_semi")
+    chunks = {row.chunk_id: list(row.ids) for row in named.select("chunk_id", "ids").collect()}
     material = {
         "seed": runner.config.seed,
         "separator": encode_plain(load(runner.state.context.causal_lm.tokenizer()), runner.config.separator),

@@ -52,8 +52,8 @@ def clustered(n: int, first: int, count: int, seed: int) -> np.ndarray:
     return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16)
 
 
-def corpus(spark: SparkSession, n: int) -> tuple[DataFrame, DataFrame]:
-    """Rows as of `chunks` and `chunk_vectors`, one text a chunk; each made where it is asked for."""
+def corpus(spark: SparkSession, n: int) -> DataFrame:
+    """Rows as of `chunk_vectors`, one text a chunk; each made where it is asked for."""
 
     def make(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -63,9 +63,7 @@ def corpus(spark: SparkSession, n: int) -> tuple[DataFrame, DataFrame]:
 
     rows = spark.range(0, n, 1, max(4, n // 100_000)).mapInArrow(make, "id BIGINT, vector BINARY")
     chunk_id = F.xxhash64(F.col("id").cast("string"), F.lit(0)).alias("chunk_id")
-    chunks = spark.range(0, n, 1, 8).select(chunk_id, F.col("id").cast("string").alias("doc_id"), F.lit(0).alias("ordinal"),
-                                            F.lit("text").alias("text"), F.xxhash64("id").alias("text_hash"))  # fmt: skip
-    return chunks, rows.select(chunk_id, "vector")
+    return rows.select(chunk_id, F.xxhash64("id").alias("text_hash"), "vector")
 
 
 class WorkerMemory:
@@ -100,10 +98,10 @@ def runner_over(spark: SparkSession, folder: Path, n: int) -> tuple[Any, Artifac
             "retrieval.mode=broadcast", "run.vectors_per_unit=1000000", "retrieval.cells=" + str(cells_of(n))]  # fmt: skip
     config = load_config(ROOT / "conf" / "demo.yaml", keys)
     store = Store(spark, config.tables)
-    tables = {"chunks": "benchmark-chunks", "chunk_vectors": "benchmark-vectors"}
-    for (table, value), frame in zip(tables.items(), corpus(spark, n), strict=True):
+    tables = {"chunk_vectors": "benchmark-vectors"}
+    for table, value in tables.items():
         if not store.exists(table):
-            store.append(table, frame, value)
+            store.append(table, corpus(spark, n), value)
     nobody, meter, cores = cast(WorkerModel, None), Meter(spark.sparkContext), spark.sparkContext.defaultParallelism
     context = StageContext(config, spark, nobody, nobody, cores, meter, cast(Any, None), fingerprints=tables)
     artifact = Artifact("benchmark-index", "index", "index", {}, {}, {}, {t: store.version(t) for t in tables},

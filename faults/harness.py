@@ -138,7 +138,7 @@ def make_harness(place: Path) -> Harness:
             f"workspace={workspace}", f"node_cache={place / 'node_cache'}", f"model.name={lm}", f"encoder.name={encoder}",
             "roots.limit=null", "roots.min_tokens=64", "roots.max_tokens=300", "chunks.target_chars=400", "chunks.max_chars=800",
             "contexts.max_tokens=128", "pack.length=1024", "accept.rule=paper", "accept.epsilon=0.02", "retrieval.top_k=3",
-            "accept.max_copy_tokens=null", "run.files_per_batch=1", "run.roots_per_unit=4", "quarantine.max_rate=0",
+            "accept.max_copy_tokens=null", "run.batch_bytes=1", "run.roots_per_unit=4", "quarantine.max_rate=0",
         ]  # fmt: skip
         return load_config(ROOT / "conf" / "demo.yaml", [*own, *keys], input_path=str(place / "corpus"))
 

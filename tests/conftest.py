@@ -169,7 +169,7 @@ def finished(
     with FileLock(run_folder / "finished.lock"):
         if not folder.exists():
             workspace = tmp_path_factory.mktemp("making") / "workspace"
-            keys = ["run.files_per_batch=1", "run.roots_per_unit=6"]
+            keys = ["run.batch_bytes=1", "run.roots_per_unit=6"]
             for _ in range(2):  # the second run notes that all is done
                 Runner.open(make_config(workspace, corpus, *keys), spark).run()
             workspace.replace(folder)

@@ -27,6 +27,7 @@ from entropylong.errors import ConfigError
 
 # Keys of earlier versions: the value that is retired (None: the whole key), and what to do.
 RETIRED: dict[str, tuple[str | None, str]] = {
+    "run.files_per_batch": (None, "a commit takes run.batch_bytes of its input; auto, the default, suits the cores there are"),
     "verify.order": (None, "a budget visits candidates by rank; remove the key"),
     "verify.screen.model": (None, "no second model screens; remove the key"),
     "verify.screen.kind": ("small_model", "give left_window or none, and remove verify.screen.model"),

@@ -122,7 +122,7 @@ class PackConfig(Section):
     order: Literal["shuffle", "anchor_order"]
     filler: Literal["none", "rejected", "random"]
     max_chunk_uses: Positive | None
-    buckets: Positive
+    buckets: Positive | Literal["auto"]
     held_out: Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -159,7 +159,7 @@ class SparkConfig(Section):
 class RunConfig(Section):
     batch_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     task_tokens: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
-    files_per_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
+    batch_bytes: Annotated[Positive | Literal["auto"], Operational]
     roots_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     encode_batch: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     vectors_per_unit: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
@@ -174,6 +174,7 @@ class PlanConfig(Section):
     anchors_per_pair: Annotated[float, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     accepted_share: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
     proposed_share: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
+    cores: Annotated[int, Field(ge=1, json_schema_extra={OPERATIONAL: True})]
     device: Annotated[Literal["here", "B200", "H200", "H100", "A100", "L40S", "L4", "MI300X"], Operational]
     utilisation: Annotated[float, Field(gt=0, le=1, json_schema_extra={OPERATIONAL: True})]
     tokens_per_second: Annotated[float | None, Field(gt=0, json_schema_extra={OPERATIONAL: True})]

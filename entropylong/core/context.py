@@ -37,10 +37,11 @@ class StageContext:
         query_model: the model that predicts a document's query, if the recipe has one.
         excluded: the evaluation sets that no chunk and no root may share text with, if there are any.
         parallelism: tasks to cut this unit's work into.
+        keys: of this unit's work.
         fingerprints: of each table, as far as they are resolved.
         root_threshold: largest hash of a root that `roots` chooses, or None before it is resolved.
         index: the index files that searches use, once they exist.
-        kept: frames that plans of a step read more than once, until `release`.
+        cached: frames that plans of a step read more than once, until `release`.
     """
 
     config: Config
@@ -53,6 +54,7 @@ class StageContext:
     query_model: WorkerModel | None = None
     excluded: Excluded | None = None
     parallelism: int = 1
+    keys: int = 0
     fingerprints: dict[str, str] = field(default_factory=dict)
     root_threshold: int | None = None
     index: IndexHandle | None = None
@@ -62,7 +64,7 @@ class StageContext:
         """The context of a unit of so many keys: several tasks a core, so that uneven work evens out and progress is
         seen, but never tasks (and files) of a handful of rows."""
         tasks = min(max(-(-keys // ROWS_A_TASK), min(self.cores, keys)), TASKS_A_CORE * self.cores)
-        return replace(self, parallelism=max(1, tasks))
+        return replace(self, parallelism=max(1, tasks), keys=keys)
 
     def cost(self, tokens: Column) -> Column:
         """What forwarding a causal sequence costs, in tokens without attention."""

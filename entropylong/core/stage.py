@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 from entropylong.config import Config
+from entropylong.core.batches import CORE_BATCH_BYTES, MODEL_PART
 from entropylong.core.context import Frames, StageContext
 from entropylong.storage.artifacts import Artifact, Registry
 from entropylong.storage.schemas import NAMES, TABLES
@@ -135,6 +137,11 @@ class Stage(ABC):
         """All tables that hold rows under its fingerprint."""
         return (*((self.writes,) if self.has_table else ()), *self.beside)
 
+    def batch_bytes(self, ctx: StageContext) -> int:
+        """Bytes of input that one commit takes."""
+        stated = ctx.config.run.batch_bytes
+        return CORE_BATCH_BYTES * ctx.cores if stated == "auto" else stated
+
     def choice(self, ctx: StageContext) -> object:
         """What else than its input's fingerprint decides which rows are its work; None: nothing."""
         return None
@@ -157,13 +164,7 @@ class Stage(ABC):
 
 
 class RowStage(Stage):
-    """A stage that computes rows from rows: by a stream, or in batches of roots.
-
-    Attributes:
-        only_unmeasured: Its keys are what no earlier plan measured; to have none is no mistake as long as it is fed at all.
-    """
-
-    only_unmeasured: ClassVar[bool] = False
+    """A stage that computes rows from rows: by a stream, or in units."""
 
     def driving(self, ctx: StageContext, frames: Frames) -> DataFrame:
         """Filter or explode the ok rows of the first input table to the rows to work on. They keep the key."""
@@ -177,9 +178,18 @@ class RowStage(Stage):
         """Give rows of the output table, refused ones too, as rows with the key."""
         return rows
 
-    def subtract(self, ctx: StageContext, rows: DataFrame, done: DataFrame, key: Sequence[str]) -> DataFrame:
-        """Leave out the driving rows whose key is done."""
-        return rows.join(done, list(key), how="left_anti")
+    def subtract(self, ctx: StageContext, rows: DataFrame, done: DataFrame) -> DataFrame:
+        """Leave out the driving rows whose key is among those of `keys_done`."""
+        return rows.join(done.select(*self.key), list(self.key), how="left_anti")
+
+    def key_counts(self, ctx: StageContext, driving: DataFrame, output: DataFrame | None) -> tuple[int, int]:
+        """Count (keys in, keys left), by keys in committed data; None: no row of the output is committed."""
+        todo = self.keys_todo(driving).select(*self.key).distinct()
+        if output is None:
+            return (count := todo.count()), count
+        done = self.keys_done(ctx, output).select(*self.key).distinct().withColumn("done", F.lit(1))
+        row = todo.join(done, list(self.key), how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
+        return int(row[0]), int(row[0] - row[1])
 
     def refuse(self, ctx: StageContext, rows: DataFrame) -> DataFrame:
         """Give driving rows as the output rows that refuse them, without their outcome: the columns that name them."""
@@ -196,12 +206,43 @@ class StreamStage(RowStage):
     kind = StageKind.STREAM
     driver = Driver.STREAMS
 
+    def takes_all(self, ctx: StageContext) -> bool:
+        """Whether each ok row of its input is a key of its work, so that nothing has to be read to count them."""
+        return type(self).driving is RowStage.driving
+
+    def batch_bytes(self, ctx: StageContext) -> int:
+        """Take a part where every row goes through a model, so that a kill does not cost a day."""
+        is_slow = self.resources is Resource.GPU and self.takes_all(ctx)
+        return max(1, super().batch_bytes(ctx) // (MODEL_PART if is_slow else 1))
+
 
 class UnitStage(RowStage):
-    """A row-wise stage that works in batches of roots."""
+    """A row-wise stage that works in units: of its driving rows' roots, one commit each.
+
+    Attributes:
+        cut_by: Column whose values a unit has whole; "": all is one unit.
+    """
 
     kind = StageKind.BATCH
     driver = Driver.UNITS
+    cut_by: ClassVar[str] = "root_id"
+
+    def inputs(self, ctx: StageContext, frames: Frames, todo: DataFrame) -> Frames:
+        """Join all that units read, once a run: the units are cut out of it by `cut_by`, and no unit reads a table.
+
+        Args:
+            ctx: What a stage may use.
+            frames: Ok rows of its input tables.
+            todo: Driving rows that are left.
+
+        Returns:
+            What `build` gets; the first table of `reads` stands for the rows to work on.
+        """
+        return {**frames, self.reads[0]: todo}
+
+    def n_keys(self) -> Column:
+        """Count the keys that a row to work on stands for."""
+        return F.lit(1)
 
 
 class FileStage(Stage):

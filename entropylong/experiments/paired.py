@@ -13,8 +13,8 @@ def paired_chunks(frames: Frames) -> tuple[dict[int, Any], dict[int, str]]:
     """Collect the chunks of all pairs: int32 token ids, and the document, each by chunk id.
 
     Args:
-        frames: Tables `pairs` and `chunks`.
+        frames: Tables `pairs`, `context_ids` and `chunks`.
     """
-    ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
-    rows = ids.join(frames["chunks"].select("chunk_id", "doc_id"), "chunk_id", how="inner").collect()
-    return {row.chunk_id: np.array(row.chunk_ids, np.int32) for row in rows}, {row.chunk_id: row.doc_id for row in rows}
+    ids = frames["context_ids"].join(frames["pairs"].select("chunk_id").distinct(), "chunk_id", how="left_semi")
+    rows = ids.select("chunk_id", "ids").join(frames["chunks"].select("chunk_id", "doc_id"), "chunk_id", how="inner").collect()
+    return {row.chunk_id: np.array(row.ids, np.int32) for row in rows}, {row.chunk_id: row.doc_id for row in rows}

@@ -21,7 +21,7 @@ from entropylong.packing.recipes import recipe_of
 from entropylong.packing.recipes.base import DocumentRunRecipe
 from entropylong.packing.sequences import SegmentKind
 from entropylong.packing.stage import content_tokens, packable
-from entropylong.pipeline.backlog import counts
+from entropylong.pipeline.backlog import counts, is_noted
 from entropylong.pipeline.steps import STEPS, step_writing
 from entropylong.retrieval.index import INDEX_FILES
 from entropylong.storage.array_files import read_manifest
@@ -58,6 +58,36 @@ def check_workspace(state: PipelineState) -> list[Check]:
         return checks
 
 
+def quick_check(state: PipelineState) -> list[Check]:
+    """Check what can be told without reading a table: each is as a run left it that had nothing left to do, files are there."""
+    with state.workspace.locked():
+        checks, touched = [], set[str]()
+        for step in (step for step in STEPS if step.has_table and state.store.exists(step.writes)):
+            advice = ""
+            if read := sorted(touched & {*step.reads}):
+                advice = f"what it reads was touched: {read[0]}"
+            elif not is_noted(state, step):
+                advice = "touched since, or never finished; look with: entropylong check"
+            if advice:
+                touched.add(step.writes)
+            checks.append(Check(f"{step.writes}: as a run left it that had nothing left to do", 1, int(bool(advice)), advice))
+        return [*checks, *_index_sizes(state)]
+
+
+def _index_sizes(state: PipelineState) -> list[Check]:
+    value = state.fingerprint("index")
+    if value is None:
+        return []
+    directory = state.workspace.index(value)
+    try:
+        files = read_manifest(directory, INDEX_FILES)["files"]
+    except IndexFileError as error:
+        return [Check("index: its manifest can be read", 1, 1, str(error))]
+    places = {directory / Path(f["path"]).name: f["bytes"] for f in files}
+    wrong = [path.name for path, size in places.items() if not path.is_file() or path.stat().st_size != size]
+    return [Check("index: its files are there, of their size", len(places), len(wrong), wrong[0] if wrong else "")]
+
+
 def check_sequences(state: PipelineState, sequences: DataFrame) -> list[Check]:
     """Check ok rows of `sequences`: their segments, their dependencies, and that nothing planted is in them."""
     checks = [_covered(state, sequences), reassembled(state, sequences), *_dependencies(state, sequences)]
@@ -69,7 +99,7 @@ def _conservation(state: PipelineState) -> list[Check]:
     checks = []
     for step in STEPS:
         # Rows by outcome are what a step of files is counted by; no other check reads them.
-        counted = counts(state, step, outcomes=isinstance(step, FileStage))
+        counted = counts(state, step, outcomes=isinstance(step, FileStage), by_keys=True)
         if counted is not None and counted.rows_in:
             checks.append(Check(f"{step.writes}: every key that went in came out", counted.rows_in, counted.left))
     return checks
@@ -144,7 +174,7 @@ def reassembled(state: PipelineState, sequences: DataFrame) -> Check:
     if isinstance(recipe, DocumentRunRecipe):
         return _document_runs_reassembled(state, recipe, sequences)
     roots = frames["scored_documents"].select("root_id", F.col("input_ids").alias("root_ids"))
-    chunks = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
+    chunks = frames["context_ids"].select("chunk_id", F.col("ids").alias("chunk_ids"))
     pieces = (
         sequences.select("sequence_id", "input_ids", F.explode("segments").alias("s"))
         .select("sequence_id", "s.*", F.slice("input_ids", F.col("s.start") + 1, F.col("s.end") - F.col("s.start")).alias("piece"))

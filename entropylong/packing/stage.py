@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, GroupedData, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from entropylong.config import Config
+from entropylong.core.batches import BUCKET_TOKENS
 from entropylong.core.context import Frames, StageContext
 from entropylong.core.stage import RecomputeStage, State
 from entropylong.core.udf import arrow_table
@@ -93,7 +96,8 @@ def _pack_groups(ctx: StageContext, recipe: GroupedRecipe, groups: DataFrame) ->
         packed = pack_groups(groups_of(table), make_rule())
         return arrow_table(batches_of(packed, row, arrow), arrow)
 
-    return groups.withColumn("bucket", _bucket(ctx, "root_id")).groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
+    ids = [F.size("input_ids"), *(_tokens(use, "chunk_ids") for use in USES)]
+    return _bucketed(ctx, groups, "root_id", reduce(operator.add, ids)).applyInArrow(run, SEQUENCES.ddl)
 
 
 def _pack_document_runs(ctx: StageContext, recipe: DocumentRunRecipe, runs: DataFrame) -> DataFrame:
@@ -106,12 +110,23 @@ def _pack_document_runs(ctx: StageContext, recipe: DocumentRunRecipe, runs: Data
         cut = [run.cut(room, len(rule.separator_ids)) for run, room in document_runs_of(table)]
         return arrow_table(batches_of(pack_document_runs(cut, rule), row, arrow), arrow)
 
-    rows = runs.select("document_run", "pieces", "room").withColumn("bucket", _bucket(ctx, "document_run"))
-    return rows.groupBy("bucket").applyInArrow(run, SEQUENCES.ddl)
+    rows = runs.select("document_run", "pieces", "room")
+    return _bucketed(ctx, rows, "document_run", _tokens("pieces", "ids")).applyInArrow(run, SEQUENCES.ddl)
 
 
-def _bucket(ctx: StageContext, name: str) -> Column:
-    return F.pmod(F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name), F.lit(ctx.config.pack.buckets))
+def _bucketed(ctx: StageContext, rows: DataFrame, name: str, tokens: Column) -> GroupedData:
+    """Rows by bucket. How many buckets there are follows from the rows alone: what is packed again is packed the same."""
+    buckets = ctx.config.pack.buckets
+    if buckets == "auto":
+        rows = ctx.cache(rows)
+        total = rows.agg(F.sum(tokens.cast("bigint"))).collect()[0][0] or 0
+        buckets = max(1, -(-total // BUCKET_TOKENS))
+    return rows.groupBy(F.pmod(F.xxhash64(F.lit(ctx.config.seed).cast("bigint"), name), F.lit(buckets)).alias("bucket"))
+
+
+def _tokens(chunks: str, ids: str) -> Column:
+    """Token ids in an array of chunks."""
+    return F.aggregate(chunks, F.lit(0).cast("bigint"), lambda total, chunk: total + F.size(chunk[ids]))
 
 
 def _rule_maker(ctx: StageContext, recipe: Recipe, swap: Swap | None = None) -> Callable[[], PackRule]:
@@ -153,7 +168,7 @@ def group_rows(ctx: StageContext, recipe: GroupedRecipe, frames: Frames) -> Data
         capped = all_links.join(links, ["root_id", "chunk_id"], how="left_anti").select("root_id", "chunk_id").distinct()
         uses = uses.unionByName(capped.withColumn("use", F.lit("capped")))
     # A chunk is cut alike for every root.
-    ids = frames["pairs"].select("chunk_id", "chunk_ids").dropDuplicates(["chunk_id"])
+    ids = frames["context_ids"].select("chunk_id", F.col("ids").alias("chunk_ids"))
     chunk = F.struct("chunk_id", "chunk_ids")
     chunks = (
         uses.join(ids, "chunk_id", how="inner")
@@ -215,7 +230,7 @@ class Pack(RecomputeStage):
 
     name = "pack"
     version = 4
-    reads = ("pairs", "gains", "anchors", "candidates", "scored_documents", "documents", "chunks")
+    reads = ("pairs", "gains", "context_ids", "anchors", "candidates", "scored_documents", "documents", "chunks")
     writes = "sequences"
     key = ("sequence_id",)
     config = ("accept", "pack", "quest", "seed", "roots.share", "roots.limit", "separator", "model.document_start_id")

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
-from entropylong.core.context import Frames, StageContext
+from entropylong.core.context import Frames
 from entropylong.core.results import Counts
-from entropylong.core.stage import FileStage, RowStage, Stage, WholeStage
+from entropylong.core.stage import FileStage, RowStage, Stage, StreamStage, WholeStage
 from entropylong.corpus.selection import choice_of_roots
 from entropylong.corpus.sources.base import TableSource, Unit
 from entropylong.corpus.sources.registry import SOURCES, all_units, sources_in_order
 from entropylong.errors import NothingToDoError
 from entropylong.pipeline.known import Kind, Known
+from entropylong.pipeline.ledger import UnitKey, units_read
+from entropylong.pipeline.reached import goes_on, input_now
 from entropylong.pipeline.state import PipelineState
 from entropylong.pipeline.steps import step_writing
 from entropylong.storage.schemas import TABLES
 from entropylong.utils.hashing import digest
 
 
-def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts | None:
+def counts(state: PipelineState, stage: Stage, outcomes: bool = True, by_keys: bool = False) -> Counts | None:
     """Count keys in and left, and the output's rows by outcome; None while something upstream does not exist yet.
 
     What an earlier run has counted and found done is not counted again while no table has changed since.
+
+    Args:
+        state: State of the workspace.
+        stage: Step to count for.
+        outcomes: Whether rows by outcome are wanted.
+        by_keys: Whether to compare keys also where what runs noted says it.
     """
     artifact = state.artifact(stage)
     if artifact is None:
         return None
     value = artifact.fingerprint
     if isinstance(stage, RowStage) and not state.resolve_roots():
-        return Counts(0, 0, state.store.outcomes(stage.writes, value) if outcomes else {})
+        return Counts(0, 0, state.count_outcomes(stage.writes) if outcomes else {})
     # Listed once: what is noted as read is what was looked for.
     units = all_units(state.config) if isinstance(stage, FileStage) else []
     left = 0
@@ -44,16 +51,19 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
         return Counts(1 if isinstance(stage, WholeStage) else known.rows_in + left, left, known.by_outcome)
     # Looked up before anything is read: where another machine adds a commit in between, nothing is noted.
     versions = {table: state.store.version(table) for table in (*stage.reads, stage.writes) if table in TABLES}
-    by_outcome = state.store.outcomes(stage.writes, value) if outcomes and stage.has_table else {}
+    by_outcome = state.count_outcomes(stage.writes) if outcomes and stage.has_table else {}
     used = set()
-    if isinstance(stage, RowStage):
+    if not by_keys and isinstance(stage, StreamStage) and (keys := _without_reading(state, stage, value)) is not None:
+        used = {stage.reads[0]}
+        rows_in, left = keys
+    elif isinstance(stage, RowStage):
         frames = _Frames(state.frames(stage))
         driving = stage.driving(state.context, frames)
         used = frames.used
         output = state.store.read(stage.writes, value) if by_outcome or not outcomes else None
-        rows_in, left = key_counts(stage, state.context, driving, output)
+        rows_in, left = stage.key_counts(state.context, driving, output)
     elif isinstance(stage, FileStage):
-        left += len(units_left(state, value, units))
+        left += len(units_left(state, units_read(state, value, by_keys), units))
         rows_in = sum(by_outcome.values()) + left
     else:
         rows_in = 1
@@ -63,6 +73,43 @@ def counts(state: PipelineState, stage: Stage, outcomes: bool = True) -> Counts 
         if all(state.store.version(table) == versions[table] for table in commits):
             state.note(Kind.COUNTS, value, decided_by, Known.of(found, commits))
     return found
+
+
+def note_done(state: PipelineState, stage: Stage, done: Counts) -> None:
+    """Note that a step has nothing left, so that the next run need not count. Of files the next run lists what there is then."""
+    if isinstance(stage, FileStage) or not stage.has_table:
+        return
+    used: set[str] = set()
+    if isinstance(stage, RowStage):
+        frames = _Frames(state.frames(stage))
+        stage.driving(state.context, frames)
+        used = frames.used
+    commits = {table: state.commit(table) for table in (*sorted(used), stage.writes)}
+    known = Known.of(done, commits)
+    state.note(Kind.COUNTS, state.context.fingerprints[stage.writes], _decided_by(state, stage, []), known)
+
+
+def is_noted(state: PipelineState, stage: Stage) -> bool:
+    """Whether a run noted that a step had nothing left, and no table was touched since; what is in the tables is not looked at."""
+    artifact = state.artifact(stage)
+    if artifact is None or (isinstance(stage, RowStage) and not state.resolve_roots()):
+        return False
+    units = all_units(state.config) if isinstance(stage, FileStage) else []
+    return state.known.get(Kind.COUNTS, artifact.fingerprint, _decided_by(state, stage, units)) is not None
+
+
+def _without_reading(state: PipelineState, stage: StreamStage, value: str) -> tuple[int, int] | None:
+    """(keys in, keys left) by what is known of rows, where every row is a key: no row is done, or all that were there then."""
+    if not stage.takes_all(state.context):
+        return None
+    if not state.store.exists(stage.writes) or state.store.is_new(stage.writes):
+        done = 0
+    elif (reached := goes_on(state, stage, value)) is not None:
+        done = reached.input_ok
+    else:
+        return None
+    _, rows_in = input_now(state, stage)
+    return rows_in, rows_in - done
 
 
 def _decided_by(state: PipelineState, stage: Stage, units: Sequence[Unit]) -> str:
@@ -123,41 +170,25 @@ def require_whole(state: PipelineState, stage: Stage) -> None:
 def require_input(state: PipelineState, stage: Stage, keys: Counts) -> None:
     """Raise NothingToDoError where nothing feeds a step."""
     if isinstance(stage, RowStage) and keys.rows_in == 0:
-        if stage.only_unmeasured and state.frames(stage)[stage.reads[0]].head(1):
-            return
         raise NothingToDoError(why_empty(state, stage))
     if isinstance(stage, FileStage) and keys.left == 0 and keys.rows_out == 0:
         reasons = ", ".join(f"{n} {code}" for (_, code), n in keys.outcomes.items())
         raise NothingToDoError(f"{stage.name}: the sources hold no usable document ({reasons or 'no record at all'})")
 
 
-def key_counts(stage: RowStage, ctx: StageContext, driving: DataFrame, output: DataFrame | None) -> tuple[int, int]:
-    """Count (keys in, keys left) of a row-wise step, by keys in committed data; None: no row of it is committed."""
-    key = list(stage.key)
-    todo = stage.keys_todo(driving).select(*key).distinct()
-    if output is None:
-        return (count := todo.count()), count
-    done = stage.keys_done(ctx, output).select(*key).distinct().withColumn("done", F.lit(1))
-    row = todo.join(done, key, how="left").agg(F.count(F.lit(1)), F.count("done")).collect()[0]
-    return int(row[0]), int(row[0] - row[1])
-
-
 def why_empty(state: PipelineState, stage: Stage) -> str:
     """Say which filter left a step without input, and the key to change."""
     feeder = stage.reads[0]
-    refused = state.store.outcomes(feeder, state.fingerprint(feeder))
+    refused = state.count_outcomes(feeder)
     reasons = ", ".join(f"{n} {code}" for (outcome, code), n in sorted(refused.items(), key=str) if outcome != "ok")
     advice = stage.when_empty or f"table {feeder} has no ok row"
     return f"{stage.name}: {advice}" + (f" ({feeder}: {reasons})" if reasons else "")
 
 
-def units_left(state: PipelineState, value: str, listed: Sequence[Unit] | None = None) -> list[Unit]:
-    """List input units of which no record is committed. A unit commits whole, so one record of it is proof."""
-    rows = state.store.read("documents", value)
-    units = rows.select("source", F.regexp_replace("origin", r":\d+$", "").alias("unit")).distinct().collect()
-    units_seen = {(row.source, row.unit) for row in units}
+def units_left(state: PipelineState, read: Set[UnitKey], listed: Sequence[Unit] | None = None) -> list[Unit]:
+    """List input units that are not among those that were read."""
     listed = all_units(state.config) if listed is None else listed
-    return [u for u in listed if (u.source, u.name) not in units_seen and u.n_bytes > 0]
+    return [u for u in listed if (u.source, u.name) not in read and u.n_bytes > 0]
 
 
 def tables_left(state: PipelineState, value: str) -> list[str]:

@@ -26,6 +26,7 @@ class Kind(StrEnum):
 
     COUNTS = "counts"
     CONTENT = "content"
+    ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Known:
     Attributes:
         commits: Table -> its commit, as `PipelineState.commit` names it.
         rows_in: Keys of a step; none of them was left.
-        outcomes: (outcome, code, rows) of its output.
+        outcomes: (outcome, code, rows) of a table: a step's output.
         content: Hash of what packing starts from.
     """
 

@@ -25,6 +25,7 @@ from entropylong.pipeline.state import PipelineState, nothing_before
 from entropylong.pipeline.steps import steps_of
 from entropylong.retrieval.stage import INDEX
 from entropylong.storage.artifacts import Artifact
+from entropylong.storage.codes import Outcomes
 from entropylong.tracking.mlflow import Dataset, Tracker
 from entropylong.utils.progress import step_progress
 
@@ -121,7 +122,7 @@ class Runner:
             # After a kill at the very end all keys are there, only the note is not.
             if (artifact := state.registry.get(state.fingerprint(step.writes) or "-")) is not None:
                 state.registry.complete(artifact)
-            state.outcomes[step.writes] = counts.outcomes
+            self._note(step, counts.outcomes)
             require_few_errors(step.name, counts, state.config.quarantine.max_rate)
             return None
         return self._drive_step(step, counts, tracker)
@@ -139,7 +140,7 @@ class Runner:
             if isinstance(step, WholeStage):
                 state.registry.flush()  # for an index or a packing this note is what says that it is whole
             seconds = time.monotonic() - started
-            after = self._after(step, artifact, counts)
+            after = self._after(step, counts, progress.total == counts.left)
             usage = state.context.meter.usage(seconds * state.context.cores)
             stage_run.finish(state.store, artifact, *self._datasets(step, artifact), after, {"seconds": seconds, **usage})
         what = f"{counts.left:,} {step.counted}" if step.counted else "done"
@@ -157,11 +158,18 @@ class Runner:
             self.state.store.create(step.writes)
         return artifact
 
-    def _after(self, step: Stage, artifact: Artifact, before: Counts) -> Counts:
-        by_outcome = self.state.store.outcomes(step.writes, artifact.fingerprint) if step.has_table else {}
-        self.state.outcomes[step.writes] = by_outcome
-        # Not noted as known: whether all keys are done is what the next run counts.
-        return Counts(before.rows_in, 0, by_outcome)
+    def _after(self, step: Stage, before: Counts, is_as_counted: bool) -> Counts:
+        by_outcome = self.state.count_outcomes(step.writes) if step.has_table else {}
+        self._note(step, by_outcome)
+        after = Counts(before.rows_in, 0, by_outcome)
+        if is_as_counted:
+            backlog.note_done(self.state, step, after)
+        return after
+
+    def _note(self, step: Stage, outcomes: Outcomes) -> None:
+        self.state.outcomes[step.writes] = outcomes
+        if step.has_table:
+            self.state.note_outcomes(step.writes, outcomes)
 
     def _datasets(self, step: Stage, artifact: Artifact) -> tuple[list[Dataset], list[Dataset]]:
         """List the tables that a step has read and written, at their versions."""

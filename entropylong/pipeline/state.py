@@ -107,6 +107,19 @@ class PipelineState:
         """The active fingerprint of a table, and its newest commit as this state saw it."""
         return f"{self.fingerprint(table)} {self.store.commit(table)}"
 
+    def count_outcomes(self, table: str) -> Outcomes:
+        """Count the rows of a table under its active fingerprint by (outcome, code), unless a run noted them."""
+        value = self.fingerprint(table)
+        if value is not None and (known := self.known.get(Kind.ROWS, value, table)) is not None:
+            self.store.know_outcomes(table, value, known.by_outcome)
+        return self.store.outcomes(table, value)
+
+    def note_outcomes(self, table: str, outcomes: Outcomes) -> None:
+        """Keep them for later runs."""
+        if (value := self.fingerprint(table)) is not None:
+            rows = tuple((outcome, code, number) for (outcome, code), number in outcomes.items())
+            self.note(Kind.ROWS, value, table, Known({table: self.commit(table)}, outcomes=rows))
+
     def note(self, kind: Kind, fingerprint: str, decided_by: str, known: Known) -> None:
         """Keep for later runs what this one found; whoever only reads keeps nothing."""
         if self.finished is not None:

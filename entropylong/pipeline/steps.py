@@ -1,4 +1,4 @@
-"""The steps of the pipeline in order. Search has two steps, and every other stage has one."""
+"""The steps of the pipeline in order. Search and pairs have two steps each, and every other stage has one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from entropylong.entropy.stage import ANCHOR, SCORE
 from entropylong.errors import UsageError
 from entropylong.packing.stage import PACK
 from entropylong.retrieval.stage import EMBED, INDEX, QUERIES, SEARCH
-from entropylong.verification.pairs_stage import PLAN_PAIRS
+from entropylong.verification.pairs_stage import CONTEXTS, PLAN_PAIRS
 from entropylong.verification.stage import VERIFY
 
-STEPS: tuple[Stage, ...] = (INGEST, CHUNK, EMBED, INDEX, SCORE, ANCHOR, QUERIES, SEARCH, PLAN_PAIRS, VERIFY, PACK)
+STEPS: tuple[Stage, ...] = (INGEST, CHUNK, EMBED, INDEX, SCORE, ANCHOR, QUERIES, SEARCH, PLAN_PAIRS, CONTEXTS, VERIFY, PACK)
 
 
 def steps_of(names: list[str] | tuple[str, ...]) -> list[Stage]:

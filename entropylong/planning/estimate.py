@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entropylong.config import Config
+from entropylong.core.batches import BUCKET_TOKENS, CORE_BATCH_BYTES, MODEL_PART, MOST_UNITS
 from entropylong.models.hardware import Rate, rate_of
 from entropylong.models.prepare import ModelSpec, prepare
 from entropylong.models.shape import KNOWN, ModelShape, shape_of
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 TEXT_BYTES, ID_BYTES = 0.52, 1.7
 # Bytes of a row in memory and in a shuffle: of a token id, of an anchor with rank and score.
 ID_ROW_BYTES, ANCHOR_ROW_BYTES = 4, 24
+# Of what tells copies of a document: id, hash, source and origin.
+KEY_BYTES = 100
+# In memory of packing, a token: ids that come in, seven bytes beside them, four that go out.
+BUCKET_BYTES = 15
+# Seconds of one core a row, by `make rehearsal`: small documents, Python and the JVM together.
+ROW_SECONDS = {"ingest": 3e-4, "chunk": 1.5e-4, "anchors": 1e-3, "contexts": 3e-4}
 # Of a row's other columns, and of a table's statistics.
 ROW_BYTES = 32
 # Scratch of the head, and what Python, torch and Arrow take beside a model.
@@ -38,8 +46,10 @@ class StagePlan:
     Attributes:
         rows: that it writes.
         tokens, flops, device_hours: of its forward passes.
-        core_hours: of its search, or of assigning chunks to cells.
+        core_hours: of work on cores: a search, or rows at the pace that was measured of them.
         memory: bytes that one worker holds (of `index` the driver, of a search in broadcast mode a node).
+        read: bytes that it reads of its sources and of tables.
+        commits: that it makes.
         shuffle: bytes of rows between its tasks, before compression.
         storage: bytes that it adds to the tables.
     """
@@ -51,6 +61,8 @@ class StagePlan:
     device_hours: float | None = None
     core_hours: float | None = None
     memory: float | None = None
+    read: float = 0.0
+    commits: float = 1.0
     shuffle: float = 0.0
     storage: float = 0.0
 
@@ -144,37 +156,72 @@ def _stages(
         flops = number * of.flops(tokens, tokens * tokens / (1 if of is encoder else 2), rows)
         return {"tokens": number * tokens, "flops": flops, "device_hours": flops / rate.flops / 3600}
 
+    batch = _batch_bytes(config)
+
+    def commits(n_bytes: float, size: float) -> float:
+        return max(1.0, math.ceil(n_bytes / size))
+
+    units = min(commits(sizes.roots, config.run.roots_per_unit), MOST_UNITS)
+    # As tables hold it, and as it is read from a source.
+    documents, chunks = TEXT_BYTES * sizes.documents * text, TEXT_BYTES * corpus_chars + ROW_BYTES * sizes.chunks
     pairs = sizes.pairs + sizes.controls
     reads = sizes.anchors if config.verify.scope == "all" else config.plan.anchors_per_pair
     readings = sizes.pairs * reads + sizes.controls * sizes.anchors
-    pair_row = ids + text_bytes(sizes) + ANCHOR_ROW_BYTES * readings / pairs
-    pair_ids = sizes.root_tokens + sizes.context_tokens
+    pair_rows = ROW_BYTES * pairs + ANCHOR_ROW_BYTES * readings
+    # Chunks that pairs name: drawn with replacement, as if all were retrieved alike.
+    contexts = sizes.chunks * -math.expm1(-pairs / sizes.chunks) if sizes.chunks else 0.0
+    context_ids = contexts * (ROW_BYTES + ID_BYTES * sizes.context_tokens)
     verified = {"tokens": way.work.tokens, "flops": way.work.flops, "device_hours": way.work.flops / rate.flops / 3600}
     packed = sizes.sequences * config.pack.length
+    scored = sizes.roots * (ROW_BYTES + sizes.root_tokens * (ID_BYTES + 8))
+    gains = pairs * ROW_BYTES + 14 * readings
+    hashes = 16 * sizes.chunks
+    buckets = config.pack.buckets
+    bucket = packed / buckets if buckets != "auto" else min(packed, BUCKET_TOKENS)
     return [
-        # Text goes by id and by hash, to refuse conflicts and copies.
-        StagePlan("ingest", sizes.documents, shuffle=2 * sizes.documents * text,
-                  storage=sizes.documents * (TEXT_BYTES * text + ROW_BYTES)),
-        StagePlan("chunk", sizes.chunks, storage=TEXT_BYTES * corpus_chars + ROW_BYTES * sizes.chunks),
+        # Sources are read for their keys, then for their text. Keys go by id and by hash.
+        StagePlan("ingest", sizes.documents, core_hours=_core_hours("ingest", sizes.documents), read=2 * sizes.documents * text,
+                  commits=commits(sizes.documents * text, batch), shuffle=2 * KEY_BYTES * sizes.documents,
+                  storage=documents + ROW_BYTES * sizes.documents),
+        StagePlan("chunk", sizes.chunks, core_hours=_core_hours("chunk", sizes.chunks), read=documents,
+                  commits=commits(documents, batch), storage=chunks),
         StagePlan("embed", sizes.chunks, **forward(encoder, sizes.chunks, sizes.chunk_tokens),
-                  memory=_weights(config, encoder) + WORKER_BYTES, shuffle=corpus_chars, storage=sizes.chunks * (vector + 8)),
+                  memory=_weights(config, encoder) + WORKER_BYTES, read=chunks, commits=commits(chunks, batch / MODEL_PART),
+                  shuffle=corpus_chars, storage=sizes.chunks * (vector + 16)),
         StagePlan("index", sizes.chunks, core_hours=retrieval.index_core_hours or None, memory=retrieval.index_memory,
+                  read=sizes.chunks * (vector + 16), commits=commits(sizes.chunks, config.run.vectors_per_unit),
                   shuffle=retrieval.index_shuffle, storage=retrieval.index_storage),
         StagePlan("score", sizes.roots, **forward(shape, sizes.roots, sizes.root_tokens + 1, sizes.root_tokens), memory=lm,
-                  shuffle=sizes.roots * text, storage=sizes.roots * (ROW_BYTES + sizes.root_tokens * (ID_BYTES + 8))),
-        StagePlan("anchors", sizes.roots, storage=sizes.roots * (ROW_BYTES + 12 * sizes.anchors)),
+                  read=documents, commits=commits(documents, batch), shuffle=sizes.roots * text, storage=scored),
+        StagePlan("anchors", sizes.roots, core_hours=_core_hours("anchors", sizes.roots), read=scored,
+                  commits=commits(scored, batch), storage=sizes.roots * (ROW_BYTES + 12 * sizes.anchors)),
         StagePlan("search", sizes.queries, **forward(encoder, sizes.queries, window),
                   core_hours=retrieval.search_core_hours, memory=retrieval.search_memory,
-                  shuffle=2 * sizes.roots * (ids + text) + 2 * sizes.queries * vector + retrieval.search_shuffle,
+                  read=sizes.roots * ID_BYTES * sizes.root_tokens + hashes + 2 * sizes.queries * vector, commits=2 * units,
+                  shuffle=sizes.roots * ids + 2 * sizes.queries * vector + retrieval.search_shuffle + hashes,
                   storage=sizes.queries * (vector + 16 + 12 * config.retrieval.top_k)),
-        # By root, by chunk, by pair, and by root again: with the root's ids in every row.
-        StagePlan("pairs", pairs, shuffle=3 * pairs * pair_row,
-                  storage=pairs * (ROW_BYTES + ID_BYTES * pair_ids) + ANCHOR_ROW_BYTES * readings),
-        StagePlan("verify", pairs, **verified, memory=lm, shuffle=pairs * (ID_ROW_BYTES * pair_ids) + ANCHOR_ROW_BYTES * readings,
-                  storage=pairs * ROW_BYTES + 14 * readings),
-        StagePlan("pack", sizes.sequences, shuffle=3 * ANCHOR_ROW_BYTES * readings + 2 * ID_ROW_BYTES * packed,
-                  storage=ID_BYTES * packed),
+        # Hits meet the hashes of their chunks, then their roots.
+        StagePlan("pairs", pairs, read=12 * sizes.cells + 2 * hashes, commits=units,
+                  shuffle=2 * ROW_BYTES * sizes.cells + hashes, storage=pair_rows),
+        # Chunks that are named meet their texts, each once.
+        StagePlan("contexts", contexts, core_hours=_core_hours("contexts", contexts), read=chunks + 8 * pairs,
+                  shuffle=8 * pairs + contexts * (8 + text_bytes(sizes)), storage=context_ids),
+        # Pairs meet the ids of their chunks; those of a root travel once.
+        StagePlan("verify", pairs, **verified, memory=lm, read=2 * pair_rows + context_ids + scored, commits=units,
+                  shuffle=2 * (pair_rows + pairs * ID_ROW_BYTES * sizes.context_tokens + sizes.roots * ids), storage=gains),
+        StagePlan("pack", sizes.sequences, memory=BUCKET_BYTES * bucket + WORKER_BYTES,
+                  read=pair_rows + gains + context_ids + scored,
+                  shuffle=3 * ANCHOR_ROW_BYTES * readings + 2 * ID_ROW_BYTES * packed, storage=ID_BYTES * packed),
     ]  # fmt: skip
+
+
+def _batch_bytes(config: Config) -> int:
+    stated = config.run.batch_bytes
+    return CORE_BATCH_BYTES * config.plan.cores if stated == "auto" else stated
+
+
+def _core_hours(stage: str, rows: float) -> float:
+    return ROW_SECONDS[stage] * rows / 3600
 
 
 def text_bytes(sizes: Sizes) -> float:
@@ -189,7 +236,7 @@ def _weights(config: Config, shape: ModelShape) -> float:
 
 
 def _assumptions(config: Config, corpus: CorpusSize, rate: Rate, retrieval: RetrievalPlan) -> list[str]:
-    plan = config.plan
+    plan, batch = config.plan, _batch_bytes(config)
     anchors = (
         f"plan.anchors_per_root = {plan.anchors_per_root:g}"
         if plan.anchors_per_root is not None
@@ -208,7 +255,10 @@ def _assumptions(config: Config, corpus: CorpusSize, rate: Rate, retrieval: Retr
         "the encoder reads whole chunks: at most, as one with a short window cuts them",
         f"retrieval: {retrieval.mode_and_cells}; {CORE_FLOPS / 1e9:.0f} GFLOP/s a core",
         f"on disk {TEXT_BYTES} bytes a character and {ID_BYTES} a token id; shuffles before compression, once and without retries",
-        "ingest, chunk, anchors and pack are bound by the storage: no hours are reckoned for them, nor for starting Spark",
+        f"a commit takes {batch / 2**20:,.0f} MiB of input (run.batch_bytes, at plan.cores = {config.plan.cores:,}); where all "
+        f"rows go through a model, a {MODEL_PART}th of it",
+        "the driver holds 35 MB of a batch, a name of each input file, and of the index what stands under its memory",
+        "pairs and pack are bound by the storage: no hours are reckoned for them, nor for commits and starting Spark",
     ]
 
 

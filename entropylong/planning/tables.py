@@ -9,6 +9,9 @@ from rich.text import Text
 
 from entropylong.planning.estimate import Plan, StagePlan
 
+# The line under the stages.
+ALL = "all"
+
 _UNITS = ("", " K", " M", " G", " T", " P", " E", " Z", " Y")
 
 
@@ -41,7 +44,7 @@ def hours(value: float | None) -> str:
 
 def plan_report(plan: Plan) -> RenderableType:
     """All of a plan: sizes, stages, ways to verify, assumptions, warnings."""
-    parts: list[RenderableType] = [_sizes_line(plan), _stages_table(plan), _ways_table(plan)]
+    parts: list[RenderableType] = [_sizes_line(plan), _stages_table(plan), _bytes_table(plan), _ways_table(plan)]
     parts += [Text(f"  {way.name}: {way.about}", style="dim") for way in plan.ways]
     parts.append(Text("Reckoned with", style="bold"))
     parts += [Text(f"  {line}", style="dim") for line in plan.assumptions]
@@ -66,20 +69,33 @@ def _table(title: str) -> Table:
 
 
 def _stages_table(plan: Plan) -> Table:
-    table = _table("Stages")
+    table = _table("Stages: work")
     table.add_column("stage", no_wrap=True)
     device = "\n".join([*plan.rate.device.split(), "hours"])
-    for column in ("rows", "tokens", "FLOP", device, "core\nhours", "memory", "shuffle", "storage"):
+    for column in ("rows", "tokens", "FLOP", device, "core\nhours", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage in [*plan.stages, _total(plan.stages)]:
-        is_total = stage.stage == "all"
-        rows = "" if is_total else count(stage.rows)
-        table.add_row(
-            stage.stage, rows, amount(stage.tokens), amount(stage.flops), hours(stage.device_hours), hours(stage.core_hours),
-            amount(stage.memory, "B"), amount(stage.shuffle or None, "B"), amount(stage.storage, "B"),
-            style="bold" if is_total else "", end_section=stage is plan.stages[-1],
-        )  # fmt: skip
+        _add(table, plan, stage, [
+            "" if stage.stage == ALL else count(stage.rows), amount(stage.tokens), amount(stage.flops), hours(stage.device_hours),
+            hours(stage.core_hours), amount(stage.memory, "B"),
+        ])  # fmt: skip
     return table
+
+
+def _bytes_table(plan: Plan) -> Table:
+    table = _table("Stages: bytes")
+    table.add_column("stage", no_wrap=True)
+    for column in ("commits", "read", "shuffle", "storage"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for stage in [*plan.stages, _total(plan.stages)]:
+        sizes = (stage.read, stage.shuffle or None, stage.storage)
+        _add(table, plan, stage, [count(stage.commits), *(amount(size, "B") for size in sizes)])
+    return table
+
+
+def _add(table: Table, plan: Plan, stage: StagePlan, cells: list[str]) -> None:
+    style = "bold" if stage.stage == ALL else ""
+    table.add_row(stage.stage, *cells, style=style, end_section=stage is plan.stages[-1])
 
 
 def _total(stages: list[StagePlan]) -> StagePlan:
@@ -87,7 +103,17 @@ def _total(stages: list[StagePlan]) -> StagePlan:
         return sum(getattr(stage, name) or 0.0 for stage in stages)
 
     return StagePlan(
-        "all", 0, over("tokens"), over("flops"), over("device_hours"), over("core_hours"), None, over("shuffle"), over("storage")
+        "all",
+        0,
+        over("tokens"),
+        over("flops"),
+        over("device_hours"),
+        over("core_hours"),
+        None,
+        over("read"),
+        over("commits"),
+        over("shuffle"),
+        over("storage"),
     )
 
 

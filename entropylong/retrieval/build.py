@@ -29,11 +29,6 @@ SLACK = 1.02
 PART_ROWS = 262_144
 
 
-def snapshot(chunks: DataFrame, vectors: DataFrame) -> DataFrame:
-    """The rows of an index: ids, hashes of texts, vectors."""
-    return chunks.select("chunk_id", "text_hash").join(vectors.select("chunk_id", "vector"), "chunk_id", how="inner")
-
-
 def sampled(rows: DataFrame, n: int, size: int, *columns: str) -> pa.Table:
     """Up to `size` of the n rows, those with the smallest chunk_id, in that order. It is a hash, so they are a sample."""
     few = rows if size >= n else rows.where(F.col("chunk_id") <= share_threshold(min(1.0, SLACK * size / n)))

@@ -136,8 +136,8 @@ class OpenIndex:
             rows = slice(start, min(start + BLOCK_VECTORS, last))
             yield Vectors(self._vectors[rows].astype(np.float32), self._ids[rows], self._hashes[rows])
 
-    def random_chunks(self, count: int, salt: Sequence[str | int], own: set[int], excluded_ids: set[int]) -> list[int]:
-        """Up to `count` distinct chunk ids from the pool, chosen by hash of the salt.
+    def random_chunks(self, count: int, salt: Sequence[str | int], own: set[int], excluded_ids: set[int]) -> dict[int, int]:
+        """Up to `count` distinct chunks from the pool, chosen by hash of the salt: their ids, and the hashes of their texts.
 
         Args:
             count: how many.
@@ -145,14 +145,14 @@ class OpenIndex:
             own: hashes of the texts that are left out.
             excluded_ids: chunk ids that are left out.
         """
-        chosen: list[int] = []
+        chosen: dict[int, int] = {}
         for attempt in range(20 * count + 20):
             if len(chosen) == count:
                 break
             row = xxhash64(*salt, attempt) % len(self._pool_ids)
-            chunk = int(self._pool_ids[row])
-            if chunk not in excluded_ids and chunk not in chosen and int(self._pool_hashes[row]) not in own:
-                chosen.append(chunk)
+            chunk, text_hash = int(self._pool_ids[row]), int(self._pool_hashes[row])
+            if chunk not in excluded_ids and chunk not in chosen and text_hash not in own:
+                chosen[chunk] = text_hash
         return chosen
 
 

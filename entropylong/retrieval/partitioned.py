@@ -39,19 +39,19 @@ _FOUND_ARROW = pa.schema(
 def routes(ctx: StageContext, frames: Frames) -> DataFrame:
     """Queries -> their cells, with all that a search of them needs. Executors: the centroids."""
     handle, nprobe, rule = ctx.index, ctx.config.retrieval.nprobe, ctx.config.chunks
-    from entropylong.retrieval.queries import keys_of_queries, own_hashes, with_queries
+    from entropylong.retrieval.queries import keys_of_queries, own_of, with_queries
 
     def run(rows: Rows) -> Iterator[Row]:
         cells = open_index(handle).cells  # type: ignore[arg-type]
         for row in rows:
-            own = own_hashes(row["text"], rule)
+            own = own_of(row, rule)
             grid = to_grid(from_bytes([query["vector"] for query in row["queries"]]))
             probes = cells.nearest(grid.astype(np.float32), nprobe).tolist()
             for query, vector, where in zip(row["queries"], grid, probes, strict=True):
                 key = {"root_id": row["root_id"], "position": query["position"]}
                 yield key | {"vector": vector.tobytes(), "own": own, "cells": where, "outcome": OK}
 
-    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), QUERY_CELLS, run, keys_of_queries)
+    return map_rows(with_queries(frames).repartition(ctx.parallelism, "root_id"), QUERY_CELLS, run, keys_of_queries)
 
 
 def search_range(ctx: StageContext, queries: DataFrame, vectors: DataFrame, first: int, sizes: Ints) -> DataFrame:

@@ -17,11 +17,10 @@ from entropylong.core.stage import Driver, Resource, State, StreamStage, UnitSta
 from entropylong.core.udf import Row, Rows, map_rows, map_stream
 from entropylong.errors import NothingToDoError
 from entropylong.models.cache import load
-from entropylong.retrieval import build
 from entropylong.retrieval.grid import from_bytes, to_grid
 from entropylong.retrieval.index import INDEX_FILES, open_index, ranked
 from entropylong.retrieval.partitioned import merge, routes
-from entropylong.retrieval.queries import anchor_positions, keys_of_queries, own_hashes, with_queries
+from entropylong.retrieval.queries import OWN, anchor_positions, keys_of_queries, own_of, own_of_roots, with_queries
 from entropylong.retrieval.sizing import BROADCAST, PARTITIONED, cell_count, choose_mode
 from entropylong.retrieval.windows import window_text
 from entropylong.spark.resources import executor_memory
@@ -48,11 +47,16 @@ def embed(ctx: StageContext, frames: Frames) -> DataFrame:
 
             def encoded(part: Sequence[Row]) -> Rows:
                 vectors = encoder.encode([row["text"] for row in part], prompt, size)
-                return [{"chunk_id": row["chunk_id"]} | vector_columns(vector) for row, vector in zip(part, vectors, strict=True)]
+                return [keys(row) | vector_columns(vector) for row, vector in zip(part, vectors, strict=True)]
 
-            yield from isolated(buffer, encoded, lambda row, why: [{"chunk_id": row["chunk_id"]} | refused("MODEL_FAILED", why)])
+            yield from isolated(buffer, encoded, lambda row, why: [keys(row) | refused("MODEL_FAILED", why)])
 
-    chunks = spread(ctx, frames["chunks"].select("chunk_id", "text"), ["chunk_id"], F.length("text") / CHARS_A_TOKEN)
+    def keys(row: Row) -> Row:
+        # With the hash of its text an index needs no text, and no join with the chunks.
+        return {"chunk_id": row["chunk_id"], "text_hash": row["text_hash"]}
+
+    texts = frames["chunks"].select("chunk_id", "text_hash", "text")
+    chunks = spread(ctx, texts, ["chunk_id"], F.length("text") / CHARS_A_TOKEN)
     return map_stream(chunks, CHUNK_VECTORS, ctx.meter, run)
 
 
@@ -96,7 +100,7 @@ def candidates(ctx: StageContext, frames: Frames) -> DataFrame:
         keys = [(row["root_id"], query["position"]) for row in rows for query in row["queries"]]
         owners = np.repeat(np.arange(len(rows)), [len(row["queries"]) for row in rows])
         grid = to_grid(from_bytes([query["vector"] for row in rows for query in row["queries"]]))
-        own = [own_hashes(row["text"], rule) for row in rows]
+        own = [own_of(row, rule) for row in rows]
         neighbours = index.search(grid, owners, own, retrieval.top_k, retrieval.nprobe)
         for (root, position), scores, ids in zip(keys, neighbours.scores.tolist(), neighbours.ids.tolist(), strict=True):
             key = {"root_id": root, "position": position}
@@ -105,14 +109,14 @@ def candidates(ctx: StageContext, frames: Frames) -> DataFrame:
             else:
                 yield key | refused("NO_CANDIDATE", "the probed cells hold no chunk but the root's own", "skipped")
 
-    return map_rows(with_queries(ctx, frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run, keys_of_queries)
+    return map_rows(with_queries(frames).repartition(ctx.parallelism, "root_id"), CANDIDATES, run, keys_of_queries)
 
 
 class Embed(StreamStage):
     """Chunks -> vectors."""
 
     name = "embed"
-    version = 1
+    version = 2
     reads = ("chunks",)
     writes = "chunk_vectors"
     key = ("chunk_id",)
@@ -133,7 +137,7 @@ class Index(WholeStage):
     name = "index"
     version = 2
     driver = Driver.INDEX
-    reads = ("chunk_vectors", "chunks")
+    reads = ("chunk_vectors",)
     writes = "index"
     key = ("chunk_id",)
     config = ("retrieval.cells", "seed")
@@ -158,10 +162,8 @@ class Index(WholeStage):
         Raises:
             NothingToDoError: there is no chunk.
         """
-        frames = state.frames(self)
         total = F.sum(F.xxhash64("chunk_id").cast("decimal(38,0)"))
-        rows = build.snapshot(frames["chunks"], frames["chunk_vectors"])
-        count, content = rows.agg(F.count(F.lit(1)), total).collect()[0]
+        count, content = state.frames(self)["chunk_vectors"].agg(F.count(F.lit(1)), total).collect()[0]
         if not count:
             raise NothingToDoError("index: there is no chunk to retrieve from; give a source with role corpus or both")
         return {"chunks": count, "content": str(content), "cells": cell_count(count, state.config.retrieval.cells)}
@@ -215,6 +217,10 @@ class Queries(UnitStage):
         """Take the anchors of chosen roots."""
         return anchor_positions(ctx, frames)
 
+    def inputs(self, ctx: StageContext, frames: Frames, todo: DataFrame) -> Frames:
+        """Give the ids of roots, without their profiles."""
+        return {"anchors": todo, "scored_documents": frames["scored_documents"].select("root_id", "input_ids")}
+
     def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
         """Run the encoder over query windows."""
         return query_vectors(ctx, frames)
@@ -226,12 +232,14 @@ class Search(UnitStage):
     name = "search"
     version = 2
     driver = Driver.SEARCH
-    reads = ("anchors", "query_vectors", "documents")
+    reads = ("anchors", "query_vectors", "chunks", "documents")
     writes = "candidates"
     key = ("root_id", "position")
     config = ("retrieval.top_k", "retrieval.nprobe")
     counted = "anchors"
     upstream = ("query_vectors", "index")
+    # By its chunks a root's own text is known, and every copy of it.
+    needs_whole = ("chunks",)
     beside = ("query_cells", "partial_candidates")
     when_empty = NO_ANCHOR
     purpose = "the nearest chunks of each anchor, own chunks and copies of them left out (paper, Stage 2)"
@@ -240,6 +248,10 @@ class Search(UnitStage):
         """Take the anchors of chosen roots, with their query vectors."""
         vectors = frames["query_vectors"].select("root_id", "position", "vector")
         return anchor_positions(ctx, frames).join(vectors, ["root_id", "position"], how="inner")
+
+    def inputs(self, ctx: StageContext, frames: Frames, todo: DataFrame) -> Frames:
+        """Give the hashes of the roots' own chunks, of which no text is read."""
+        return {"anchors": todo, OWN: own_of_roots(ctx, todo, frames)}
 
     def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
         """Search a broadcast index."""
@@ -258,6 +270,10 @@ class Route(Search):
 
 class Merge(Search):
     """Last part of a partitioned search, in place of `Search.build`: what was found in ranges of cells -> candidates."""
+
+    def inputs(self, ctx: StageContext, frames: Frames, todo: DataFrame) -> Frames:
+        """Give what the ranges gave."""
+        return {"anchors": todo, "partial_candidates": frames["partial_candidates"]}
 
     def build(self, ctx: StageContext, frames: Frames) -> DataFrame:
         """Merge what the ranges gave."""

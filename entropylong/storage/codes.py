@@ -10,6 +10,8 @@ Outcomes = Mapping[tuple[str, str | None], int]
 
 # Of a row that shares text with an evaluation set; another try would refuse it again.
 CONTAMINATED = "CONTAMINATED"
+# Of a pair without the token ids of its root or of its chunk.
+NO_IDS = "NO_IDS"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ CODES = {
         "Nothing was retrieved: every near chunk is the root's own or has its text.",
         "Give the corpus more text, or raise `retrieval.top_k`.",
         skipped=True,
+    ),
+    NO_IDS: Code(
+        "The pair cannot be measured: its chunk has no token ids, as the row of `context_ids` says, or its root has none.",
+        f"See why: `entropylong quarantine pairs`. {_RETRY}",
     ),
     "NO_MESSAGES": Code(
         "A conversation without usable `messages`.", "Mend the record; see the file of refused ones beside the feed."

@@ -111,10 +111,11 @@ CHUNK_VECTORS = TableSchema(
     "a chunk under an encoder",
     (
         ("chunk_id", "BIGINT", _CHUNK),
+        ("text_hash", "BIGINT", "xxhash64(text)"),
         ("vector", "BINARY", "float16, little-endian, L2-normalised"),
     ),
     ("chunk_id",),
-    {"vector_set": "vector IS NOT NULL AND length(vector) > 0"},
+    {"vector_set": "text_hash IS NOT NULL AND vector IS NOT NULL AND length(vector) > 0"},
 )
 INDEX_CELLS = TableSchema(
     "index_cells",
@@ -210,17 +211,24 @@ PAIRS = TableSchema(
         ("root_id", "STRING", _ROOT),
         ("chunk_id", "BIGINT", _CHUNK),
         ("kind", "STRING", "candidate | random (control)"),
-        ("root_ids", "ARRAY<INT>", "Ids of the root"),
-        ("chunk_ids", "ARRAY<INT>", "Ids of the chunk, cut to contexts.max_tokens"),
         (
             "anchors",
             "ARRAY<STRUCT<position: INT, entropy: FLOAT, nll: FLOAT, rank: INT, score: FLOAT>>",
             "Where it is to be read: baseline in nats, and the chunk's rank and score if this anchor retrieved it",
         ),
-        ("positions", "ARRAY<INT>", "Of these, what was still to be read when the pair was planned"),
     ),
     ("root_id", "chunk_id"),
-    {"kind_known": "kind IN ('candidate', 'random') AND pair_id IS NOT NULL AND positions IS NOT NULL AND size(anchors) > 0"},
+    {"kind_known": "kind IN ('candidate', 'random') AND pair_id IS NOT NULL AND size(anchors) > 0"},
+)
+CONTEXT_IDS = TableSchema(
+    "context_ids",
+    "a chunk that a pair names, as it is prepended",
+    (
+        ("chunk_id", "BIGINT", _CHUNK),
+        ("ids", "ARRAY<INT>", "Token ids of the chunk, cut to contexts.max_tokens"),
+    ),
+    ("chunk_id",),
+    {"ids_set": "chunk_id IS NOT NULL AND ids IS NOT NULL"},
 )
 GAINS = TableSchema(
     "gains",
@@ -301,6 +309,6 @@ TABLES = {
     schema.name: schema
     for schema in (
         DOCUMENTS, CHUNKS, CHUNK_VECTORS, INDEX_CELLS, SCORED_DOCUMENTS, ANCHORS, QUERY_VECTORS, QUERY_CELLS, PARTIAL_CANDIDATES,
-        CANDIDATES, PAIRS, GAINS, SEQUENCES, METRICS, ARTIFACTS,
+        CANDIDATES, PAIRS, CONTEXT_IDS, GAINS, SEQUENCES, METRICS, ARTIFACTS,
     )
 }  # fmt: skip

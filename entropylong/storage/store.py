@@ -26,14 +26,14 @@ from entropylong.errors import TableError, WorkerDiedError
 from entropylong.storage.codes import CONTAMINATED, Outcomes
 from entropylong.storage.counting import AppendCount
 from entropylong.storage.frames import local_frame
-from entropylong.storage.schemas import ERROR, OK, TABLES, TableSchema
+from entropylong.storage.schemas import ERROR, OK, TABLES
+from entropylong.storage.statements import conform, create_statement, quoted
 from entropylong.storage.writer import Writer, concurrent
 
 # Of Delta's error classes: another transaction won.
 _CONFLICT = re.compile("DELTA_(CONCURRENT_|METADATA_CHANGED|PROTOCOL_CHANGED)")
 # Where Delta notes the version of a session's last commit.
 _LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
-_PROPERTIES = {"delta.enableDeletionVectors": "false"}
 
 
 class Store:
@@ -49,7 +49,8 @@ class Store:
         self._catalog = tables if CATALOG_SCHEMA.match(tables) and not Path(tables).exists() else None
         self._directory = tables.rstrip("/")
         self._versions: dict[str, int] = {}
-        self._times: dict[str, int] = {}
+        # What the newest commit goes by: the label that its writer gave it, or its time.
+        self._marks: dict[str, str] = {}
         self._present: set[str] = set()
         # Table -> fingerprint -> rows by (outcome, code), at the version that is known.
         self._outcomes: dict[str, dict[str, Outcomes]] = {}
@@ -120,7 +121,7 @@ class Store:
         for seconds in (1, 1, 3, None):
             try:
                 with self._noting_version(table, self.spark):
-                    self.spark.sql(_create(self.address(table), TABLES[table]))
+                    self.spark.sql(create_statement(self.address(table), TABLES[table]))
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # Another machine made it, or is at it: its folder is there a moment before its first commit. Looked at again.
@@ -139,19 +140,21 @@ class Store:
         return self._versions.get(table, -1)
 
     def commit(self, table: str) -> str:
-        """The newest commit, by version and time in ms: a table made anew comes to the same version, not at the same time."""
-        if table not in self._times:
+        """The newest commit, by version and by label or time in ms: a table made anew comes to the same version, not to the same
+        label or time."""
+        if table not in self._marks:
             self._look(table)
-        return f"{self._versions.get(table, -1)}@{self._times.get(table, 0)}"
+        return f"{self._versions.get(table, -1)}@{self._marks.get(table, 0)}"
 
     def _look(self, table: str) -> None:
         if self.exists(table):
-            newest = self.history(table, 1).select("version", F.unix_millis("timestamp")).collect()[0]
-            self._versions[table], self._times[table] = int(newest[0]), int(newest[1])
+            time_ms = F.unix_millis("timestamp").cast("string")
+            newest = self.history(table, 1).select("version", F.coalesce("userMetadata", time_ms)).collect()[0]
+            self._versions[table], self._marks[table] = int(newest[0]), str(newest[1])
 
     def _forget(self, table: str) -> None:
         self._versions.pop(table, None)
-        self._times.pop(table, None)
+        self._marks.pop(table, None)
         self._outcomes.pop(table, None)
 
     @contextmanager
@@ -169,7 +172,7 @@ class Store:
     def forget_versions(self) -> None:
         """Look again: others may have written before the workspace was locked."""
         self._versions.clear()
-        self._times.clear()
+        self._marks.clear()
         self._outcomes.clear()
         self._present.clear()
 
@@ -202,11 +205,13 @@ class Store:
             self._outcomes.setdefault(table, {})[fingerprint] = {(r.outcome, r.code): int(r["count"]) for r in found}
         return dict(self._outcomes[table][fingerprint])
 
-    def read_stream(self, table: str, fingerprint: str | None, files_per_batch: int) -> DataFrame:
+    def know_outcomes(self, table: str, fingerprint: str, outcomes: Outcomes) -> None:
+        """Take rows by (outcome, code) as another run counted them at the version that is the newest one now."""
+        self._outcomes.setdefault(table, {}).setdefault(fingerprint, dict(outcomes))
+
+    def read_stream(self, table: str, fingerprint: str | None, batch_bytes: int) -> DataFrame:
         """The ok rows of one fingerprint as a stream; dropped fingerprints, error rows taken out and compaction give no rows."""
-        reader = (
-            self.spark.readStream.format("delta").option("skipChangeCommits", "true").option("maxFilesPerTrigger", files_per_batch)
-        )
+        reader = self.spark.readStream.format("delta").option("skipChangeCommits", "true").option("maxBytesPerTrigger", batch_bytes)
         frame = reader.table(self.address(table)) if self._catalog else reader.load(self.place(table))
         return frame.where((F.col("fingerprint") == fingerprint) & (F.col("outcome") == OK))
 
@@ -252,6 +257,8 @@ class Store:
                 raise concurrent(table) from error
             raise TableError(f"table {table}: the write failed, nothing of it is visible: {root_cause(error)}") from error
         own = self._versions.get(table)
+        if own is not None and "userMetadata" in (options or {}):
+            self._marks[table] = str((options or {})["userMetadata"])
         # Where others added rows too, what was known does not hold: it is counted when it is asked for.
         if fingerprint is not None and own is not None and own - 1 == before:
             self._outcomes[table] = {other: outcomes for other, outcomes in known.items() if other != fingerprint}
@@ -311,41 +318,6 @@ class Store:
         for table, fingerprint in fingerprints.items():
             if table in TABLES and self.exists(table):
                 self.read_ok(table, fingerprint).createOrReplaceTempView(f"current_{table}")
-
-
-def quoted(name: str, sep: str | None = ".") -> str:
-    """A name as SQL takes it, each of its parts quoted."""
-    parts = [name] if sep is None else name.split(sep)
-    return ".".join("`" + part.replace("`", "``") + "`" for part in parts)
-
-
-def _create(address: str, schema: TableSchema) -> str:
-    """The statement that makes a table. Not Delta's builder: of a name it takes two levels alone, a catalog's has three."""
-    columns = [
-        f"`{field.name}` {field.dataType.simpleString()} COMMENT {_literal(field.metadata['comment'])}" for field in schema.struct
-    ]
-    # Constraints as properties of the first commit: added one by one, each would scan and commit again.
-    checks = {f"delta.constraints.{name}": condition for name, condition in schema.checks.items()}
-    properties = [f"{_literal(name)} = {_literal(value)}" for name, value in (_PROPERTIES | checks).items()]
-    return (
-        f"CREATE TABLE IF NOT EXISTS {address} ({', '.join(columns)}) USING delta PARTITIONED BY (fingerprint) "
-        f"COMMENT {_literal(f'One row: {schema.row}')} TBLPROPERTIES ({', '.join(properties)})"
-    )
-
-
-def _literal(text: str) -> str:
-    """A string of SQL."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def conform(frame: DataFrame, schema: TableSchema, fingerprint: str | None) -> DataFrame:
-    """Exactly the schema's columns in order; outcome defaults to ok, the fingerprint is the writer's (None: the rows' own)."""
-    own = {} if fingerprint is None else {"fingerprint": f"'{fingerprint}'"}
-    values = {"outcome": f"'{OK}'"} | {name: f"`{name}`" for name in frame.columns} | own
-    return frame.selectExpr(
-        *(f"cast({values.get(f.name, 'null')} as {f.dataType.simpleString()}) as `{f.name}`" for f in schema.struct)
-    )
 
 
 def root_cause(error: BaseException) -> str:

@@ -16,11 +16,14 @@ import entropylong
 from entropylong.errors import WorkspaceError
 from entropylong.utils.locks import locked
 
-FORMAT = 2
+FORMAT = 3
 # Its folders and what runs trust; tables too, where they are kept in it.
 # In a checkpoint's folder: how far output and input were when its last pass ended.
 REACHED = "reached.json"
-_OWN = ("counts.json", "counts.json.part", "checkpoints", "exclude", "index", "tables", "feeds", "training", "figures")
+_OWN = (
+    "counts.json", "counts.json.part", "checkpoints", "units", "ledger", "exclude", "index", "tables", "feeds", "training",
+    "figures",
+)  # fmt: skip
 
 
 class Workspace:
@@ -58,6 +61,15 @@ class Workspace:
         for reached in folder.glob(f"*/{REACHED}"):
             reached.unlink()
         shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def units(self) -> Path:
+        """What a stage reads, cut by its units, while a run is at it."""
+        return self.path / "units"
+
+    def ledger(self, fingerprint: str) -> Path:
+        """Which input units were read into `documents`: a cache, the table is the truth."""
+        return self.path / "ledger" / f"{fingerprint}.parquet"
 
     @property
     def known_counts(self) -> Path:
@@ -104,6 +116,7 @@ class Workspace:
             raise WorkspaceError(f"{self.path}: cannot be written: {error.strerror}; choose another workspace=DIR") from None
         with held:
             self._refuse_links()
+            shutil.rmtree(self.units, ignore_errors=True)  # of a run that was killed
             (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
             if not stamp.is_file():
                 stamp.write_text(json.dumps({"format": FORMAT, "created_by": entropylong.__version__}))

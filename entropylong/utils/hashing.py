@@ -18,9 +18,14 @@ SPARK_SEED = 42
 _MASK = 2**64 - 1
 
 
-def xxhash64(*values: str | int) -> int:
-    """Signed 64-bit hash of strings (UTF-8) and integers (as BIGINT), chained as Spark chains columns."""
-    state = SPARK_SEED
+def xxhash64(*values: str | int, seed: int = SPARK_SEED) -> int:
+    """Signed 64-bit hash of strings (UTF-8) and integers (as BIGINT), chained as Spark chains columns.
+
+    Args:
+        values: what to hash.
+        seed: hash of the columns before them.
+    """
+    state = seed
     for value in values:
         data = value.encode() if isinstance(value, str) else struct.pack("<q", value)
         state = xxhash.xxh64_intdigest(data, seed=state & _MASK)

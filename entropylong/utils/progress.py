@@ -42,6 +42,10 @@ class Progressing:
         """Units that are not done."""
         return self.total - self.committed
 
+    def settle(self) -> None:
+        """Nothing is left: there was less than was counted."""
+        self.total = self.committed
+
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start

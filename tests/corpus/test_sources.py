@@ -54,8 +54,8 @@ def test_one_file_under_two_roles_keeps_its_roots(tmp_path: Path, open_runner: O
     source = tiny.write_jsonl(tmp_path / "docs.jsonl", [{"doc_id": "a", "text": "a text"}, {"doc_id": "b", "text": "b text"}])
     keys = [f"sources.{name}.{key}" for name, role in (("corpus", "corpus"), ("roots", "root")) for key in
             ("kind=jsonl", f"path={source}", f"role={role}")]  # fmt: skip
-    config = load_config(CONF / "demo.yaml", ["run.files_per_batch=1", f"workspace={tmp_path / 'w'}"])
-    mine = load_config(CONF / "demo.yaml", [*keys, f"workspace={tmp_path / 'w'}", "run.files_per_batch=1"])
+    config = load_config(CONF / "demo.yaml", ["run.batch_bytes=1", f"workspace={tmp_path / 'w'}"])
+    mine = load_config(CONF / "demo.yaml", [*keys, f"workspace={tmp_path / 'w'}", "run.batch_bytes=1"])
     sources = {name: s for name, s in mine.sources.items() if name not in config.sources}
     runner = open_runner(tmp_path / "w", source=source)
     runner.state.config = mine.model_copy(update={"sources": sources})

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from entropylong.errors import WorkspaceError
-from entropylong.maintenance.check import Check, check_sequences, check_workspace
+from entropylong.maintenance.check import Check, check_sequences, check_workspace, quick_check
+from entropylong.storage.store import Store
 from tests.conftest import OpenRunner
 
 
@@ -22,6 +23,29 @@ def test_a_sound_workspace_passes(finished: Path, open_runner: OpenRunner) -> No
     checks = check_workspace(open_runner(finished).state)
     assert failures(checks) == {} and len(checks) >= 20
     assert all(check.looked_at > 0 for check in checks)
+
+
+def test_a_quick_check_reads_no_table(copied: Path, open_runner: OpenRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says of a table that it was touched, and of an index file that it is another."""
+    read, read_all = [], Store.read_all
+
+    def noting(self: Store, table: str, version: int | None = None) -> DataFrame:
+        read.append(table)
+        return read_all(self, table, version)
+
+    monkeypatch.setattr(Store, "read_all", noting)
+    checks = quick_check(open_runner(copied).state)
+    assert failures(checks) == {} and len(checks) == 12 and set(read) == {"artifacts"}
+    monkeypatch.undo()
+    rows = open_runner(copied).state.rows("gains").limit(1)
+    DeltaTable.forPath(rows.sparkSession, str(copied / "tables" / "gains")).delete(F.col("pair_id") == rows.collect()[0].pair_id)
+    (index,) = (copied / "index").iterdir()
+    with (index / "vectors.npy").open("ab") as file:
+        file.write(b"more")
+    assert set(failures(quick_check(open_runner(copied).state))) == {
+        "gains: as a run left it that had nothing left to do",
+        "index: its files are there, of their size",
+    } | {"sequences: as a run left it that had nothing left to do"}
 
 
 LINKS = (

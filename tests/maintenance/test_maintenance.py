@@ -33,12 +33,13 @@ def test_compaction_and_gc_change_no_row_in_use(copied: Path, finished: Path, op
     assert {table: rows_of(open_runner(copied), table, columns) for table, columns in COLUMNS.items()} == expected
     pinned = runner.state.registry.get(runner.state.fingerprint("index") or "-")
     assert pinned is not None
-    assert runner.state.store.read_all("chunks", version=pinned.input_versions["chunks"]).count() > 0, (
+    assert runner.state.store.read_all("chunk_vectors", version=pinned.input_versions["chunk_vectors"]).count() > 0, (
         "a pinned version can be read"
     )
     other = open_runner(copied, "anchors.alpha=1.5")
     redone = [step.step.writes for step in other.run().steps]
-    assert redone == ["anchors", "query_vectors", "candidates", "pairs", "gains", "sequences"], "streams are given nothing again"
+    expected_steps = ["anchors", "query_vectors", "candidates", "pairs", "context_ids", "gains", "sequences"]
+    assert redone == expected_steps, "streams are given nothing again"
     value = other.state.fingerprint("anchors")
     exams = [tiny.write_jsonl(copied.parent / f"{n}.jsonl", [{"q": f"exam {n} " + " ".join(map(str, range(20)))}]) for n in "ab"]
     for exam in exams:

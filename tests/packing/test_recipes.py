@@ -28,9 +28,10 @@ from entropylong.packing.recipes.keywords import keywords, representative
 from entropylong.packing.recipes.nearest import _capped, _once
 from entropylong.packing.recipes.neighbours import Link, knn, neighbours_wanted, nextlong
 from entropylong.packing.recipes.noverify import by_rank
-from entropylong.packing.recipes.shared import document_run_tokens, within_budget
+from entropylong.packing.recipes.shared import document_run_tokens, separator_ids, within_budget
 from entropylong.packing.sequences import PackedSequence, PackRule, Piece, pack_groups
 from entropylong.packing.stage import _pack_document_runs, group_rows, packable
+from entropylong.pipeline.runner import Runner
 from entropylong.utils.hashing import share_threshold, xxhash64
 from tests import tiny
 from tests.conftest import MakeConfig, OpenRunner
@@ -91,10 +92,11 @@ def test_permuted_knows_the_links_that_the_cap_took(
     readings = [{"root_id": root, "chunk_id": chunk, "position": 3, "gain": 0.5, "excess_gain": None, "accepted": True}
              for root, chunk in (("a", 1), ("b", 1), ("a", 2), ("b", 3))]  # fmt: skip
     schema = "root_id STRING, chunk_id BIGINT, position INT, gain DOUBLE, excess_gain DOUBLE, accepted BOOLEAN"
-    pairs = [(c["root_id"], c["chunk_id"], "candidate", [c["chunk_id"]] * 4) for c in readings]
+    pairs = [(c["root_id"], c["chunk_id"], "candidate") for c in readings]
     frames = {
         "readings": spark.createDataFrame(readings, schema),
-        "pairs": spark.createDataFrame(pairs, "root_id STRING, chunk_id BIGINT, kind STRING, chunk_ids ARRAY<INT>"),
+        "pairs": spark.createDataFrame(pairs, "root_id STRING, chunk_id BIGINT, kind STRING"),
+        "context_ids": spark.createDataFrame([(c, [c] * 4) for c in (1, 2, 3)], "chunk_id BIGINT, ids ARRAY<INT>"),
         "scored_documents": spark.createDataFrame([("a", [7]), ("b", [8])], "root_id STRING, input_ids ARRAY<INT>"),
     }
     record = RECIPES[recipe]
@@ -293,6 +295,30 @@ def test_check_makes_document_runs_anew_from_what_was_packable(copied: Path, ope
     state = SimpleNamespace(config=config, context=ctx, frames=lambda step: frames, readings=lambda: frames["readings"])
     result = reassembled(state, sequences)  # type: ignore[arg-type]
     assert (result.looked_at, result.wrong) == (2, 0) and not ctx.cached
+
+
+def test_a_budget_is_spent_in_the_order_of_places(finished_runner: Runner) -> None:
+    ctx = finished_runner.state.context
+    rng = np.random.default_rng(4)
+    sizes = rng.integers(1, 60, 300).tolist()
+    # Also two at one place, and one at the end of all places.
+    places = [*rng.random(297).tolist(), 0.25, 0.25, 1.0]
+    named = [(place, f"s{n}", size) for n, (place, size) in enumerate(zip(places, sizes, strict=True))]
+    rows = [(name, place, [("root", name, None, [7] * size)]) for place, name, size in named]
+    ddl = "document_run STRING, place DOUBLE, pieces ARRAY<STRUCT<kind STRING, root_id STRING, chunk_id BIGINT, ids ARRAY<INT>>>"
+    separator = len(separator_ids(ctx))
+    budget, left, expected = 2000, 2000, {}
+    for _, name, size in sorted(named):
+        if left > 0:
+            expected[name] = min(size + separator, left)
+        left -= size + separator
+    try:
+        taken = within_budget(ctx, ctx.spark.createDataFrame(rows, ddl), budget).collect()
+        assert {row.document_run: row.room for row in taken} == expected and left < 0
+        with pytest.raises(ConfigError, match="give more corpus text"):
+            within_budget(ctx, ctx.spark.createDataFrame(rows[:3], ddl), budget)
+    finally:
+        ctx.release()
 
 
 def baseline(name: str) -> DocumentRunRecipe:

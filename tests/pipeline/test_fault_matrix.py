@@ -32,7 +32,7 @@ def harness(
     spark: SparkSession, finished: Path, make_config: MakeConfig, corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Harness:
     def configure(workspace: Path, *keys: str) -> Config:
-        own = ["run.files_per_batch=1", "run.roots_per_unit=6", "quarantine.max_rate=0"]
+        own = ["run.batch_bytes=1", "run.roots_per_unit=6", "quarantine.max_rate=0"]
         return make_config(workspace, corpus, *own, *keys)
 
     return Harness(tmp_path_factory.mktemp("faults"), finished, configure, spark)

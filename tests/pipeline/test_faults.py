@@ -68,7 +68,7 @@ def test_jvm_killed_between_write_and_checkpoint(
     """All roots scored anew over a table that is gone, with the kill in between; then gone on with."""
     for lost in ("tables/scored_documents", "checkpoints"):
         shutil.rmtree(copied / lost)
-    config: Config = make_config(copied, corpus, "run.files_per_batch=1", "spark.master=local[1]")
+    config: Config = make_config(copied, corpus, "run.batch_bytes=1", "spark.master=local[1]")
     code = [sys.executable, "-c", KILLED, config.model_dump_json(), "scored_documents", "score"]
     done = subprocess.run(code, capture_output=True, check=False)
     assert done.returncode == 9, done.stderr.decode()[-3000:]
@@ -130,7 +130,7 @@ def test_second_run_on_a_workspace_stops(copied: Path, open_runner: OpenRunner) 
     assert open_runner(copied).run(["ingest"]).steps == []
 
 
-@pytest.mark.parametrize("stage", ["ingest", "score", "search"])
+@pytest.mark.parametrize("stage", ["ingest", "score", "search", "pack"])
 def test_a_run_on_another_machine_comes_in_between(
     stage: str, copied: Path, whole: Runner, open_runner: OpenRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,8 +47,7 @@ def test_sequences_are_exact_and_reassemble(finished: Path, open_runner: OpenRun
     roots = {
         r.root_id: r.input_ids for r in store.read_ok("scored_documents", runner.state.fingerprint("scored_documents")).collect()
     }
-    pairs = store.read_ok("pairs", runner.state.fingerprint("pairs")).collect()
-    chunks = {(p.chunk_id): p.chunk_ids for p in pairs}
+    chunks = {c.chunk_id: c.ids for c in runner.state.ok_rows("context_ids").collect()}
     assert sequences
     from entropylong.models.cache import load
 
@@ -124,8 +123,9 @@ def test_alpha_measures_only_what_was_never_measured(
     assert old_readings < set(now)
     measured = set(now)
     anchors = dict(runner.state.ok_rows("anchors").select("root_id", "anchors.position").collect())
-    pairs = runner.state.ok_rows("pairs").select("pair_id", "root_id", "positions").collect()
-    assert any(len(p.positions) < len(anchors[p.root_id]) for p in pairs), "some readings must have been known already"
+    pairs = runner.state.ok_rows("pairs").select("pair_id", "root_id").collect()
+    asked = {(pair.pair_id, position) for pair in pairs for position in anchors[pair.root_id]}
+    assert old_readings & asked, "some readings must have been known already"
     for pair in pairs:
         assert all((pair.pair_id, position) in measured for position in anchors[pair.root_id])
 
@@ -180,9 +180,6 @@ def test_second_run_makes_no_commit_and_makes_a_lost_index_and_figures_again(cop
     assert [done.step.writes for done in result.steps] == ["index"] and result.figures["sequences"] > 0
     after = versions(copied)
     assert {t for t in after if after[t] != before[t]} <= {"metrics"}
-    pairs = runner.state.ok_rows("pairs")
-    roots = runner.state.ok_rows("scored_documents").select("root_id", "input_ids")
-    assert pairs.join(roots, "root_id").where("root_ids <> input_ids").count() == 0, "a copy is measured to its end"
 
 
 def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, corpus: Path) -> None:
@@ -228,7 +225,7 @@ def test_half_a_stage_decides_nothing(tmp_path: Path, open_runner: OpenRunner, c
 
 def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: OpenRunner) -> None:
     runner = open_runner(copied)
-    tables = ("chunks", "chunk_vectors", "scored_documents", "anchors", "gains")
+    tables = ("chunks", "chunk_vectors", "scored_documents", "anchors")
     for table in tables:
         commits = (copied / "tables" / table / "_delta_log").glob("*.json")
         assert sum('"operation":"WRITE"' in commit.read_text() for commit in commits) >= 3, (
@@ -240,7 +237,7 @@ def test_lost_checkpoints_add_no_row_and_drop_none(copied: Path, open_runner: Op
     shutil.copytree(Path(runner.config.sources["corpus"].path or ""), folder)
     tiny.write_jsonl(folder / "part-9.jsonl", [{"doc_id": "new", "text": tiny.documents(1, seed=9)[0]["text"]}])
     # Other batches than before: the new document comes under a number that an old batch had.
-    again = open_runner(copied, "run.files_per_batch=2", source=folder)
+    again = open_runner(copied, "run.batch_bytes=auto", source=folder)
     again.run(MEASURED)
     for table in tables:
         after = rows_of(again, table, [TABLES[table].key[0]])
@@ -253,10 +250,10 @@ def test_arrival_order_changes_nothing(finished: Path, open_runner: OpenRunner, 
     folder, workspace = tmp_path / "corpus", tmp_path / "workspace"
     rows = [line for part in sorted(corpus.glob("*.jsonl")) for line in part.read_text().splitlines()]
     tiny.write_jsonl(folder / "all.jsonl", [json.loads(line) for line in reversed(rows)])
-    half = open_runner(workspace, "run.files_per_batch=64", "roots.share=0.5", source=folder)
+    half = open_runner(workspace, "run.batch_bytes=auto", "roots.share=0.5", source=folder)
     half.run(["ingest", "score"])
     few = rows_of(half, "scored_documents", ["root_id"])
-    one, other = open_runner(finished), open_runner(workspace, "run.files_per_batch=64", source=folder)
+    one, other = open_runner(finished), open_runner(workspace, "run.batch_bytes=auto", source=folder)
     other.run()
     many = rows_of(other, "scored_documents", ["root_id"])
     assert 0 < len(few) < 12 and set(few) < set(many) and len(many) == len(set(many)) == 12

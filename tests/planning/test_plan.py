@@ -89,7 +89,8 @@ def test_one_sum_over_all_stages() -> None:
     [
         "plan.documents=2000000", "plan.document_tokens=900", "plan.chars_per_token=3", "plan.root_tokens=700",
         "plan.anchors_per_root=40", "plan.anchors_per_pair=2", "plan.accepted_share=0.3", "plan.proposed_share=0.5",
-        "plan.device=A100", "plan.utilisation=0.4", "plan.tokens_per_second=50000", "anchors.alpha=1.5", "anchors.max_per_root=8",
+        "plan.device=A100", "plan.cores=8", "plan.utilisation=0.4", "plan.tokens_per_second=50000", "run.batch_bytes=100000000",
+        "pack.buckets=3", "anchors.alpha=1.5", "anchors.max_per_root=8",
         "retrieval.top_k=8", "verify.scope=retrieved", "verify.budget_tokens=4096", "verify.screen.window=64",
         "contexts.max_tokens=256", "pack.length=65536", "roots.share=0.1", "roots.limit=500", "model.dtype=float32",
         "controls.per_root=9", "chunks.unit=document", "query.window=32",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[2]
-FILES = [path.relative_to(ROOT) for name in ("benchmarks", "faults", "scripts") for path in sorted((ROOT / name).iterdir())]
+FILES = [
+    path.relative_to(ROOT) for name in ("benchmarks", "faults", "rehearsal", "scripts") for path in sorted((ROOT / name).iterdir())
+]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.name != "__pycache__"], ids=str)

@@ -6,31 +6,27 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
-import pyspark
 import pytest
 
 from entropylong.config import load_config
 from entropylong.spark.session import _LOCAL_SETTINGS, java_options
+from rehearsal.cluster import PLACE, SECONDS, SPARK_HOME, daemon, environment, log_value
 from scripts.wheel import ROOT
 from tests.conftest import CONF, MakeConfig
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-SPARK_HOME = Path(pyspark.__file__).parent
 GPUS = ROOT / "scripts" / "gpus.sh"
-SECONDS = 60
 DELTA = ("--packages", f"io.delta:delta-spark_2.13:{version('delta-spark')}")
 # Small enough for this machine; and quick, as a local session is, for the many small queries of a small run.
 SMALL = {
@@ -79,32 +75,6 @@ class Cluster:
         return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=3 * SECONDS)
 
 
-@contextmanager
-def daemon(name: str, log: Path, environment: dict[str, str], *arguments: str) -> Iterator[None]:
-    """A daemon of Spark's with what it starts, until the block ends, however it ends."""
-    command = [str(SPARK_HOME / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *arguments]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=log.parent, start_new_session=True)
-    try:
-        yield
-    finally:
-        # Its process group: a worker's executors are in it.
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-
-
-def log_value(log: Path, pattern: str) -> str:
-    """What a daemon's log says, once it does."""
-    until = time.monotonic() + SECONDS
-    while not (match := re.search(pattern, log.read_text())):
-        assert time.monotonic() < until, log.read_text()[-2000:]
-        time.sleep(0.1)
-    return match[1]
-
-
 def fake_nvidia_smi(folder: Path, *indices: str, status: int = 0) -> Path:
     """An nvidia-smi that knows one question; gives its folder, for PATH."""
     folder.mkdir(parents=True)
@@ -136,29 +106,23 @@ def cluster(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     driver = python.with_name("driver")
     driver.write_text(f'#!/bin/sh\nunset SPARK_ENV_LOADED\nexec {python} "$@"\n')
     driver.chmod(0o755)
-    environment = {key: os.environ[key] for key in ("PATH", "HOME", "JAVA_HOME") if key in os.environ} | {
-        "SPARK_HOME": str(SPARK_HOME),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false",
-        "SPARK_DAEMON_MEMORY": "256m",
-    }
-    place = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
+    variables = environment()
     with ExitStack() as running:
         log = folder / "master.log"
-        running.enter_context(daemon("master.Master", log, environment, *place))
+        running.enter_context(daemon("master.Master", log, variables, *PLACE))
         master = log_value(log, r"Starting Spark master at (spark://\S+)")
         page = log_value(log, r"MasterWebUI.* started at (http://\S+)")
         log, work = folder / "worker.log", folder / "work"
-        of_worker = environment | {
-            "PATH": f"{fake_nvidia_smi(folder / 'bin', '0', '1')}:{environment['PATH']}",
+        of_worker = variables | {
+            "PATH": f"{fake_nvidia_smi(folder / 'bin', '0', '1')}:{variables['PATH']}",
             "SPARK_WORKER_OPTS": f"-Dspark.worker.resource.gpu.amount=2 -Dspark.worker.resource.gpu.discoveryScript={GPUS}",
         }
         size = ("--cores", "1", "--memory", "1g", "--work-dir", str(work))
-        running.enter_context(daemon("worker.Worker", log, of_worker, *place, *size, master))
+        running.enter_context(daemon("worker.Worker", log, of_worker, *PLACE, *size, master))
         log_value(log, r"(Successfully registered) with master")
         java = java_options(Path(load_config(CONF / "demo.yaml").node_cache).expanduser())
         quick = " ".join(option for option in java if "ArchiveClassesAtExit" not in option)
-        yield Cluster(master, f"{page}/json/", work, python, environment, quick)
+        yield Cluster(master, f"{page}/json/", work, python, variables, quick)
 
 
 def keys(tmp_path: Path, model: str | Path, encoder: Path) -> list[str]:

@@ -19,7 +19,8 @@ from entropylong.maintenance.tables import LEAST_HOURS, drop_leftovers, leftover
 from entropylong.pipeline.runner import Runner
 from entropylong.reporting.status import status_rows
 from entropylong.storage.schemas import TABLES
-from entropylong.storage.store import Store, quoted
+from entropylong.storage.statements import quoted
+from entropylong.storage.store import Store
 from entropylong.storage.writer import Writer
 from tests import tiny
 from tests.conftest import CONF, MakeConfig, rows_of
@@ -28,7 +29,7 @@ INPUT = "spark_catalog.lab_input.articles"
 KEYS = [
     "sources.documents.columns.text=body",
     "sources.documents.columns.doc_id=url",
-    "run.files_per_batch=1",
+    "run.batch_bytes=1",
     "run.roots_per_unit=6",
 ]
 

@@ -120,7 +120,7 @@ def test_what_is_not_known_for_certain_is_counted(store: Store, monkeypatch: pyt
 
 
 def test_a_run_knows_what_a_count_finds(open_runner: OpenRunner, tmp_path: Path) -> None:
-    runner = open_runner(tmp_path / "w", "run.files_per_batch=1", "run.roots_per_unit=6", "roots.min_tokens=150")
+    runner = open_runner(tmp_path / "w", "run.batch_bytes=1", "run.roots_per_unit=6", "roots.min_tokens=150")
     runner.run()
     known = dict(runner.state.outcomes)
     runner.state.forget()

@@ -25,7 +25,8 @@ def test_runs_datasets_and_figures(finished: Path, open_runner: OpenRunner) -> N
     children = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert set(children) == {
-        "ingest", "chunk", "embed", "index", "score", "anchors", "search (queries)", "search", "pairs", "verify", "pack",
+        "ingest", "chunk", "embed", "index", "score", "anchors", "search (queries)", "search", "pairs",
+        "pairs (contexts)", "verify", "pack",
     }  # fmt: skip
     assert parent.data.params["anchors.alpha"] == "2.0" and len(parent.data.params) > 50
     # Walk from the sequences back to the documents, by fingerprint.

@@ -44,7 +44,7 @@ TRAIN = ("train.steps=4", "train.batch=2", "train.learning_rate=1e-2", "train.dt
 
 @pytest.fixture
 def config_of(make_config: MakeConfig, corpus: Path, copied: Path) -> Callable[..., Config]:
-    return lambda *overrides: make_config(copied, corpus, "run.files_per_batch=1", "run.roots_per_unit=6", *TRAIN, *overrides)
+    return lambda *overrides: make_config(copied, corpus, "run.batch_bytes=1", "run.roots_per_unit=6", *TRAIN, *overrides)
 
 
 ConfigOf = Callable[..., Config]

@@ -122,8 +122,7 @@ def test_a_budget_measures_a_part_and_no_budget_the_rest(copied: Path, open_runn
     """Into an empty gains table: under a budget, again, under another, and at last all: the same readings as in one go."""
     full = open_runner(copied)
     readings = {(r[0], p.position): p for r in rows_of(full, "gains", ("pair_id", "readings")) for p in r[1]}
-    for lost in ("tables/gains", "checkpoints/gains"):
-        shutil.rmtree(copied / lost)
+    shutil.rmtree(copied / "tables" / "gains")
     small = ("verify.budget_tokens=40", "accept.epsilon=0.0")
     first = open_runner(copied, *small)
     first.run(["verify"])
@@ -146,13 +145,12 @@ def test_a_budget_measures_a_part_and_no_budget_the_rest(copied: Path, open_runn
 
 def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, open_runner: OpenRunner) -> None:
     """What filled a budget under more anchors may be what another alpha does not ask for: its own waves decide."""
-    for lost in ("tables/gains", "checkpoints/gains"):
-        shutil.rmtree(copied / lost)
+    shutil.rmtree(copied / "tables" / "gains")
     budget = ("verify.budget_tokens=40", "accept.epsilon=0.0")
     open_runner(copied, *budget, "anchors.alpha=1.0").run(["anchors", "search", "pairs", "verify"])
     fewer = open_runner(copied, *budget)
     fewer.run(["verify"])
-    tokens = {row.chunk_id: len(row.chunk_ids) for row in fewer.state.frames(step_writing("gains"))["pairs"].collect()}
+    tokens = {row.chunk_id: len(row.ids) for row in fewer.state.ok_rows("context_ids").collect()}
     readings, planned = fewer.state.readings().collect(), fewer.state.frames(step_writing("gains"))["pairs"].collect()
     measured = {(reading.root_id, reading.chunk_id, reading.position) for reading in readings}
     accepted: dict[str, set[int]] = {}
@@ -165,8 +163,7 @@ def test_a_budget_under_one_plan_leaves_nothing_out_under_another(copied: Path, 
 
 def test_a_screen_is_calibrated_on_roots_it_does_not_touch(copied: Path, open_runner: OpenRunner) -> None:
     """With a window that holds the whole root, the screen's gains are the exact ones, so the recall is known."""
-    for lost in ("tables/gains", "checkpoints/gains"):
-        shutil.rmtree(copied / lost)
+    shutil.rmtree(copied / "tables" / "gains")
     keys = ["verify.screen.kind=left_window", "verify.screen.window=300", "verify.screen.sample=0.5"]
     runner = open_runner(copied, *keys, "verify.screen.min_gain=0.02")
     result = runner.run(["verify"])
@@ -202,4 +199,4 @@ def test_a_selection_keeps_the_digest_that_its_rows_have(keys: list[str], expect
     ctx = cast(StageContext, SimpleNamespace(config=load_config("base", [*overrides, *keys]), fingerprints={"pairs": "f" * 12}))
     selection = selection_of(ctx)
     assert (selection and selection.digest) == expected
-    assert VERIFY.choice(ctx) == expected, "what a checkpoint is chosen by"
+    assert VERIFY.choice(ctx) == expected, "what rows that were left out are known by"

@@ -16,7 +16,7 @@ from entropylong.config.sources import SourceConfig
 from entropylong.corpus.sources.base import RECORD_COLUMNS, Extent, Sample, to_record
 from entropylong.errors import SourceError
 from entropylong.storage.schemas import struct_of
-from entropylong.storage.store import quoted
+from entropylong.storage.statements import quoted
 from entropylong.utils.hashing import xxhash64
 
 

@@ -76,7 +76,7 @@ class DocumentRunRecipe(RecipeRecord):
     model too.
 
     Attributes:
-        document_runs: (context, input tables, budget of tokens) -> (document_run STRING, place DOUBLE,
+        document_runs: (context, input tables, budget of tokens) -> (document_run STRING, place DOUBLE from 0 to 1,
             pieces ARRAY<STRUCT<kind, root_id, chunk_id, ids>>): pieces in their order, and where the run stands in the order in
             which the budget is spent. `check` asks it again, with the tokens that were packed for a budget.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
@@ -16,7 +17,11 @@ from entropylong.errors import ConfigError
 from entropylong.models.cache import load
 from entropylong.models.causal_lm import encode_plain, pad_and_start
 from entropylong.packing.sequences import SegmentKind
+from entropylong.storage.frames import local_frame
 from entropylong.storage.schemas import struct_of
+
+# Of the places from 0 to 1, so that sums up to each have that many tasks at most.
+SLICES = 4096
 
 
 def without_excluded(ctx: StageContext, documents: DataFrame) -> DataFrame:
@@ -94,10 +99,18 @@ def within_budget(ctx: StageContext, runs: DataFrame, budget: int) -> DataFrame:
     separator = len(separator_ids(ctx))
     runs = ctx.cache(runs)
     size = F.least(document_run_tokens(ctx), F.lit(sequence_room(ctx))) + F.lit(separator)
-    order = Window.orderBy("place", "document_run").rowsBetween(Window.unboundedPreceding, -1)
-    before = F.coalesce(F.sum("size").over(order), F.lit(0))
-    spent = runs.select("document_run", "place", size.alias("size")).withColumn("before", before)
-    total = spent.agg(F.sum("size")).collect()[0][0] or 0
+    # Sums up to a place, slice by slice of the places: one window over all would be one task.
+    sliced = runs.select(
+        "document_run", "place", size.alias("size"), F.least(F.floor(F.col("place") * SLICES), F.lit(SLICES - 1)).alias("slice")
+    )
+    sums = {row[0]: int(row[1]) for row in sliced.groupBy("slice").agg(F.sum("size")).collect()}
+    starts = dict(zip(sorted(sums), accumulate([0, *(sums[one] for one in sorted(sums))]), strict=False))
+    rows = [{"slice": one, "start": start} for one, start in starts.items()]
+    of_slice = F.broadcast(local_frame(ctx.spark, rows, struct_of("slice BIGINT, start BIGINT")))
+    order = Window.partitionBy("slice").orderBy("place", "document_run").rowsBetween(Window.unboundedPreceding, -1)
+    before = F.col("start") + F.coalesce(F.sum("size").over(order), F.lit(0))
+    spent = sliced.join(of_slice, "slice", how="inner").withColumn("before", before)
+    total = sum(sums.values())
     if total < budget:
         raise ConfigError(
             f"pack.recipe {ctx.config.pack.recipe}: gives {total:,} tokens from this corpus, the verified arm has {budget:,}; "

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from entropylong.core.stage import WholeStage
 from entropylong.errors import IndexFileError, NothingToDoError
+from entropylong.pipeline.drivers.aside import aside, of_part
 from entropylong.pipeline.drivers.partitioned_search import check_recall, recall
 from entropylong.pipeline.state import PipelineState
 from entropylong.retrieval import build
@@ -31,11 +32,9 @@ def drive(state: PipelineState, stage: WholeStage, artifact: Artifact, progress:
     """Train the cells, assign every chunk to its own, measure the recall, write the files. Each part is kept once it is done."""
     if state.registry.is_complete(artifact.fingerprint) and stage.is_present(state, artifact.fingerprint):
         return  # a refresh of a corpus that has not changed
-    chunks, vectors = (
-        state.store.read_ok(table, state.context.fingerprints[table], artifact.input_versions[table])
-        for table in ("chunks", "chunk_vectors")
-    )
-    rows = build.snapshot(chunks, vectors)
+    vectors = stage.reads[0]
+    rows = state.store.read_ok(vectors, state.context.fingerprints[vectors], artifact.input_versions[vectors])
+    rows = rows.select("chunk_id", "text_hash", "vector")
     n, cells = int(artifact.pinned["chunks"]), int(artifact.pinned["cells"])
     directory = state.workspace.index(artifact.fingerprint)
     directory.mkdir(parents=True, exist_ok=True)
@@ -91,5 +90,13 @@ def _assign(state: PipelineState, writer: Writer, rows: DataFrame, n: int, centr
     units = max(1, -(-n // state.config.run.vectors_per_unit))
     unit_of = F.pmod(F.col("chunk_id"), F.lit(units)).cast("int")
     todo = rows if done is None else rows.join(done, "chunk_id", how="left_anti")
-    for unit, size in sorted((row[0], row[1]) for row in todo.groupBy(unit_of).count().collect()):
-        writer.append(build.assign(state.context.sized(size), todo.where(unit_of == unit), centroids))
+    if units == 1:
+        if size := todo.count():
+            writer.append(build.assign(state.context.sized(size), todo, centroids))
+        return
+    # Every core has one file of each unit to read.
+    placed = todo.withColumn("unit", unit_of).repartition(units * state.context.cores, "unit", "chunk_id")
+    with aside(state, writer.table) as folder:
+        parts = folder.cut("vectors", placed, "unit")
+        for unit, size in sorted((row[0], row[1]) for row in parts.groupBy("unit").count().collect()):
+            writer.append(build.assign(state.context.sized(size), of_part(parts, "unit", unit), centroids))

@@ -9,7 +9,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from entropylong.core.stage import RowStage
+from entropylong.core.stage import UnitStage
 from entropylong.errors import RecallTooLowError
 from entropylong.pipeline.drivers import units
 from entropylong.pipeline.drivers.units import commit_units, left_of
@@ -26,7 +26,7 @@ from entropylong.utils.progress import StepProgress
 logger = logging.getLogger(__name__)
 
 
-def drive(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
+def drive(state: PipelineState, stage: UnitStage, artifact: Artifact, progress: StepProgress) -> None:
     """Search for the queries that have no candidates yet.
 
     Raises:
@@ -58,14 +58,13 @@ def check_recall(state: PipelineState, value: str) -> None:
         )
 
 
-def _drive_partitioned(state: PipelineState, stage: RowStage, artifact: Artifact, progress: StepProgress) -> None:
+def _drive_partitioned(state: PipelineState, stage: UnitStage, artifact: Artifact, progress: StepProgress) -> None:
     """Route the queries that have no candidates yet, search range after range, merge. Each is resumed by its rows."""
     value, index = artifact.fingerprint, state.context.fingerprints["index"]
     frames = state.frames(stage)
     writers = {table: state.store.writer(table, value, stage.name) for table in (*stage.beside, stage.writes)}
-    todo = left_of(state, stage, value, frames)
-    to_route = left_of(state, ROUTE, value, {**frames, stage.reads[0]: todo}, todo)
-    commit_units(state, ROUTE, writers[ROUTE.writes], frames, to_route)
+    todo = left_of(state, stage, value, stage.driving(state.context, frames))
+    commit_units(state, ROUTE, writers[ROUTE.writes], frames, left_of(state, ROUTE, value, todo))
     queries = state.store.read_ok("query_cells", value).join(todo.select(*stage.key), list(stage.key), how="left_semi")
     vectors = state.store.read_ok("index_cells", index)
     sizes = read_array(state.workspace.index(index) / "sizes.npy", INDEX_FILES, np.int64, None)

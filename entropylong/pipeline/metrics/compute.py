@@ -223,10 +223,8 @@ def _cost(state: PipelineState, result: RunResult, root_tokens: float | None) ->
         figures |= {f"{name}_{table}": value for name, value in done.usage.items()}
     frames = state.frames(PACK)
     # What a budget or a screen left out was not forwarded.
-    measured = (
-        frames["pairs"].where(F.size("positions") > 0).join(frames["gains"].select("pair_id").distinct(), "pair_id", "left_semi")
-    )
-    (pair_tokens,) = measured.agg(F.sum(F.array_max("positions") + 1 + F.size("chunk_ids"))).collect()[0]
+    measured = frames["gains"].join(frames["pairs"].select("pair_id").distinct(), "pair_id", "left_semi")
+    (pair_tokens,) = measured.agg(F.sum(F.array_max("readings.position") + 1 + F.col("n_context_tokens"))).collect()[0]
     forwarded = {"scored_documents": root_tokens, "gains": pair_tokens}
     # Of a run that was resumed, or that adds to an older one, only its own share of the tokens counts.
     shares = {done.step.writes: done.keys / done.keys_in for done in result.steps if done.keys_in}
